@@ -1,0 +1,47 @@
+# Two commands do everything, set-up included: `make course` and `make test`. `make help` lists the rest.
+
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help course test lint bench clean
+
+help:
+	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
+	@echo "make test     lint, unit tests, and every notebook against its committed output"
+	@echo "make lint     ruff alone"
+	@echo "make bench    print the measured figures"
+	@echo "make clean    remove .venv, build and caches"
+	@echo "Set-up is part of each. Another interpreter: make course PYTHON=python3.12"
+
+course: $(INSTALLED)
+	$(BIN)/course run $(ARGS)
+
+test: lint
+	$(BIN)/python -m pytest -p tests.notebooks.nbval_plugin --nbval-lax --nbval-current-env \
+		--nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg tests notebooks $(ARGS)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: $(INSTALLED)
+	$(BIN)/python -m tests.benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find course_lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "There is no $(PYTHON) here. Install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "$$($(PYTHON) --version) is $(PYTHON); the course needs Python 3.11, 3.12 or 3.13. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV); the first time takes some minutes, PyTorch is large."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@

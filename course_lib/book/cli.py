@@ -1,0 +1,220 @@
+"""The `course` command: thin commands over the rest of this package, imported only when a command needs it."""
+
+import functools
+import shlex
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import course_lib
+from course_lib import files
+from course_lib.book import CourseError
+
+app = typer.Typer(
+    help="Run, refresh and look after the notebooks of the course.",
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+data = typer.Typer(help="Data sets.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+
+Chapters = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CHAPTER]...", help="A number (01), a file name, or the start of one of its words."
+    ),
+]
+INTERRUPTED = 130
+
+
+def _clean(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a person can mend ends the command with one message on stderr: status 2, or 1 for data and disk."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        try:
+            return command(*args, **options)
+        except (CourseError, OSError) as error:
+            message = str(error)
+            if isinstance(error, OSError) and error.strerror and not error.filename:
+                message = error.strerror
+            _fail(message, 2)
+        except RuntimeError as error:
+            if not type(error).__module__.startswith("course_lib."):  # CheckpointError, DatasetError
+                raise
+            _fail(str(error), 1)
+
+    return wrapped
+
+
+def _fail(message: str, status: int) -> None:
+    typer.echo(f"course: {message}", err=True)
+    raise typer.Exit(status)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"course {course_lib.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Run, refresh and look after the notebooks of the course."""
+
+
+@app.command("list")
+@_clean
+def list_chapters() -> None:
+    """List the chapters and the parameters that --set may change."""
+    from course_lib.book import notebooks
+
+    for chapter in notebooks.chapters():
+        typer.echo(f"{chapter.name}  {chapter.title}")
+        for name, value in chapter.parameters.items():
+            typer.echo(f"    {name} = {value!r}")
+
+
+@app.command()
+@_clean
+def run(
+    chapters: Chapters = None,
+    profile: Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")] = "fast",
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; 01.NAME=VALUE in one chapter."),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Parameter `seed`, in the chapters that have it.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the executed notebooks. [build/course]")] = None,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Chapters to run side by side; latencies then suffer.")
+    ] = 1,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an earlier run of the same settings.")
+    ] = False,
+) -> None:
+    """Run chapters and leave the executed notebooks in a folder. Exit status 1 if one fails."""
+    from course_lib.book import course_run, show
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    output = show.console()
+    settings = {"profile": profile, "seed": seed, "set": assignments or []}
+    plan = course_run.plan(chapters or [], settings, out or files.root() / "build" / "course", resume=resume)
+    for note in plan.notes:
+        output.print(note, soft_wrap=True)
+    try:
+        course_run.carry_out(plan, jobs=jobs, output=output)
+    except (KeyboardInterrupt, OSError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        passed = sum(not record["failure"] for _, record in plan.records())
+        again = _resume_command(chapters or [], settings, out, jobs)
+        _fail(
+            f"{'interrupted' if interrupted else error.strerror or error}; {passed} of {len(plan.selected)} chapters "
+            f"have passed and are kept in {plan.out}. Go on with: {again}",
+            INTERRUPTED if interrupted else 1,
+        )
+    output.print(show.summary(plan.records()))
+    output.print(f"Executed notebooks: {plan.out}", soft_wrap=True)
+    failed = sum(bool(record["failure"]) for _, record in plan.records())
+    if failed:
+        output.print(f"{failed} of {len(plan.selected)} chapters failed", soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | None, jobs: int) -> str:
+    words = ["course", "run", *chapters, "--profile", settings["profile"]]
+    words += [word for assignment in settings["set"] for word in ("--set", assignment)]
+    words += ["--seed", str(settings["seed"])] if settings["seed"] is not None else []
+    words += ["--out", str(out)] if out else []
+    words += ["--jobs", str(jobs)] if jobs > 1 else []
+    return shlex.join([*words, "--resume"])
+
+
+@app.command()
+@_clean
+def refresh(
+    chapters: Chapters = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
+    ] = False,
+) -> None:
+    """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was."""
+    from course_lib.book import course_run, notebooks, show
+
+    selected = notebooks.select(chapters or [], notebooks.chapters())
+    if check:
+        found = [
+            f"{chapter.name}: {fault}" for chapter in selected for fault in notebooks.faults(chapter.path)
+        ]
+        for line in found:
+            typer.echo(line)
+        typer.echo(
+            f"{len(selected)} notebooks, {len(found)} faults"
+            + ("; mend them: course refresh" if found else "")
+        )
+        raise typer.Exit(1 if found else 0)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        failures = course_run.refresh(selected, output=show.console())
+    except KeyboardInterrupt:
+        typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    for name, failure in failures.items():
+        typer.echo(f"{name} is left as it was: {show.describe(failure)}", err=True)
+    raise typer.Exit(1 if failures else 0)
+
+
+@app.command()
+@_clean
+def train(name: Annotated[str, typer.Argument(help="A checkpoint of data/checkpoints.")]) -> None:
+    """Train a checkpoint again from its recipe and save it."""
+    from course_lib import checkpoints
+
+    _check_known(name, "checkpoint", checkpoints.NAMES)
+    typer.echo(f"saved {checkpoints.retrain(name)}")
+
+
+@data.command()
+@_clean
+def fetch(name: Annotated[str, typer.Argument(help="A named data set, such as mnist.")]) -> None:
+    """Download a data set, or verify the files that are there."""
+    from course_lib import data as datasets
+
+    _check_known(name, "data set", datasets.NAMES)
+    typer.echo(f"{name} is in {datasets.fetch(name)}")
+
+
+@app.command()
+@_clean
+def doctor() -> None:
+    """Say what is there, what is missing, and how to get it. Exit status 0 if the fast profile can run."""
+    from course_lib.book import doctor as examination
+    from course_lib.book import show
+
+    findings = examination.examine()
+    output = show.console()
+    output.print(examination.table(findings))
+    for finding in findings:
+        if finding.remedy:
+            output.print(f"{finding.what} ({finding.state}): {finding.remedy}", soft_wrap=True)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    output.print(f"{len(missing)} things to mend" if missing else "the fast profile can run", soft_wrap=True)
+    raise typer.Exit(1 if missing else 0)
+
+
+def _check_known(name: str, kind: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        from course_lib.validation import unknown_name
+
+        raise CourseError(unknown_name(name, kind, known))

@@ -1,0 +1,260 @@
+"""Notebooks as data: found, described, brought to one form, and written."""
+
+import ast
+import copy
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from course_lib import files
+from course_lib.book import CourseError
+
+FIGURES_MIME = "application/vnd.course.key-figures+json"
+WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
+# What a committed notebook says of its kernel: nothing that changes with a version of Python or Jupyter.
+METADATA = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "name": "python",
+        "pygments_lexer": "ipython3",
+    },
+}
+KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader", "tags")
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A notebook of the book: where it lies, its title, its parameters with their defaults."""
+
+    path: Path
+    title: str
+    parameters: dict[str, Any]
+    source_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file stem, such as `01-knowledge-distillation`."""
+        return self.path.stem
+
+    @property
+    def number(self) -> str:
+        """What stands before the first dash, such as `01`."""
+        return self.name.split("-")[0]
+
+
+def folder() -> Path:
+    """The folder of the notebooks in the checkout."""
+    return files.root() / "notebooks"
+
+
+def read(path: Path) -> Any:
+    """Read a notebook of format 4; a cell without an id gets one from its position, the same at every reading.
+
+    Raises:
+        CourseError: the file is no notebook, or one of an older format.
+    """
+    import nbformat
+
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list):
+            raise ValueError("it has no list of cells")
+        if raw.get("nbformat") != 4:
+            raise ValueError(f"it has format {raw.get('nbformat')}; format 4 is read")
+        notebook = nbformat.v4.nbjson.JSONReader().to_notebook(raw)
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
+        raise CourseError(
+            f"{path} is not a readable notebook: {error}. Restore it: git checkout -- {path.name}"
+        ) from error
+    notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 0))
+    taken = {cell.id for cell in notebook.cells if "id" in cell}
+    for position, cell in enumerate(notebook.cells):
+        if "id" not in cell:
+            names = (
+                f"cell-{position:02d}{suffix}"
+                for suffix in itertools.chain([""], map("-{}".format, range(99)))
+            )
+            cell.id = next(name for name in names if name not in taken)
+            taken.add(cell.id)
+    return notebook
+
+
+def to_text(notebook: Any) -> str:
+    """The notebook as the text of an .ipynb file."""
+    import nbformat
+
+    return nbformat.v4.writes(notebook) + "\n"
+
+
+def parameters(notebook: Any) -> dict[str, Any]:
+    """The names assigned in the cell tagged `parameters`, each with its literal value.
+
+    Raises:
+        CourseError: more than one such cell, or a value that is not a plain literal.
+    """
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    if len(cells) > 1:
+        raise CourseError(f"{len(cells)} cells are tagged `parameters`; one is allowed")
+    values = {}
+    for statement in ast.parse(cells[0].source).body if cells else []:
+        targets = (
+            statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        )
+        if not all(isinstance(target, ast.Name) for target in targets):
+            raise CourseError(
+                f"the cell tagged `parameters` may hold only `name = value` lines: {ast.unparse(statement)}"
+            )
+        try:
+            value = ast.literal_eval(statement.value)
+        except ValueError:
+            raise CourseError(f"a parameter must be a plain literal: {ast.unparse(statement)}") from None
+        values |= {target.id: value for target in targets}
+    return values
+
+
+def title(notebook: Any) -> str:
+    """The first level-1 heading, or an empty string."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    found = re.search(r"^# +(.+?)\s*$", text, re.MULTILINE)
+    return found[1] if found else ""
+
+
+def source_sha256(notebook: Any) -> str:
+    """A digest of what a person wrote (sources and tags), blind to outputs and counts."""
+    written = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
+    return hashlib.sha256(json.dumps(written).encode()).hexdigest()
+
+
+def chapters(where: Path | None = None) -> list[Chapter]:
+    """Every notebook of a folder (by default notebooks/ of the checkout), in the order of their names.
+
+    Raises:
+        CourseError: there is none, or one cannot be read.
+    """
+    where = folder() if where is None else where
+    paths = sorted(where.glob("*.ipynb"))
+    if not paths:
+        raise CourseError(f"there are no notebooks in {where}. Restore them: git checkout -- notebooks")
+    found = []
+    for path in paths:
+        notebook = read(path)
+        try:
+            found.append(Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook)))
+        except (CourseError, SyntaxError) as error:
+            raise CourseError(f"{path}: {error}") from error
+    return found
+
+
+def select(words: Iterable[str], among: Sequence[Chapter]) -> list[Chapter]:
+    """The chapters that the words name, in the order of the book; all of them when there are no words.
+
+    A word is a number ("1", "01"), a file name or stem, or the beginning of the stem or of one of its words
+    where only one chapter answers to it.
+
+    Raises:
+        CourseError: no chapter answers to a word, or several do.
+    """
+    chosen = {_select_one(word, among) for word in words}
+    return [chapter for chapter in among if not chosen or chapter.name in chosen]
+
+
+def _select_one(word: str, among: Sequence[Chapter]) -> str:
+    asked = Path(word).name.removesuffix(".ipynb").lower()
+    names = [chapter.name for chapter in among]
+    found = [name for name in names if name.lower() == asked]
+    if not found and asked.isdecimal():
+        found = [c.name for c in among if c.number.isdecimal() and int(c.number) == int(asked)]
+    elif not found and asked:
+        found = [
+            name
+            for name in names
+            if name.lower().startswith(asked)
+            or any(part.startswith(asked) for part in name.lower().split("-"))
+        ]
+    if len(found) > 1:
+        raise CourseError(f"{word!r} names {len(found)} chapters: {', '.join(found)}. Type more of the name.")
+    if not found:
+        from course_lib.validation import unknown_name
+
+        raise CourseError(unknown_name(word, "chapter", names))
+    return found[0]
+
+
+def key_figures(notebook: Any) -> dict[str, Any]:
+    """The key figures that a run notebook reports (see `course_lib.results.report`), later ones over earlier."""
+    figures: dict[str, Any] = {}
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            figures |= output.get("data", {}).get(FIGURES_MIME, {})
+    return figures
+
+
+def normalise(notebook: Any) -> Any:
+    """A copy in the form that is committed; sources, tags, counts and the text of outputs are as they were.
+
+    What goes: versions, times, run metadata, stderr, widgets (they need a kernel) and the scars of buffering
+    (neighbouring stdout outputs become one). Doing it twice changes nothing more.
+    """
+    from nbformat import from_dict
+
+    notebook = copy.deepcopy(notebook)
+    notebook.metadata = from_dict(METADATA)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for cell in notebook.cells:
+        kept = {
+            key: cell.metadata[key]
+            for key in KEPT_CELL_METADATA
+            if cell.metadata.get(key) not in (None, [], {})
+        }
+        cell.metadata = from_dict(kept)
+        if cell.cell_type == "code":
+            cell.outputs = _normal_outputs(cell.outputs)
+    return notebook
+
+
+def _normal_outputs(outputs: list[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for output in outputs:
+        if output.get("name") == "stderr" or WIDGET_MIME in output.get("data", {}):
+            continue
+        both_printed = kept and output.output_type == "stream" == kept[-1].output_type
+        if both_printed and kept[-1].name == output.name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    return kept
+
+
+def faults(path: Path) -> list[str]:
+    """What keeps a notebook file from being in the committed form; an empty list means that nothing does."""
+    import nbformat
+
+    notebook = read(path)
+    normal = normalise(notebook)
+    found = []
+    if notebook.metadata != normal.metadata:
+        found.append("notebook metadata is not normalised")
+    for position, (cell, wanted) in enumerate(zip(notebook.cells, normal.cells, strict=True)):
+        if cell.metadata != wanted.metadata:
+            extra = ", ".join(sorted(set(cell.metadata) - set(wanted.metadata))) or "empty entries"
+            found.append(f"cell {position}: metadata to drop: {extra}")
+        if cell.get("outputs", []) != wanted.get("outputs", []):
+            found.append(f"cell {position}: stderr, widget or split outputs")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if [cell.execution_count for cell in code] != list(range(1, len(code) + 1)):
+        found.append("execution counts are not 1, 2, 3, ... from top to bottom")
+    try:
+        nbformat.validate(normal)
+    except nbformat.ValidationError as error:
+        found.append(f"not a valid notebook: {str(error).splitlines()[0]}")
+    if not found and path.read_text(encoding="utf-8") != to_text(normal):
+        found.append("the file is laid out differently (indentation, order of keys, missing ids)")
+    return found

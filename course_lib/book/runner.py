@@ -1,0 +1,229 @@
+"""Runs notebooks with papermill, one kernel process for each, several side by side where asked."""
+
+import contextlib
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+
+ENGINE = "course"
+GRACE = 2.0  # seconds between asking a kernel to stop and killing it
+
+# Papermill and nbclient log what the outcome of a chapter already says.
+_quiet = logging.getLogger(__name__)
+_quiet.addHandler(logging.NullHandler())
+_quiet.propagate = False
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Where a notebook failed: the number of the cell as in `In [4]`, its first line, and the error."""
+
+    cell: int
+    line: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one chapter went. `notebook` is as far as it got, None where its kernel never started."""
+
+    chapter: str
+    seconds: float
+    notebook: Any
+    failure: Failure | None = None
+
+
+@dataclass
+class Task:
+    """One notebook to run: what, with which parameters, in which folder; and, while it runs, where it is."""
+
+    chapter: str
+    source: Any
+    parameters: dict[str, Any]
+    folder: Path
+    notebook: Any = None
+    client: Any = None
+    position: int = 0
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def cells(self) -> int:
+        """How many code cells the run goes through."""
+        return sum(map(_has_code, self.source.cells)) + bool(self.parameters)
+
+
+def run(
+    tasks: Sequence[Task],
+    *,
+    jobs: int = 1,
+    on_start: Callable[[Task], None] = lambda task: None,
+    on_cell: Callable[[Task], None] = lambda task: None,
+    on_done: Callable[[Task, Outcome], None] = lambda task, outcome: None,
+) -> None:
+    """Run notebooks, at most `jobs` at a time, each in a kernel process of its own.
+
+    A failing notebook does not stop the others. Whatever ends this function early (Ctrl-C, a full disk met by
+    `on_done`) first ends every kernel.
+
+    Args:
+        tasks: what to run, started in this order.
+        jobs: how many kernels may run at the same time.
+        on_start: called as a notebook starts, in a thread of its own.
+        on_cell: called after each code cell, in the same thread.
+        on_done: called as a notebook ends, in the same thread, but never two at a time.
+
+    Raises:
+        Whatever `on_done` raises; KeyboardInterrupt.
+    """
+
+    recording = threading.Lock()
+
+    def work(task: Task) -> None:
+        on_start(task)
+        outcome = execute(task, on_cell)
+        with recording:
+            if not task.stopping.is_set():
+                on_done(task, outcome)
+
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
+        futures = [pool.submit(work, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            for task in tasks:
+                task.stopping.set()
+            for future in futures:
+                future.cancel()
+            _end_kernels(tasks, lambda: bool(wait(futures, timeout=0.1).not_done))
+            raise
+
+
+def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> Outcome:
+    """Run one notebook to its end or to its first failing cell.
+
+    Args:
+        task: the notebook; its `source` is not changed.
+        on_cell: called after each code cell.
+
+    Returns:
+        The outcome; whatever goes wrong in the notebook or its kernel is a `Failure` in it, not an exception.
+    """
+    start = time.perf_counter()
+    failure = None
+    try:
+        papermill.execute_notebook(
+            task.source,
+            None,
+            parameters=task.parameters,
+            engine_name=ENGINE,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            task=task,
+            on_cell=on_cell,
+        )
+        failure = _left_out(task)
+    except papermill.PapermillExecutionError as error:
+        failure = Failure(error.exec_count or 0, _first_line(error.source), f"{error.ename}: {error.evalue}")
+    except (
+        Exception
+    ) as error:  # a dead kernel, a kernel that does not start: this chapter's failure, not the run's
+        failure = _failure_at(task, f"{type(error).__name__}: {error}")
+    return Outcome(task.chapter, time.perf_counter() - start, task.notebook, failure)
+
+
+class _ThisPython(AsyncKernelManager):
+    """Starts the kernel of the running interpreter, whatever kernels the machine has registered as python3."""
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+
+
+class _Engine(NBClientEngine):
+    """Papermill's own engine, with the client kept within reach so that its kernel can be stopped."""
+
+    @classmethod
+    def execute_managed_notebook(cls, nb_man, kernel_name, *, task, on_cell, **_):
+        def before(cell, cell_index):
+            task.position = cell_index
+            if task.stopping.is_set():
+                raise RuntimeError("the run was stopped")
+
+        task.notebook = nb_man.nb
+        task.client = PapermillNotebookClient(
+            nb_man,
+            kernel_name=kernel_name,
+            kernel_manager_class=_ThisPython,
+            startup_timeout=300,  # of a loaded machine; a kernel that dies is noticed at once
+            log=_quiet,
+            extra_arguments=["--log-level=CRITICAL"],
+            on_cell_start=before,
+            on_cell_executed=lambda **_: on_cell(task),
+        )
+        before(None, 0)
+        task.client.execute(cwd=str(task.folder), env={**os.environ, "TQDM_DISABLE": "1"})
+
+
+papermill_engines.register(ENGINE, _Engine)
+
+
+def _has_code(cell: Any) -> bool:
+    return cell.cell_type == "code" and bool(cell.source.strip())
+
+
+def _first_line(source: str) -> str:
+    return next((line.strip() for line in source.splitlines() if line.strip()), "")
+
+
+def _failure_at(task: Task, error: str) -> Failure:
+    """A failure at the cell where the task stands."""
+    if task.notebook is None:
+        return Failure(0, "", error)
+    cells = task.notebook.cells[: task.position + 1]
+    return Failure(sum(map(_has_code, cells)), _first_line(cells[-1].source), error)
+
+
+def _left_out(task: Task) -> Failure | None:
+    """A notebook that ended early without an error: sys.exit(0), which papermill takes for success."""
+    outputs = task.notebook.cells[task.position].get("outputs", [])
+    if any(output.get("ename") == "SystemExit" for output in outputs):
+        return _failure_at(task, "SystemExit: the cells after this one did not run")
+    return None
+
+
+def _end_kernels(tasks: Sequence[Task], running: Callable[[], bool]) -> None:
+    """Interrupt the kernels, then kill those that go on; with them goes every process they started."""
+    start = time.monotonic()
+    _signal(tasks, signal.SIGINT)
+    while running():
+        if time.monotonic() - start > GRACE:
+            _signal(tasks, signal.SIGKILL)
+
+
+def _signal(tasks: Sequence[Task], number: int) -> None:
+    """Send a signal to each running kernel and to the processes that it started: the group it leads."""
+    for task in tasks:
+        provisioner = getattr(getattr(task.client, "km", None), "provisioner", None)
+        if (
+            provisioner is not None
+            and provisioner.process is not None
+            and provisioner.pgid == provisioner.pid
+        ):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(provisioner.pgid, number)

@@ -1,0 +1,169 @@
+"""Trained networks that chapters start from: weights as safetensors, everything else in a JSON file beside them."""
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from course_lib import data, files, models, training
+from course_lib.training import Recipe
+from course_lib.validation import check_choice
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is absent or damaged; the message names the file and the command that makes it again."""
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """How a checkpoint is made: an architecture, a data set and a recipe."""
+
+    model: str
+    options: dict[str, Any] = field(default_factory=dict)
+    dataset: str = "glyphs"
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+
+
+# Shifting the images keeps a teacher unsure of its own training images, which is what a student learns from.
+_SHIFTED = Recipe(epochs=15, augment="shift")
+CATALOGUE = {
+    "glyphs-mlp": Blueprint(
+        "mlp",
+        {"hidden": [512, 256]},
+        recipe=replace(_SHIFTED, epochs=30, optimizer="adam", learning_rate=2e-3),
+    ),
+    "glyphs-vgg-narrow": Blueprint("vgg", {"widths": [16, 16, "M", 32, 32, "M", 64, 64]}, recipe=_SHIFTED),
+    "glyphs-vgg": Blueprint("vgg", recipe=_SHIFTED),
+    "glyphs-vgg-wide": Blueprint("vgg", {"widths": [64, 64, "M", 128, 128, "M", 256, 256]}, recipe=_SHIFTED),
+    "glyphs-resnet": Blueprint("resnet", recipe=_SHIFTED),
+    "glyphs-mobilenet": Blueprint("mobilenet", recipe=_SHIFTED),
+}
+NAMES = tuple(CATALOGUE)
+
+
+def folder() -> Path:
+    """Where the checkpoints lie."""
+    return files.root() / "data" / "checkpoints"
+
+
+def load(name: str) -> nn.Module:
+    """The trained network of that name, in eval mode on the CPU.
+
+    Raises:
+        KeyError: unknown name; the message lists the nearest ones.
+        CheckpointError: the files are absent or damaged; the message says how to make them again.
+    """
+    verify(name)
+    record = info(name)
+    path = _weights_path(name)
+    try:
+        model = models.build(record["architecture"]["name"], **record["architecture"]["options"])
+        model.load_state_dict(safetensors.torch.load_file(path))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        record_path = folder() / f"{name}.json"
+        raise CheckpointError(f"{record_path} does not describe {path} ({error}). {_remedy(name)}") from error
+    return model.eval()
+
+
+def info(name: str) -> dict[str, Any]:
+    """What is recorded beside the weights: architecture, recipe, data set, metrics, versions, sha256."""
+    _check_name(name)
+    path = folder() / f"{name}.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError) as error:  # absent, no JSON, no UTF-8, or no mapping
+        raise CheckpointError(f"{path} cannot be read ({error}). {_remedy(name)}") from error
+
+
+def verify(name: str) -> None:
+    """Compare the weights with the recorded digest.
+
+    Raises:
+        KeyError: unknown name.
+        CheckpointError: a file is absent or damaged.
+    """
+    record = info(name)
+    path = _weights_path(name)
+    if not path.exists():
+        raise CheckpointError(f"{path} is missing. {_remedy(name)}")
+    digest = files.sha256(path)
+    if digest != record.get("sha256"):
+        raise CheckpointError(
+            f"{path} is damaged: its sha256 is {digest}, not {record.get('sha256')}. {_remedy(name)}"
+        )
+    try:
+        with safetensors.safe_open(path, framework="pt") as stream:
+            stream.keys()
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error}). {_remedy(name)}") from error
+
+
+def retrain(name: str) -> Path:
+    """Train the network from its blueprint and save it; the earlier checkpoint stays until the new one is whole.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        KeyError: unknown name.
+    """
+    _check_name(name)
+    blueprint = CATALOGUE[name]
+    dataset = data.load_dataset(blueprint.dataset)
+    model = models.build(blueprint.model, seed=blueprint.seed, **blueprint.options)
+    history = training.fit(model, dataset, blueprint.recipe)
+    metrics = {
+        "validation_accuracy": training.evaluate(model, dataset.validation),
+        "test_accuracy": training.evaluate(model, dataset.test),
+        "train_seconds": round(sum(history.seconds), 1),
+    }
+    return save(name, model, blueprint, metrics)
+
+
+def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, float]) -> Path:
+    """Write weights and record, both to temporary names and then renamed; enter both into data/SHA256SUMS.
+
+    Returns:
+        The path of the weights.
+    """
+    path = _weights_path(name)
+    weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
+    content = safetensors.torch.save(weights)
+    record = {
+        "architecture": {"name": blueprint.model, "options": blueprint.options},
+        "dataset": blueprint.dataset,
+        "recipe": asdict(blueprint.recipe),
+        "seed": blueprint.seed,
+        "metrics": metrics,
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "threads": torch.get_num_threads(),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    record_path = folder() / f"{name}.json"
+    # Neither takes its name before both are written: weights without their record would count as damaged.
+    with files.atomic_path(path) as new_weights, files.atomic_path(record_path) as new_record:
+        new_weights.write_bytes(content)
+        new_record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    files.record_checksum(path)
+    files.record_checksum(record_path)
+    return path
+
+
+def _check_name(name: str) -> str:
+    return check_choice(name, "checkpoint", NAMES, error=KeyError)
+
+
+def _weights_path(name: str) -> Path:
+    return folder() / f"{name}.safetensors"
+
+
+def _remedy(name: str) -> str:
+    return f"Run `course train {name}` to make it again, or restore the file from the repository."

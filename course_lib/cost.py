@@ -1,0 +1,390 @@
+"""What a network costs: parameters, operations, bytes on disk, activation memory and time.
+
+The first four are counted and the same on every machine; latency is measured and is not.
+"""
+
+import contextlib
+import itertools
+import logging
+import operator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import safetensors.torch
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.fx import Graph, Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.parameter import is_lazy
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from course_lib.validation import check_count, check_number
+
+Example = Shaped[Tensor, "N *rest"]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The counted costs of one forward pass.
+
+    Attributes:
+        parameters: numbers that training can change, a shared parameter once, buffers not at all.
+        nonzero_parameters: those that are not exactly zero.
+        macs: multiply-accumulates of convolutions and matrix products, for the whole batch.
+        bytes: size of the state_dict, buffers included, as a safetensors file.
+        peak_activation_bytes: most bytes of activations alive at one operation, for the whole batch.
+    """
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    bytes: int
+    peak_activation_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{format_count(self.parameters)} parameters ({format_count(self.nonzero_parameters)} not zero), "
+            f"{format_count(self.macs)} MACs, {format_bytes(self.bytes)} stored, "
+            f"{format_bytes(self.peak_activation_bytes)} of activations at the peak"
+        )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds per call of the model: the median of the timed blocks and the quartiles around it."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+
+    def __str__(self) -> str:
+        low, high = self.lower_quartile * 1e3, self.upper_quartile * 1e3
+        return f"{self.median * 1e3:.3g} ms [{low:.3g}, {high:.3g}]"
+
+
+def measure(model: nn.Module, example: Example) -> Cost:
+    """Count what one forward pass of `model` on `example` costs.
+
+    With H_out x W_out the size of a convolution's output, k the size of its kernel and g its groups,
+
+        MACs(convolution) = N * C_out * H_out * W_out * (C_in / g) * k_h * k_w
+        MACs(linear)      = N * C_out * C_in
+        peak              = max over operations t of the sum of bytes(s), s the storages with birth(s) <= t <= death(s)
+
+    A storage is born at the operation that makes it and dies after the last one that reads it. So an operation's
+    inputs and outputs are alive at it, and a residual branch holds its input until the addition. Views and in-place
+    results share their storage and cost nothing. The example is alive from the start, the output to the end; weights
+    are not activations. This is the least that an executor needs which runs the operations in order and frees
+    promptly; a forward() that holds on to a variable needs more.
+
+    The model is run once, so that PyTorch itself judges the example, and traced once without arithmetic. Both happen
+    in evaluation mode without gradients. The model, its mode, its buffers and the random number generators are left
+    as they were; its hooks run and stay. The costs do not depend on the values in the example, NaN included.
+
+    Args:
+        model: network that maps one tensor to tensors. Parametrisations count as stored: `torch.nn.utils.prune` keeps
+            the dense `weight_orig`, and its masked copy is an activation; call `prune.remove` first.
+        example: input [N, ...] of the dtype and on the device that the model runs on. MACs are proportional to N, and
+            so is the activation peak of a network that treats images alike; parameters and bytes do not depend on N.
+
+    Returns:
+        The counts. MACs are half of what `torch.utils.flop_counter` reports, since it counts the multiplication and the
+        addition; batch norm, activations, pooling and element-wise sums count nothing there, and are a small share.
+        Fused recurrent layers (LSTM, GRU) count nothing either, and are not small: do not measure those.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or `example` not a tensor.
+        ValueError: the example is empty, on another device than the model, or not accepted by it; the model's
+            parameters hold no values yet; or its path depends on the data, so that no single graph describes it.
+
+    References:
+        Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020 (peak activation memory as the limit).
+        Sze et al., "Efficient Processing of Deep Neural Networks", Proceedings of the IEEE, 2017 (MACs as the unit).
+    """
+    _check(model, example)
+    if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
+        raise TypeError(
+            f"model is a {type(model).__name__}, which hides its operations; it must be a plain torch.nn.Module. "
+            "Measure the network that it was compiled from (model._orig_mod after torch.compile); latency() takes both."
+        )
+    with _borrowed(model), _attention_in_parts():
+        counter = FlopCounterMode(display=False)
+        with counter:
+            _run(model, example)
+        peak = _peak_bytes(_trace(model, example))
+    parameters = [p.detach() for p in _without_aliases(dict(model.named_parameters()))[0].values()]
+    return Cost(
+        parameters=sum(p.numel() for p in parameters),
+        nonzero_parameters=sum(int(torch.count_nonzero(p)) for p in parameters),
+        macs=counter.get_total_flops() // 2,
+        bytes=_stored_bytes(model),
+        peak_activation_bytes=peak,
+    )
+
+
+def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds: float = 0.2) -> Latency:
+    """Time forward passes of `model` on `example`.
+
+    After a warm-up, blocks of calls are timed by `torch.utils.benchmark.Timer.adaptive_autorange` for at least
+    `min_seconds`, and up to five times as long while the quartiles lie more than a tenth of the median apart. The
+    median withstands the odd slow call; quartiles that lie far apart say that the machine is busy with other things.
+
+    The model runs in evaluation mode and inference mode; it, its mode and the number of threads are left as they were.
+
+    Args:
+        model: network that maps one tensor to tensors.
+        example: input [N, ...]; a call computes all N images, so divide by N for the time per image.
+        threads: threads of PyTorch's pool. Compare only figures of the same number, on the same machine.
+        min_seconds: time to spend on timing, in seconds.
+
+    Returns:
+        Median, lower and upper quartile over the blocks, in seconds per call.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, `example` not a tensor, `threads` not an int.
+        ValueError: `threads` or `min_seconds` is not positive, or the example is one that `measure` refuses.
+
+    References:
+        Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems", SC 2015 (median and quartiles).
+    """
+    _check(model, example)
+    check_count(threads, "threads")
+    check_number(
+        min_seconds, "min_seconds", low=0, low_open=True, hint="A fifth of a second is a good start."
+    )
+    timer_class = _benchmark_timer()
+    with _borrowed(model), torch.inference_mode():
+        _run(model, example)
+        timer = timer_class(
+            "model(example)", globals={"model": model, "example": example}, num_threads=threads
+        )
+        timing = timer.adaptive_autorange(0.1, min_run_time=min_seconds, max_run_time=5 * min_seconds)
+    times = torch.tensor(timing.times, dtype=torch.float64)
+    low, median, high = times.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return Latency(median, low, high)
+
+
+def format_count(count: float) -> str:
+    """Three significant digits and a decimal prefix: 1_818_000_000 -> "1.82 G", 640 -> "640"."""
+    return _with_prefix(count, "").rstrip()
+
+
+def format_bytes(count: float) -> str:
+    """Three significant digits in decimal units, 1 MB being 10^6 bytes: 46_830_000 -> "46.8 MB"."""
+    return _with_prefix(count, "B")
+
+
+def _with_prefix(count: float, unit: str) -> str:
+    prefixes = ["", "k", "M", "G", "T"]
+    while abs(count) >= 999.5 and len(prefixes) > 1:  # 999.6 would be written as 1000
+        count /= 1000
+        del prefixes[0]
+    digits = 0 if prefixes[0] == "" or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
+    return f"{count:.{digits}f} {prefixes[0]}{unit}"
+
+
+def _check(model: object, example: object) -> None:
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"model is {given}; it must be a torch.nn.Module, built and ready to be called.")
+    if not isinstance(example, Tensor):
+        raise TypeError(
+            f"example is a {type(example).__name__}; it must be one torch.Tensor of shape [N, ...], such as "
+            "torch.rand(1, 3, 32, 32)."
+        )
+    if example.ndim == 0 or example.numel() == 0:
+        raise ValueError(
+            f"example has shape {list(example.shape)}; it must be [N, ...] with every size at least 1. Pass a batch of "
+            "one image or more."
+        )
+    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    if any(is_lazy(tensor) for tensor in tensors):
+        raise ValueError(
+            "the model has lazy layers whose parameters have no shape yet. Call model(example) once, then measure it."
+        )
+    devices = {tensor.device for tensor in tensors}
+    if any(device.type == "meta" for device in devices) or example.device.type == "meta":
+        raise ValueError(
+            "the model or the example is on the device meta, where tensors hold no values; accepted is any device that "
+            "computes. Build the model on the CPU and load its weights there."
+        )
+    if devices and example.device not in devices:
+        names = ", ".join(sorted(str(device) for device in devices))
+        raise ValueError(
+            f"example is on {example.device} and the model on {names}; they must be on one device. Write "
+            "example.to(next(model.parameters()).device)."
+        )
+
+
+@contextlib.contextmanager
+def _borrowed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and afterwards everything as it was."""
+    modules = list(model.modules())
+    # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
+    tables = [module.__dict__ for module in modules]
+    tables += [table[name] for table in tables for name in ("_parameters", "_buffers") if name in table]
+    before = [(table, dict(table)) for table in tables]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    cuda = {
+        t.device.index
+        for t in itertools.chain(model.parameters(), model.buffers())
+        if t.device.type == "cuda"
+    }
+    with torch.random.fork_rng(devices=sorted(cuda)), torch.inference_mode(False), torch.no_grad():
+        try:
+            for module in modules:
+                # Not model.eval(): a module may override train(), to merge its weights for instance, and the way
+                # back need not lead to where it was.
+                module.training = False
+            yield
+        finally:
+            for table, saved in before:
+                for name in [name for name in table if name not in saved]:
+                    del table[name]
+                table.update(saved)
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def _run(model: nn.Module, example: Tensor) -> None:
+    try:
+        model(example)
+    except Exception as error:
+        raise ValueError(
+            f"the model does not run on an example of shape {list(example.shape)}, {example.dtype}, on "
+            f"{example.device}: {type(error).__name__}: {error}. Pass a batch of the shape and dtype that it was built "
+            "for, [N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one)."
+        ) from error
+
+
+@contextlib.contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention layers as separate matrix products: the flop counter cannot see into their fused inference kernel."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _trace(model: nn.Module, example: Tensor) -> Graph:
+    """The forward pass as a straight list of ATen operations on tensors that have shapes and storages but no values."""
+    weights = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    # A dense tensor of its own: the example may be a few rows of a data set, whose storage is all of it.
+    example = torch.empty_like(example)
+    tracer = make_fx(
+        lambda weights, example: torch.func.functional_call(model, weights, (example,)),
+        tracing_mode="fake",
+        _allow_non_fake_inputs=True,  # tensors that the model keeps as plain attributes
+    )
+    try:
+        graph = tracer(weights, example).graph
+        for node in graph.nodes:
+            if not all(isinstance(size, int) for tensor in _tensors(node) for size in tensor.shape):
+                raise ValueError(
+                    f"the shape of the result of {node.target} depends on the values of its input"
+                )
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no further explanation"
+        raise ValueError(
+            "the model cannot be traced, so its activation memory cannot be counted: "
+            f"{type(error).__name__}: {reason}. A traceable forward() runs the same operations whatever the values: "
+            "without `if` or loops over the values of tensors and without shapes that depend on them, also in hooks. "
+            "Measure the part of the model that is free of them."
+        ) from error
+    return graph
+
+
+def _tensors(node: Node) -> list[Tensor]:
+    """The (fake) tensors that a node of a traced graph stands for: one for most, several for a split."""
+    return [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
+
+
+def _storages(nodes: Iterable[Node]) -> dict[int, int]:
+    """The storages behind the tensors of some nodes, and their sizes in bytes."""
+    storages = [tensor.untyped_storage() for node in nodes for tensor in _tensors(node)]
+    return {storage._cdata: storage.nbytes() for storage in storages}
+
+
+def _peak_bytes(graph: Graph) -> int:
+    """The most bytes of activations alive at any operation of a traced forward pass (see `measure`).
+
+    Not counted, because the graph does not show them: the allocator's rounding and slack, the scratch space of
+    convolution algorithms, and memory inside one ATen operation. Not counted either are side results that nothing
+    reads, such as the indices of max pooling: PyTorch's eager mode makes them for a backward pass that never comes.
+    """
+    *weights, example = graph.find_nodes(op="placeholder")
+    constants = graph.find_nodes(op="get_attr")
+    # operator.getitem only picks one result of the operation before it.
+    operations = [n for n in graph.nodes if n.op == "call_function" and n.target is not operator.getitem]
+    (output,) = graph.find_nodes(op="output")
+
+    not_activations = set(_storages([*weights, *constants]))
+    size = _storages([example])
+    birth = dict.fromkeys(size, 0)  # step 0 is before the first operation
+    death = dict.fromkeys(size, 0)
+    for step, operation in enumerate(operations, start=1):
+        inputs, results = _storages(operation.all_input_nodes), _storages([operation])
+        if getattr(operation.target, "is_view", False) and not_activations.issuperset(inputs):
+            not_activations.update(results)  # a view of a constant
+        for storage in results:
+            birth.setdefault(storage, step)
+        for storage in [*inputs, *results] if len(results) == 1 else inputs:
+            death[storage] = step
+        size |= results
+    death |= dict.fromkeys(_storages(output.all_input_nodes), len(operations))
+
+    change = [0] * (len(operations) + 2)
+    for storage in (birth.keys() & death.keys()) - not_activations:
+        change[birth[storage]] += size[storage]
+        change[death[storage] + 1] -= size[storage]
+    return max(itertools.accumulate(change))
+
+
+def _without_aliases(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, under the first of its names in the alphabet; and the other names with the one that is kept."""
+    first: dict[tuple, str] = {}
+    kept, dropped = {}, {}
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        alias = (tensor.device, tensor.data_ptr() or name, tensor.dtype, tensor.shape, tensor.stride())
+        if first.setdefault(alias, name) == name:
+            kept[name] = tensor
+        else:
+            dropped[name] = first[alias]
+    return kept, dropped
+
+
+def _stored_bytes(model: nn.Module) -> int:
+    """The size of the file that `safetensors.torch.save_model` writes.
+
+    A shared tensor is stored once, its other names as notes in the header.
+    """
+    state = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    kept, dropped = _without_aliases(state)
+    uses = Counter(value.untyped_storage().data_ptr() for value in kept.values())
+    for name, value in kept.items():
+        if uses[value.untyped_storage().data_ptr()] > 1:  # parts of one storage, stored each as its own
+            kept[name] = value.clone()
+    return len(safetensors.torch.save({k: v.contiguous() for k, v in kept.items()}, dropped or None))
+
+
+def _benchmark_timer() -> type:
+    """`torch.utils.benchmark.Timer`, imported when first needed: it costs a third of a second.
+
+    It also imports the compiler tools of PyTorch, which warn where CUDA is installed and no GPU is present. Nothing is
+    compiled here, so that warning would only puzzle the reader of a notebook.
+    """
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        from torch.utils.benchmark import Timer
+    finally:
+        logger.setLevel(level)
+    return Timer

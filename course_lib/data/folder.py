@@ -1,0 +1,160 @@
+"""Image folders: PATH/{train,test}/<class>/*, with an optional PATH/validation/<class>/*."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from course_lib.data.dataset import Dataset, DatasetError, Split, cut_validation
+
+_LAYOUT = (
+    "The layout is PATH/{train,test}/<class>/<image>, and PATH/validation/<class>/<image> if there is one."
+)
+_TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG)"}  # re-encoded, so its figures are not those of CIFAR-10
+_GREY = {"1", "L", "LA"}  # Pillow's modes of up to 8 bits
+_DEEP = ("I", "F")  # 16 and 32 bits
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The files of an image folder in reading order, each with its size and time of change."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: tuple[str, ...]  # train, validation if there is one, test
+    counts: tuple[int, ...]  # of images in each split
+    paths: tuple[str, ...]  # of all splits, one after the other
+    labels: tuple[int, ...]
+    stamps: tuple[tuple[int, int], ...]
+
+
+def find(given: str, data_root: Path) -> Path:
+    """The folder meant by `folder:PATH`: PATH itself if absolute, else under the working folder, else under data_root.
+
+    Raises:
+        DatasetError: it is in neither place.
+    """
+    path = Path(given).expanduser()
+    candidates = [path] if path.is_absolute() else [Path.cwd() / path, data_root / path]
+    for candidate in candidates:
+        if candidate.is_dir():
+            return candidate.resolve()
+    tried = " nor ".join(str(candidate) for candidate in candidates)
+    raise DatasetError(f"folder:{given}: there is no folder {tried}. {_LAYOUT}")
+
+
+def listing(path: Path) -> Listing:
+    """List the images under `path`, sorted by class and file name; hidden files and folders are passed over.
+
+    Raises:
+        DatasetError: train or test is absent or empty, a class is empty, the splits do not have the same classes, or
+            train holds a single image and there is no validation folder.
+    """
+    splits = [
+        split for split in ("train", "validation", "test") if split != "validation" or (path / split).is_dir()
+    ]
+    classes: tuple[str, ...] = ()
+    counts, paths, labels, stamps = [], [], [], []
+    for split in splits:
+        if not (path / split).is_dir():
+            raise DatasetError(f"{path} holds no folder {split!r}. {_LAYOUT}")
+        found = tuple(entry.name for entry in _entries(path / split) if entry.is_dir())
+        if not found:
+            raise DatasetError(f"{path / split} holds no class folders. {_LAYOUT}")
+        classes = classes or found
+        if found != classes:
+            raise DatasetError(
+                f"the classes of {path / split} differ from those of {path / splits[0]}: "
+                f"only in {splits[0]}: {_names(set(classes) - set(found))}; only in {split}: "
+                f"{_names(set(found) - set(classes))}. Every split needs the same class folders."
+            )
+        before = len(paths)
+        for label, name in enumerate(classes):
+            entries = _entries(path / split / name)
+            if not entries:
+                raise DatasetError(
+                    f"{path / split / name} holds no images. Fill it, or remove the class from every split."
+                )
+            for entry in entries:
+                status = entry.stat()
+                paths.append(entry.path)
+                labels.append(label)
+                stamps.append((status.st_size, status.st_mtime_ns))
+        counts.append(len(paths) - before)
+    if counts[0] == 1 and "validation" not in splits:
+        raise DatasetError(
+            f"{path / 'train'} holds one image; with no validation folder it needs two or more."
+        )
+    name = _TITLES.get(path.name, path.name)
+    return Listing(name, classes, tuple(splits), tuple(counts), tuple(paths), tuple(labels), tuple(stamps))
+
+
+def read(files: Listing) -> Dataset:
+    """Decode every image. Without a validation folder a tenth of train is cut off for it, with a fixed seed.
+
+    Images are grey ([N, 1, H, W]) if all of them are, else RGB ([N, 3, H, W]); transparency is dropped.
+
+    Raises:
+        DatasetError: an image cannot be read, has more than 8 bits a channel, or another size than the first.
+    """
+    with _decoded(files.paths[0]) as first:
+        width, height = first.size
+    pixels = np.empty((len(files.paths), height, width, 3), dtype=np.uint8)
+    grey = np.empty(len(files.paths), dtype=bool)
+
+    def decode(start: int) -> None:
+        for index in range(start, min(start + 256, len(files.paths))):
+            with _decoded(files.paths[index]) as image:
+                if image.size != (width, height):
+                    raise DatasetError(
+                        f"{files.paths[index]} is {image.size[0]}x{image.size[1]} pixels and {files.paths[0]} "
+                        f"{width}x{height}; all images of a set need one size. Resize or remove it."
+                    )
+                grey[index] = image.mode in _GREY
+                pixels[index] = (
+                    np.asarray(image.convert("L"))[..., None] if grey[index] else image.convert("RGB")
+                )
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(decode, range(0, len(files.paths), 256)):
+            pass  # in order, so that the first bad image is the one named
+
+    images = torch.from_numpy(pixels[..., :1] if grey.all() else pixels).permute(0, 3, 1, 2).contiguous()
+    labels = torch.tensor(files.labels, dtype=torch.int64)
+    parts = zip(images.split(files.counts), labels.split(files.counts), strict=True)
+    splits = {name: Split(*part) for name, part in zip(files.splits, parts, strict=True)}
+    if "validation" not in splits:
+        count = max(1, round(len(splits["train"]) / 10))
+        splits["train"], splits["validation"] = cut_validation(splits["train"], count)
+    return Dataset(name=files.name, classes=files.classes, **splits)
+
+
+def _entries(folder: Path) -> list[os.DirEntry]:
+    """What a folder holds, by name, without hidden files."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
+        )
+
+
+def _names(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
+
+
+def _decoded(path: str):
+    """The decoded image, as a context."""
+    from PIL import Image
+
+    try:
+        image = Image.open(path)
+        image.load()
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise DatasetError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
+    if image.mode.startswith(_DEEP):
+        raise DatasetError(
+            f"{path} has more than 8 bits a channel (mode {image.mode}). Convert it to 8 bits."
+        )
+    return image

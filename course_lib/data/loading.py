@@ -1,0 +1,145 @@
+"""Reading data sets by name."""
+
+import functools
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from course_lib import files
+from course_lib.data import folder, remote
+from course_lib.data.dataset import Dataset, DatasetError, Split
+from course_lib.validation import unknown_name
+
+NAMES = ("glyphs", *remote.REMOTES)
+
+_FOLDER = "folder:"
+
+
+def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, download: bool = True) -> Dataset:
+    """Load a data set into memory.
+
+    The files are verified and decoded once in a process (the last two sets are kept); every call returns tensors of
+    its own, so that changing them in place harms no other caller.
+
+    Args:
+        name: "glyphs" (embedded), "mnist", "fashion_mnist", "cifar10" (read by torchvision), or "folder:PATH" with
+            PATH/{train,test}/<class>/<image>. A relative PATH is looked for in the working folder, then in `root`.
+        root: where data sets lie; $COURSE_DATA unless given, else data/downloads.
+        download: whether absent files may be downloaded.
+
+    Returns:
+        The three splits. Where a set brings no validation images of its own, they are cut from its training images
+        with a fixed seed: 5,000 of MNIST, Fashion-MNIST and CIFAR-10, a tenth of an image folder. `name` is the name
+        to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, or the folder's.
+
+    Raises:
+        KeyError: unknown name.
+        DatasetError: a file is absent, truncated or corrupted; the message names it and what to do.
+        OSError: the root cannot be written to.
+    """
+    _check(name, root)
+    if name == "glyphs":
+        dataset = _cached(_read_glyphs, _stamp([_glyphs_file()]))
+    elif name.startswith(_FOLDER):
+        listing = folder.listing(folder.find(name.removeprefix(_FOLDER), files.data_root(root)))
+        dataset = _cached(folder.read, listing.stamps, listing)
+    else:
+        source, place = remote.REMOTES[name], files.data_root(root)
+        remote.obtain(source, place, download=download)
+        dataset = _cached(remote.read, _stamp(source.paths(place)), source, place)
+    copies = {
+        split: Split(getattr(dataset, split).images.clone(), getattr(dataset, split).labels.clone())
+        for split in ("train", "validation", "test")
+    }
+    return replace(dataset, **copies)
+
+
+def fetch(name: str, root: str | Path | None = None) -> Path:
+    """Bring the files of a named set, or verify those that are there.
+
+    Returns:
+        The folder that holds them.
+
+    Raises:
+        KeyError: unknown name.
+        ValueError: an image folder, which comes from nowhere.
+        DatasetError: a file cannot be downloaded, or is truncated or corrupted.
+    """
+    _check(name, root)
+    if name.startswith(_FOLDER):
+        raise ValueError(
+            f"{name!r} is a folder of your own: there is nothing to fetch. Fetchable: {', '.join(NAMES)}."
+        )
+    if name == "glyphs":
+        _verify_glyphs()
+        return _glyphs_file().parent
+    source, place = remote.REMOTES[name], files.data_root(root)
+    remote.obtain(source, place, download=True)
+    remote.verify(source, place)
+    return source.folder(place)
+
+
+def _check(name: object, root: object) -> None:
+    if not isinstance(name, str):
+        raise TypeError(
+            f"name is {name!r} ({type(name).__name__}); it must be one of {', '.join(NAMES)}, or folder:PATH."
+        )
+    if name not in NAMES and not (name.startswith(_FOLDER) and name != _FOLDER):
+        raise KeyError(unknown_name(name, "data set", (*NAMES, "folder:PATH")))
+    if not isinstance(root, str | os.PathLike | None):
+        raise TypeError(f"root is {root!r} ({type(root).__name__}); it must be the path of a folder.")
+
+
+def _stamp(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
+    """What tells one state of the files from the next: path, size and time of change."""
+    return tuple(
+        (str(path), status.st_size, status.st_mtime_ns)
+        for path in paths
+        if path.exists()
+        for status in [path.stat()]
+    )
+
+
+@functools.lru_cache(maxsize=2)
+def _cached(read: Callable[..., Dataset], stamp: tuple, *arguments: object) -> Dataset:
+    """read(*arguments), once for every state of the files."""
+    return read(*arguments)
+
+
+def _glyphs_file() -> Path:
+    return files.root() / "data" / "glyphs.npz"
+
+
+def _verify_glyphs() -> None:
+    path, listing = _glyphs_file(), files.root() / "data" / "SHA256SUMS"
+    remedy = (
+        f"Bring it back with `git checkout -- data/{path.name} data/{listing.name}` in {files.root()}, or draw it "
+        "again with `python -m course_lib.data.glyphs --write`."
+    )
+    if not path.is_file():
+        raise DatasetError(f"{path} is absent. {remedy}")
+    recorded = files.checksums().get(path.name)
+    if recorded is None:
+        raise DatasetError(f"{listing} has no line for {path.name}. {remedy}")
+    if (found := files.sha256(path)) != recorded:
+        raise DatasetError(
+            f"{path} is truncated or corrupted: {path.stat().st_size:,} bytes with SHA-256 {found}, {listing.name} "
+            f"records {recorded}. {remedy}"
+        )
+
+
+def _read_glyphs() -> Dataset:
+    from course_lib.data import (
+        glyphs,
+    )  # not above: `python -m course_lib.data.glyphs` would find itself imported
+
+    _verify_glyphs()
+    arrays, _ = glyphs.read(_glyphs_file())
+    splits = {
+        split: Split(torch.from_numpy(arrays[f"{split}_images"]), torch.from_numpy(arrays[f"{split}_labels"]))
+        for split in glyphs.COUNTS
+    }
+    return Dataset(name="glyphs", classes=glyphs.CLASSES, **splits)

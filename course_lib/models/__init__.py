@@ -1,0 +1,45 @@
+"""Plain networks for small images. Inputs are float [N, C, H, W] in [0, 1]; outputs are logits [N, K]."""
+
+import inspect
+
+import torch
+from torch import nn
+
+from course_lib.models.convnets import convnet_student, convnet_teacher
+from course_lib.models.mlp import mlp
+from course_lib.models.mobilenet import mobilenet
+from course_lib.models.resnet import resnet
+from course_lib.models.vgg import vgg
+from course_lib.validation import check_choice, check_count
+
+_BUILDERS = {
+    function.__name__: function
+    for function in (mlp, convnet_teacher, convnet_student, vgg, resnet, mobilenet)
+}
+NAMES = tuple(_BUILDERS)
+
+__all__ = ["NAMES", "build", "convnet_student", "convnet_teacher", "mlp", "mobilenet", "resnet", "vgg"]
+
+
+def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:
+    """Build a network by name with initial weights that depend on the seed alone.
+
+    Args:
+        name: one of NAMES.
+        seed: of the initial weights; the global random state is left as it was.
+        options: of the builder: `in_channels`, `classes`, widths and so on.
+
+    Returns:
+        The network, in train mode, on the CPU.
+
+    Raises:
+        KeyError: unknown name; the message lists the nearest ones.
+        TypeError: an option that the builder does not take; the message lists those it takes.
+    """
+    builder = _BUILDERS[check_choice(name, "model", NAMES, error=KeyError)]
+    check_count(seed, "seed", low=0)
+    for option in options:
+        check_choice(option, f"option of {name}", inspect.signature(builder).parameters, error=TypeError)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return builder(**options)

@@ -1,0 +1,58 @@
+"""VGG with batch normalisation for small images."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from course_lib.validation import check_count
+
+
+def vgg(
+    in_channels: int = 1,
+    widths: Sequence[int | str] = (32, 32, "M", 64, 64, "M", 128, 128),
+    classes: int = 10,
+) -> nn.Sequential:
+    """3x3 convolutions with batch norm and ReLU, max pooling at each "M", global average pooling, one linear layer.
+
+    Args:
+        in_channels: C of the images.
+        widths: output channels of each convolution, and "M" where the image is halved.
+        classes: K.
+
+    Raises:
+        ValueError: a width that is neither a positive int nor "M", or no convolution at all.
+
+    Source: Simonyan and Zisserman 2015 (configuration), Ioffe and Szegedy 2015 (batch norm).
+    """
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for width in widths:
+        if width == "M":
+            layers.append(nn.MaxPool2d(2))
+            continue
+        if not isinstance(width, int):
+            raise ValueError(f'widths holds {width!r}; it takes numbers of channels and "M" for a pooling.')
+        layers += conv_bn_relu(channels, check_count(width, "width"))
+        channels = width
+    if channels == in_channels and not any(isinstance(layer, nn.Conv2d) for layer in layers):
+        raise ValueError(f"widths is {tuple(widths)!r}; a VGG needs at least one convolution.")
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def conv_bn_relu(
+    in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """Convolution (no bias: batch norm has one), batch norm and ReLU; the image keeps its size at stride 1."""
+    return [
+        nn.Conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding=kernel_size // 2,
+            groups=groups,
+            bias=False,
+        ),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]

@@ -1,0 +1,422 @@
+"""The figures that chapters share. Each takes data and returns a matplotlib Figure; `show` puts it on the page."""
+
+import functools
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_lib.statistics import Interval, mean_interval, paired_difference
+
+_STYLE = Path(__file__).parent / "course.mplstyle"
+COLOURS = mpl.rc_params_from_file(_STYLE, use_default_template=False)["axes.prop_cycle"].by_key()["color"]
+COLOURS = tuple(f"#{colour.lstrip('#')}" for colour in COLOURS)
+
+
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in the course's style, whatever the caller's own settings are; they are left alone."""
+
+    @functools.wraps(draw)
+    def wrapper(*arguments: Any, **keywords: Any) -> Figure:
+        with mpl.rc_context(fname=str(_STYLE)):
+            return draw(*arguments, **keywords)
+
+    return wrapper
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Put a figure on the page with a text for readers who cannot see it.
+
+    Args:
+        figure: what to show.
+        alt: what the figure shows, in a sentence or two that stand for it.
+
+    Raises:
+        ValueError: an alt text of fewer than 20 characters, which cannot stand for a figure.
+    """
+    from IPython.display import Image, display
+
+    if len(alt.strip()) < 20:
+        raise ValueError(f"the alt text is {alt!r}; say in a sentence what the figure shows.")
+    buffer = io.BytesIO()
+    with mpl.rc_context(fname=str(_STYLE)):
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    display(Image(data=buffer.getvalue(), format="png", alt=alt))
+
+
+@styled
+def image_grid(
+    images: UInt8[Tensor, "N C H W"], titles: Sequence[str] | None = None, *, columns: int = 10
+) -> Figure:
+    """Images in rows, in grey or colour, with an optional title each.
+
+    Args:
+        images: uint8 [N, C, H, W], C = 1 or 3.
+        titles: N short titles.
+        columns: images a row.
+    """
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(7.2, (0.95 if titles else 0.75) * rows * 10 / columns))
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.axis("off")
+    for number, (axis, image) in enumerate(zip(axes, images, strict=False)):
+        axis.imshow(image.permute(1, 2, 0).squeeze(-1).cpu(), cmap="gray", vmin=0, vmax=255)
+        if titles:
+            axis.set_title(titles[number], fontsize=9, fontweight="normal", loc="center")
+    return figure
+
+
+@styled
+def probability_bars(
+    probabilities: Mapping[str, Float[Tensor, "K"]], classes: Sequence[str], *, title: str = ""
+) -> Figure:
+    """Bars over the classes, a panel for each named distribution; all panels share the vertical axis.
+
+    Args:
+        probabilities: {panel title: [K]}.
+        classes: the K class names.
+        title: over all panels.
+    """
+    figure = Figure(figsize=(7.2, 2.7))
+    axes = figure.subplots(1, len(probabilities), sharey=True, squeeze=False)[0]
+    for axis, (name, values) in zip(axes, probabilities.items(), strict=True):
+        axis.bar(classes, values.tolist(), color=COLOURS[0])
+        axis.set(title=name, ylim=(0, 1))
+        axis.grid(visible=False, axis="x")
+        if len(classes) <= 4:
+            for position, value in enumerate(values.tolist()):
+                axis.text(position, value + 0.02, f"{value:.2f}", ha="center", fontsize=9)
+    axes[0].set_ylabel("probability")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@styled
+def image_with_probabilities(
+    images: UInt8[Tensor, "N C H W"],
+    rows: Mapping[str, Float[Tensor, "N K"]],
+    classes: Sequence[str],
+    *,
+    titles: Sequence[str],
+) -> Figure:
+    """Each image on top, below it one row of class bars for each named set of probabilities.
+
+    Args:
+        images: uint8 [N, C, H, W].
+        rows: {row title: [N, K]}.
+        classes: the K class names.
+        titles: N titles for the images.
+    """
+    figure = Figure(figsize=(7.2, 1.3 + 1.35 * len(rows)))
+    axes = figure.subplots(
+        1 + len(rows), len(images), squeeze=False, height_ratios=[1.0] + [1.2] * len(rows), sharey="row"
+    )
+    for column, image in enumerate(images):
+        axes[0, column].imshow(image.permute(1, 2, 0).squeeze(-1).cpu(), cmap="gray", vmin=0, vmax=255)
+        axes[0, column].set_title(titles[column], fontsize=10, loc="center")
+        axes[0, column].axis("off")
+        for row, (name, values) in enumerate(rows.items(), start=1):
+            axis = axes[row, column]
+            axis.bar(range(len(classes)), values[column].tolist(), color=COLOURS[row - 1])
+            axis.set_xticks(range(len(classes)), classes, fontsize=8)
+            axis.grid(visible=False, axis="x")
+            axis.set_ylim(0, 1)
+            if column == 0:
+                axis.set_ylabel(name, fontsize=9)
+    return figure
+
+
+@styled
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    percent: bool = False,
+) -> Figure:
+    """Named curves in one panel, each with a marker of its own so that they differ without colour.
+
+    Args:
+        series: {label: (x values, y values)}.
+        xlabel: with its unit.
+        ylabel: with its unit.
+        title: one line.
+        log_x: logarithmic horizontal axis.
+        log_y: logarithmic vertical axis.
+        percent: show y in [0, 1] as percent.
+    """
+    figure = Figure()
+    axis = figure.subplots()
+    for (label, (x, y)), marker in zip(series.items(), "osD^vPX", strict=False):
+        axis.plot(x, y, label=label, marker=marker)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log_x:
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+    if log_y:
+        axis.set_yscale("log")
+    if percent:
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.legend()
+    return figure
+
+
+@styled
+def compare_arms(
+    arms: Mapping[str, Sequence[float]], *, baseline: str, ylabel: str = "test accuracy"
+) -> Figure:
+    """Runs with several seeds: every run a dot joined by seed on the left, paired differences on the right.
+
+    Args:
+        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
+        baseline: the arm from which the others are subtracted.
+        ylabel: of the left panel.
+
+    Raises:
+        KeyError: the baseline is not among the arms.
+    """
+    if baseline not in arms:
+        raise KeyError(f"the baseline {baseline!r} is not among the arms {list(arms)}.")
+    others = [name for name in arms if name != baseline]
+    figure = Figure(figsize=(7.2, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    values = np.array([arms[name] for name in arms]).T  # [seeds, arms]
+    for run in values:
+        left.plot(range(len(arms)), run, color="#999999", linewidth=1, marker="o", markersize=4, zorder=1)
+    for position, name in enumerate(arms):
+        interval = mean_interval(list(arms[name]))
+        errors = [[interval.mean - interval.low], [interval.high - interval.mean]]
+        colour = COLOURS[position % len(COLOURS)]
+        left.errorbar(position, interval.mean, errors, fmt="D", color=colour, capsize=5, zorder=2)
+    left.set_xticks(range(len(arms)), [name.replace(" ", "\n") for name in arms], fontsize=9)
+    left.set(ylabel=ylabel, title="every seed", xlim=(-0.4, len(arms) - 0.6))
+    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    _draw_differences(
+        right, {name: paired_difference(list(arms[name]), list(arms[baseline])) for name in others}
+    )
+    right.set(title=f"gain over {baseline}", xlabel="points, 95 % interval")
+    return figure
+
+
+@styled
+def differences(
+    intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
+) -> Figure:
+    """Named intervals of differences in [−1, 1] as horizontal bars around zero, in points.
+
+    Args:
+        intervals: {label: interval}.
+        title: one line.
+        xlabel: with its unit.
+    """
+    figure = Figure(figsize=(7.2, 1.1 + 0.38 * len(intervals)))
+    axis = figure.subplots()
+    _draw_differences(axis, intervals)
+    axis.set(title=title, xlabel=xlabel)
+    return figure
+
+
+def _draw_differences(axis: Any, intervals: Mapping[str, Interval]) -> None:
+    for row, interval in enumerate(intervals.values()):
+        errors = [[100 * (interval.mean - interval.low)], [100 * (interval.high - interval.mean)]]
+        excluded = not interval.low <= 0 <= interval.high
+        colour, marker = (COLOURS[0], "D") if excluded else ("#777777", "o")
+        axis.errorbar(100 * interval.mean, row, xerr=errors, fmt=marker, color=colour, capsize=4)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(intervals)), list(intervals), fontsize=10)
+    axis.set_ylim(len(intervals) - 0.5, -0.5)
+
+
+@styled
+def heat_map(
+    values: Float[np.ndarray, "R C"],
+    rows: Sequence[object],
+    columns: Sequence[object],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    form: str = "{:.1f}",
+) -> Figure:
+    """A matrix as colours with the number written in each cell.
+
+    Args:
+        values: [R, C].
+        rows: R labels.
+        columns: C labels.
+        xlabel: what the columns are.
+        ylabel: what the rows are.
+        title: one line.
+        form: format of the numbers.
+    """
+    figure = Figure(figsize=(7.2, 1.3 + 0.45 * len(rows)))
+    axis = figure.subplots()
+    picture = axis.imshow(values, aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for row in range(len(rows)):
+        for column in range(len(columns)):
+            colour = "black" if values[row, column] > middle else "white"
+            text = form.format(values[row, column])
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+    axis.set_xticks(range(len(columns)), [str(label) for label in columns])
+    axis.set_yticks(range(len(rows)), [str(label) for label in rows])
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axis.grid(visible=False)
+    figure.colorbar(picture, ax=axis)
+    return figure
+
+
+@styled
+def accuracy_against_cost(
+    points: Mapping[str, tuple[float, float]], *, xlabel: str, title: str = "", log_x: bool = True
+) -> Figure:
+    """Networks as points: what they cost to the right, how often they are right upwards; the best lie top left.
+
+    Args:
+        points: {network: (cost, accuracy in [0, 1])}.
+        xlabel: the cost, with its unit.
+        title: one line.
+        log_x: logarithmic cost axis.
+    """
+    figure = Figure()
+    axis = figure.subplots()
+    for (name, (cost, accuracy)), marker, colour in zip(
+        points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
+    ):
+        axis.plot(cost, accuracy, marker, color=colour, markersize=9)
+        axis.annotate(name, (cost, accuracy), xytext=(8, -3), textcoords="offset points", fontsize=10)
+    if log_x:
+        axis.set_xscale("log")
+    axis.margins(x=0.18, y=0.15)
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.set(xlabel=xlabel, ylabel="test accuracy", title=title)
+    return figure
+
+
+@styled
+def grouped_bars(
+    groups: Mapping[str, Mapping[str, float]], *, ylabel: str, title: str = "", log_y: bool = False
+) -> Figure:
+    """For every group a cluster of bars, one for each named part, with the value written on top.
+
+    Args:
+        groups: {group: {part: value}}; every group names the same parts.
+        ylabel: with its unit.
+        title: one line.
+        log_y: logarithmic vertical axis.
+    """
+    figure = Figure()
+    axis = figure.subplots()
+    parts = list(next(iter(groups.values())))
+    width = 0.8 / len(parts)
+    for number, (part, hatch) in enumerate(zip(parts, ("", "//", "..", "xx"), strict=False)):
+        positions = [place + (number - (len(parts) - 1) / 2) * width for place in range(len(groups))]
+        heights = [group[part] for group in groups.values()]
+        bars = axis.bar(
+            positions, heights, width, label=part, color=COLOURS[number], hatch=hatch, edgecolor="white"
+        )
+        axis.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2)
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.grid(visible=False, axis="x")
+    axis.set(ylabel=ylabel, title=title)
+    if log_y:
+        axis.set_yscale("log")
+    axis.margins(y=0.15)
+    axis.legend()
+    return figure
+
+
+@styled
+def memory_over_time(timelines: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
+    """Bytes of activations alive at each operation, a panel for each network; the peak is marked and named.
+
+    Args:
+        timelines: {network: bytes at each operation, in order}; all panels share the vertical axis.
+        title: over all panels.
+    """
+    figure = Figure(figsize=(7.2, 3.0))
+    axes = figure.subplots(1, len(timelines), sharey=True, squeeze=False)[0]
+    for axis, (name, alive), colour in zip(axes, timelines.items(), COLOURS * 9, strict=False):
+        kilobytes = np.asarray(alive) / 1e3
+        steps = np.arange(1, len(kilobytes) + 1)
+        axis.fill_between(steps, kilobytes, step="mid", color=colour, alpha=0.35, linewidth=0)
+        axis.step(steps, kilobytes, where="mid", color=colour, linewidth=1.5)
+        peak = int(kilobytes.argmax())
+        axis.plot(steps[peak], kilobytes[peak], "o", color="black", markersize=5)
+        axis.annotate(
+            f"{kilobytes[peak]:.3g} kB",
+            (steps[peak], kilobytes[peak]),
+            xytext=(6, 4),
+            textcoords="offset points",
+            fontsize=9,
+        )
+        axis.set(title=name, xlabel="operation")
+    axes[0].set_ylabel("activations alive [kB]")
+    axes[0].margins(y=0.12)
+    axes[0].set_ylim(bottom=0)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@styled
+def call_times(
+    seconds: Sequence[float], *, median: float, low: float, high: float, title: str = ""
+) -> Figure:
+    """Single calls in the order in which they were timed, with the median and the quartiles as a line and a band.
+
+    Args:
+        seconds: time of each call.
+        median: of the calls, in seconds.
+        low: lower quartile, in seconds.
+        high: upper quartile, in seconds.
+        title: one line.
+    """
+    figure = Figure(figsize=(7.2, 3.0))
+    axis = figure.subplots()
+    calls = np.arange(1, len(seconds) + 1)
+    axis.axhspan(low * 1e3, high * 1e3, color=COLOURS[0], alpha=0.25, linewidth=0, label="quartiles")
+    axis.axhline(median * 1e3, color=COLOURS[0], label="median")
+    axis.plot(calls, np.asarray(seconds) * 1e3, "o", color="black", markersize=4, label="one call")
+    axis.plot(calls[:1], [seconds[0] * 1e3], "D", color=COLOURS[1], markersize=8, label="first call")
+    axis.set_yscale("log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    axis.set(xlabel="call", ylabel="time [ms], log scale", title=title)
+    axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    return figure
+
+
+@styled
+def activations_against_weights(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str = ""
+) -> Figure:
+    """Activation memory as a multiple of the weights over batch size, with the line where both are equal.
+
+    Args:
+        series: {network: (batch sizes, peak activation bytes divided by bytes of weights)}.
+        title: one line.
+    """
+    figure = Figure(figsize=(7.2, 3.8))
+    axis = figure.subplots()
+    axis.axhline(1, color="black", linestyle="--", linewidth=1.2, label="equal")
+    for (name, (batches, ratios)), marker in zip(series.items(), "osD^vPX", strict=False):
+        axis.plot(batches, ratios, marker=marker, markersize=5, linewidth=1.5, label=name)
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.set(xlabel="images in the batch", ylabel="peak activations / weights", title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=9)
+    return figure

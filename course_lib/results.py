@@ -1,0 +1,202 @@
+"""How chapters print and keep results: one form of table, one list of key figures, one kind of record."""
+
+import datetime
+import html
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.stats
+import torch
+
+from course_lib import files
+from course_lib.validation import unknown_name
+
+KEY_FIGURES = "application/vnd.course.key-figures+json"
+
+
+def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> None:
+    """Show a table with a caption and headers; cells are shown as they are, so format numbers before.
+
+    Args:
+        rows: one mapping a row, column names as keys; or a DataFrame, whose index is not shown.
+        caption: one sentence that says what the table holds.
+
+    Raises:
+        ValueError: no rows.
+    """
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        raise ValueError(f"the table {caption!r} has no rows.")
+    _display({"text/html": _html(frame, caption), "text/plain": f"{caption}\n{frame.to_string(index=False)}"})
+
+
+def report(**figures: float | str) -> None:
+    """Show a chapter's key figures; `course run` reads them from the executed notebook into its summary.
+
+    Args:
+        figures: name=value; underscores in a name are shown as spaces. Format numbers before.
+    """
+    shown = {name.replace("_", " "): value for name, value in figures.items()}
+    frame = pd.DataFrame({"key figure": shown.keys(), "value": shown.values()})
+    plain = "\n".join(f"{name}: {value}" for name, value in shown.items())
+    _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: shown})
+
+
+def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[str, Any]) -> Path:
+    """Keep the rows of a run in data/results/NAME.json, with what is needed to judge and repeat it.
+
+    Args:
+        name: of the record, for instance "01-temperature-alpha".
+        rows: one mapping a measurement, of numbers and strings.
+        configuration: everything that decided the run: data set, recipe, seeds, grid.
+
+    Returns:
+        The path of the record.
+
+    Raises:
+        ValueError: no rows, or a NaN among them (JSON has none, and a record must not hide a failed run).
+    """
+    if not rows:
+        raise ValueError(f"the record {name!r} would hold no rows; nothing was written.")
+    record = {
+        "name": name,
+        "configuration": dict(configuration),
+        "provenance": {
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "commit": _commit(),
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
+            "machine": platform.machine(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        },
+        "rows": [dict(row) for row in rows],
+    }
+    path = files.root() / "data" / "results" / f"{name}.json"
+    files.write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    files.record_checksum(path)
+    return path
+
+
+def load(name: str) -> dict[str, Any]:
+    """A record as `save` wrote it: name, configuration, provenance, rows.
+
+    Raises:
+        KeyError: no such record; the message lists the nearest ones.
+    """
+    folder = files.root() / "data" / "results"
+    path = folder / f"{name}.json"
+    if not path.exists():
+        raise KeyError(unknown_name(name, "record", sorted(file.stem for file in folder.glob("*.json"))))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def repeat(
+    name: str,
+    runs: Sequence[Mapping[str, Any]],
+    execute: Callable[[Sequence[Mapping[str, Any]]], Sequence[Mapping[str, float]]],
+    *,
+    live: Sequence[int] = (0,),
+    recompute: bool = False,
+    configuration: Mapping[str, Any] | None = None,
+) -> pd.DataFrame:
+    """The recorded measurements of many runs, a few of them repeated now to show that the record holds.
+
+    Runs that differ in "seed" alone form an arm. A repeated run agrees if it falls in the 99.9 % prediction
+    interval of its arm (at least 3 points either way): training gives slightly other weights on another processor.
+
+    Args:
+        name: of the record in data/results.
+        runs: one mapping a run, "seed" among its keys.
+        execute: measures a list of runs and returns one mapping of metrics for each, in order.
+        live: the places in `runs` of those that are repeated now.
+        recompute: measure every run now and replace the record.
+        configuration: what all runs share; kept with the record, and compared with it.
+
+    Returns:
+        A row for each run: its settings and its metrics.
+
+    Raises:
+        KeyError: there is no such record.
+        ValueError: the record belongs to other runs or another configuration, or a repeated run does not agree.
+    """
+    runs = [_as_json(dict(run)) for run in runs]
+    shared = dict(configuration or {})
+    if recompute:
+        rows = [run | dict(metrics) for run, metrics in zip(runs, execute(runs), strict=True)]
+        save(name, rows, shared)
+        return pd.DataFrame(rows)
+    record = load(name)
+    recorded_runs = [{key: row.get(key) for key in run} for run, row in zip(runs, record["rows"], strict=False)]
+    if (
+        recorded_runs != runs
+        or len(record["rows"]) != len(runs)
+        or record["configuration"] != _as_json(shared)
+    ):
+        raise ValueError(
+            f"the record {name!r} was made with other settings than these; set recompute = True to make it again."
+        )
+    frame = pd.DataFrame(record["rows"])
+    for place, metrics in zip(live, execute([runs[place] for place in live]) if live else [], strict=True):
+        arm = [key for key in runs[place] if key != "seed"]
+        same = [
+            row
+            for row, run in zip(record["rows"], runs, strict=True)
+            if all(run.get(key) == runs[place][key] for key in arm)
+        ]
+        for metric, value in metrics.items():
+            low, high = _prediction_interval([row[metric] for row in same])
+            if not low <= value <= high:
+                raise ValueError(
+                    f"run {runs[place]} of the record {name!r} gives {metric} = {value:.4f} here, outside "
+                    f"[{low:.4f}, {high:.4f}]. If the code or the data changed, set recompute = True."
+                )
+    return frame
+
+
+def _prediction_interval(
+    values: Sequence[float], confidence: float = 0.999, least: float = 0.03
+) -> tuple[float, float]:
+    """Where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), and never closer than `least`."""
+    mean, count = float(np.mean(values)), len(values)
+    reach = least
+    if count > 1:
+        quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
+        reach = max(least, quantile * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / count))
+    return mean - reach, mean + reach
+
+
+def _as_json(value: Any) -> Any:
+    """What `value` looks like after a way through a JSON file (tuples become lists)."""
+    return json.loads(json.dumps(value))
+
+
+def _commit() -> str:
+    """The commit that is checked out, with "+" when the code or notebooks differ from it; "unknown" without git."""
+    try:
+        call = {"cwd": files.root(), "capture_output": True, "text": True, "check": True}
+        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "course_lib", "notebooks"], **call).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+" if changed.strip() else "")
+
+
+def _html(frame: pd.DataFrame, caption: str) -> str:
+    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in frame.columns)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in frame.itertuples(index=False)
+    )
+    return f"<table><caption>{html.escape(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _display(bundle: dict[str, Any]) -> None:
+    from IPython.display import display
+
+    display(bundle, raw=True)

@@ -1,0 +1,233 @@
+"""How sure a figure is: intervals for a mean over seeds, for a paired difference and for a correlation.
+
+Two runs that differ only in their seed differ in their result. A figure without an interval hides that.
+"""
+
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import SupportsFloat
+
+import numpy as np
+from jaxtyping import Float64
+from scipy import stats
+from torch import Tensor
+
+from course_lib.validation import check_choice, check_count, check_number
+
+Values = Iterable[SupportsFloat]
+"""One number for each run, [n]: a list, a NumPy array, a tensor or a column of a data frame."""
+
+RESAMPLES = 2000
+"""Bootstrap resamples for `correlation`: half a second, and ends that settle to about 0.01."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and how sure it is.
+
+    Formatting applies the specification to each number: f"{interval:.1%}" is "73.1 % [71.9, 74.3]", f"{interval:+.2f}"
+    is "+0.35 [+0.10, +0.60]", and an empty specification means four significant digits.
+
+    Attributes:
+        mean: the estimate, such as the mean over seeds.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        n: how many runs, or pairs, it rests on.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __format__(self, spec: str) -> str:
+        mean, low, high = (format(value, spec or ".4g") for value in (self.mean, self.low, self.high))
+        if spec.endswith("%"):
+            mean, low, high = f"{mean[:-1]} %", low[:-1], high[:-1]
+        return f"{mean} [{low}, {high}]"
+
+    def __str__(self) -> str:
+        return format(self)
+
+    def __contains__(self, value: float | int) -> bool:
+        """Whether `value` lies in [low, high]; the ends belong to it."""
+        return self.low <= check_number(value, "value") <= self.high
+
+    def excludes(self, value: float | int = 0.0) -> bool:
+        """Whether the whole interval lies on one side of `value`, zero being "no difference"."""
+        return value not in self
+
+
+def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
+    """Mean of independent runs with Student's t interval.
+
+        mean +- t * s / sqrt(n),    s^2 = sum_i (values_i - mean)^2 / (n - 1)
+
+    where t is the (1 + confidence) / 2 quantile of Student's distribution with n - 1 degrees of freedom. Of many such
+    intervals, a fraction `confidence` holds the true mean, if the runs are independent and nearly normal. It says
+    where the mean lies; single runs scatter more widely.
+
+    Args:
+        values: [n] one figure for each run (seed), n at least 2.
+        confidence: between 0 and 1, such as 0.95.
+
+    Returns:
+        The mean and its interval, in the unit of the values.
+
+    Raises:
+        TypeError: the values or the confidence are not numbers.
+        ValueError: fewer than two values, NaN or infinity among them, or a confidence outside (0, 1).
+
+    References:
+        Student, "The Probable Error of a Mean", Biometrika 6, 1908.
+    """
+    array = _check_values(values, "values")
+    _check_confidence(confidence)
+    n = len(array)
+    if n < 2:
+        raise ValueError(
+            f"values holds {n} number{'' if n == 1 else 's'}; at least 2 are needed. One run has no interval: it says "
+            "nothing about how runs scatter. Run more seeds, five or more if you can."
+        )
+    mean = float(array.mean())
+    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interval:
+    """Mean of a - b over runs that belong together, with Student's t interval of the differences.
+
+        d_i = a_i - b_i,    mean(d) +- t * s_d / sqrt(n)
+
+    a_i and b_i share what would otherwise be noise: the seed, the initialisation, the order of the batches. What they
+    share cancels, so the interval is narrower than that of two separate means. Order matters: a_i is paired with b_i,
+    and a positive mean says that `a` is larger.
+
+    Args:
+        a: [n] figures of one method, n at least 2.
+        b: [n] figures of the other, in the same order of seeds.
+        confidence: between 0 and 1, such as 0.95.
+
+    Returns:
+        The mean difference and its interval; `.excludes(0)` says whether the runs tell the methods apart.
+
+    Raises:
+        TypeError: the values or the confidence are not numbers.
+        ValueError: different lengths, fewer than two pairs, NaN or infinity, or a confidence outside (0, 1).
+
+    References:
+        Student, "The Probable Error of a Mean", Biometrika 6, 1908, on the additional sleep gained with two drugs.
+        Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006.
+    """
+    first, second = _check_pairs(a, b, "a", "b", least=2)
+    return mean_interval(first - second, confidence)
+
+
+def correlation(
+    x: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """Correlation of two figures over n runs, with a bootstrap interval.
+
+        pearson   r   = sum (x_i - mean x)(y_i - mean y) / sqrt(sum (x_i - mean x)^2 sum (y_i - mean y)^2)
+        spearman  rho = r of the ranks of x and of y
+        kendall   tau = (concordant pairs - discordant pairs) / all pairs      (variant b, with a correction for ties)
+
+    The pairs are drawn again n times with replacement, 2,000 times over, and the interval spans the middle `confidence`
+    of the correlations found. Resamples in which x or y is constant have no correlation and are left out. With few
+    pairs the interval is too narrow: of normal data, a 95 % interval holds the true r about 93 times in 100 with
+    n = 20, 91 with n = 10 and 87 with n = 5.
+
+    Args:
+        x: [n] one figure for each run or candidate, n at least 3.
+        y: [n] the other figure, in the same order.
+        method: "pearson" for a straight line, "spearman" or "kendall" for any rising line (agreement of rankings).
+        confidence: between 0 and 1, such as 0.95.
+        seed: of the resampling; the same seed gives the same interval.
+
+    Returns:
+        The correlation of the values themselves as `mean`, and the interval, all in [-1, 1].
+
+    Raises:
+        TypeError: the values, the confidence or the seed are not numbers.
+        ValueError: different lengths, fewer than three pairs, NaN or infinity, constant values, an unknown method, or a
+            confidence outside (0, 1).
+
+    References:
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
+        Kendall, "A New Measure of Rank Correlation", Biometrika 30, 1938.
+    """
+    first, second = _check_pairs(x, y, "x", "y", least=3)
+    check_choice(method, "method", ("pearson", "spearman", "kendall"))
+    _check_confidence(confidence)
+    check_count(seed, "seed", low=0)
+    for name, values in (("x", first), ("y", second)):
+        if np.ptp(values) == 0:
+            raise ValueError(
+                f"{name} is {values[0]:g} in all {len(values)} places; correlation is defined only where both vary. "
+                "Check that it was measured anew for every run, or leave this comparison out."
+            )
+    function = {"pearson": stats.pearsonr, "spearman": stats.spearmanr, "kendall": stats.kendalltau}[method]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about constant resamples, which are dealt with below
+        drawn = stats.bootstrap(
+            (first, second),
+            lambda x, y: function(x, y).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).bootstrap_distribution
+    low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(function(first, second).statistic), float(low), float(high), len(first))
+
+
+def _check_confidence(confidence: float) -> None:
+    hint = "Write 0.95 for 95 %."
+    check_number(confidence, "confidence", low=0, high=1, low_open=True, hint=hint)
+    if confidence == 1:
+        raise ValueError(f"confidence is 1; it must be below 1, since only the whole line is certain. {hint}")
+
+
+def _check_values(values: object, name: str) -> Float64[np.ndarray, " n"]:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.size and array.dtype.kind not in "iuf":
+        raise TypeError(
+            f"{name} is {values!r:.80}; it must be a list, array or tensor of numbers, one for each run, such as "
+            "[0.71, 0.74, 0.73]."
+        )
+    if array.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {list(array.shape)}; it must be [n], one number for each run. Take one row, or .ravel()."
+        )
+    array = array.astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(array))
+    if len(wrong):
+        raise ValueError(
+            f"{name}[{wrong[0]}] is {array[wrong[0]]}; every number must be finite. Look for the run that diverged, "
+            "and report it rather than leave it out."
+        )
+    return array
+
+
+def _check_pairs(
+    a: object, b: object, a_name: str, b_name: str, *, least: int
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    first, second = _check_values(a, a_name), _check_values(b, b_name)
+    if len(first) != len(second):
+        raise ValueError(
+            f"{a_name} holds {len(first)} numbers and {b_name} {len(second)}; they must be pairs, one of each for "
+            "every run. Run both with the same seeds, in the same order."
+        )
+    if len(first) < least:
+        raise ValueError(
+            f"{a_name} and {b_name} hold {len(first)} each; at least {least} pairs are needed. Run more seeds."
+        )
+    return first, second

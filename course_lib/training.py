@@ -1,0 +1,385 @@
+"""Training and evaluating a network: one recipe, one loop, the data set as tensors on the model's device."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from course_lib.data import Dataset, Split, to_float
+from course_lib.validation import check_choice, check_count, check_number
+
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "step", "cosine", "one_cycle")
+AUGMENTATIONS = ("none", "shift", "shift_flip")
+PRECISIONS = ("float32", "bfloat16")
+_CHUNK = 32  # batches that are gathered, converted and augmented at once
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run, beside the network and the data.
+
+    Args:
+        epochs: passes over the training split.
+        batch_size: images a step, at most: an epoch is cut into equal batches, so none is tiny and none is dropped.
+        optimizer: "sgd" (Nesterov) or "adam".
+        learning_rate: the peak of the schedule.
+        momentum: of SGD.
+        weight_decay: L2 penalty on weight matrices and kernels; biases and batch-norm parameters have none.
+        schedule: "constant"; "step" (a tenth at one half and again at three quarters of the steps); "cosine" (to
+            zero); "one_cycle" (up over the first three tenths, then down to nearly zero).
+        label_smoothing: of the cross-entropy, in [0, 1); used where no other loss is given.
+        augment: "none"; "shift" (by up to an eighth of the image, zeros enter); "shift_flip" (and mirrored half of
+            the time).
+        precision: "float32", or "bfloat16" for the forward pass under autocast.
+        channels_last: store activations with the channels innermost, which is faster on GPUs and with bfloat16.
+        seed: of the order of images, the augmentation and dropout. Initial weights have a seed of their own.
+
+    Raises:
+        TypeError, ValueError: a field out of its range; the message names it.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: str = "one_cycle"
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    precision: str = "float32"
+    channels_last: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_count(self.epochs, "epochs", low=0)
+        check_count(self.batch_size, "batch_size")
+        check_choice(self.optimizer, "optimizer", OPTIMIZERS)
+        check_number(self.learning_rate, "learning_rate", low=0, low_open=True)
+        check_number(self.momentum, "momentum", low=0, high=1)
+        check_number(self.weight_decay, "weight_decay", low=0)
+        check_choice(self.schedule, "schedule", SCHEDULES)
+        check_number(self.label_smoothing, "label_smoothing", low=0, high=0.999)
+        check_choice(self.augment, "augment", AUGMENTATIONS)
+        check_choice(self.precision, "precision", PRECISIONS)
+        check_count(self.seed, "seed", low=0)
+
+
+class Batch(NamedTuple):
+    """What a loss may look at beside the logits.
+
+    `images` are the (augmented) inputs that the network has just seen, so a teacher can be shown the same view;
+    `indices` are the places of these images in the training split, so a teacher's logits can be looked up.
+    """
+
+    images: Float[Tensor, "N C H W"]
+    labels: Int64[Tensor, "N"]
+    indices: Int64[Tensor, "N"]
+
+
+Loss = Callable[[Tensor, Batch], Tensor]
+
+
+@dataclass
+class History:
+    """What a run of `fit` measured, one entry an epoch.
+
+    Attributes:
+        train_loss: mean loss over the epoch's images.
+        validation_accuracy: top-1 accuracy on the validation split, in [0, 1].
+        seconds: time spent on training steps, without validation.
+        images: training images seen, over all epochs.
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    images: int = 0
+
+    @property
+    def images_per_second(self) -> float:
+        """Training images a second over the whole run; NaN if nothing was trained."""
+        total = sum(self.seconds)
+        return self.images / total if total else math.nan
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Loss:
+    """The loss `fit` uses when none is given: mean cross-entropy with the labels of the batch."""
+    return lambda logits, batch: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The optimizer of a recipe; weight decay falls on parameters with two or more dimensions only."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, lr=recipe.learning_rate, fused=True)
+    nesterov = recipe.momentum > 0
+    return torch.optim.SGD(
+        groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=nesterov, fused=True
+    )
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
+    """The learning rate of step `step` (0-based) out of `steps`."""
+    progress = step / max(steps, 1)
+    if recipe.schedule == "constant":
+        factor = 1.0
+    elif recipe.schedule == "step":
+        factor = 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+    elif recipe.schedule == "cosine":
+        factor = (1 + math.cos(math.pi * progress)) / 2
+    else:  # one_cycle: linear up, cosine down
+        warm = 0.3
+        factor = (
+            0.04 + 0.96 * progress / warm
+            if progress < warm
+            else (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
+        )
+    return recipe.learning_rate * factor
+
+
+def augment(
+    images: Float[Tensor, "N C H W"], kind: str, generator: torch.Generator
+) -> Float[Tensor, "N C H W"]:
+    """Shift (and mirror) every image of a batch by an amount of its own, in a few tensor operations.
+
+    Args:
+        images: float [N, C, H, W].
+        kind: one of AUGMENTATIONS.
+        generator: a CPU generator; the same state gives the same result on every device.
+
+    Returns:
+        A new tensor of the same shape; `images` itself where `kind` is "none".
+    """
+    if check_choice(kind, "augment", AUGMENTATIONS) == "none":
+        return images
+    count, channels, height, width = images.shape
+    reach = max(1, height // 8)
+    padded = F.pad(images, (reach, reach, reach, reach))
+    down, right = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(images.device)
+    rows = down[:, None] + torch.arange(height, device=images.device)  # [N, H]
+    columns = right[:, None] + torch.arange(width, device=images.device)  # [N, W]
+    if kind == "shift_flip":
+        mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
+        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    which = torch.arange(count, device=images.device)[:, None, None, None]
+    channel = torch.arange(channels, device=images.device)[None, :, None, None]
+    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def fit(
+    model: nn.Module,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    loss: Loss | None = None,
+    after_backward: Callable[[nn.Module], None] | None = None,
+    on_epoch: Callable[[int, nn.Module], None] | None = None,
+) -> History:
+    """Train `model` in place on the training split, on the device it lies on.
+
+    Args:
+        model: takes float [N, C, H, W] in [0, 1], returns logits [N, K].
+        dataset: `train` is learned from; `validation` is scored after every epoch; `test` is not touched.
+        recipe: see `Recipe`.
+        loss: maps (logits [N, K], batch) to a scalar; mean cross-entropy unless given.
+        after_backward: called with the model between the backward pass and the optimizer's step, for instance to
+            add a sparsity gradient or to hold pruned weights at zero.
+        on_epoch: called with (epoch, model) after each epoch, epochs counting from 1, the model in eval mode.
+
+    Returns:
+        The history of the run. The model is left in eval mode.
+
+    Raises:
+        ValueError: an empty training split, or logits that do not fit the labels.
+        FloatingPointError: the loss is not finite any more; the message names the epoch and the learning rate.
+    """
+    if not len(dataset.train):
+        raise ValueError(f"the training split of {dataset.name!r} is empty; fit needs at least one image.")
+    loss = loss or cross_entropy(recipe.label_smoothing)
+    device = next(model.parameters()).device
+    torch.set_flush_denormal(True)  # denormal weights and gradients slow a CPU down many times
+    memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+    model.to(memory_format=memory_format)
+    train = Split(dataset.train.images.to(device), dataset.train.labels.to(device))
+    validation = Split(dataset.validation.images.to(device), dataset.validation.labels.to(device))
+    optimizer = make_optimizer(model, recipe)
+    generator = torch.Generator().manual_seed(recipe.seed)
+    batches = math.ceil(len(train) / recipe.batch_size)
+    half = recipe.precision == "bfloat16"
+    history = History()
+    step = 0
+    fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with fork, tqdm(total=recipe.epochs * batches, unit="batch", leave=False, desc="fit") as bar:
+        torch.manual_seed(recipe.seed)
+        for epoch in range(1, recipe.epochs + 1):
+            model.train()
+            started = time.perf_counter()
+            losses, sizes = [], []
+            for chunk in _chunks(train, batches, recipe, generator, memory_format):
+                for batch in chunk:
+                    rate = learning_rate(recipe, step, recipe.epochs * batches)
+                    for group in optimizer.param_groups:
+                        group["lr"] = rate
+                    optimizer.zero_grad(set_to_none=True)
+                    with torch.autocast(device.type, torch.bfloat16) if half else contextlib.nullcontext():
+                        logits = model(batch.images)
+                    if step == 0:
+                        _check_logits(logits, dataset)
+                    value = loss(logits.float(), batch)
+                    if step == 0:
+                        _check_loss(value)
+                    value.backward()
+                    if after_backward is not None:
+                        after_backward(model)
+                    optimizer.step()
+                    losses.append(value.detach())
+                    sizes.append(len(batch.labels))
+                    step += 1
+                bar.update(len(chunk))
+            values = torch.stack(losses).tolist()  # waits for the device
+            mean_loss = sum(value * size for value, size in zip(values, sizes, strict=True)) / len(train)
+            history.seconds.append(time.perf_counter() - started)
+            history.images += len(train)
+            if not math.isfinite(mean_loss):
+                raise FloatingPointError(
+                    f"the loss became {mean_loss} in epoch {epoch} (learning rate {recipe.learning_rate:g}, "
+                    f"{recipe.optimizer}). Lower the learning rate, or look for NaN in the inputs."
+                )
+            history.train_loss.append(mean_loss)
+            history.validation_accuracy.append(evaluate(model, validation) if len(validation) else math.nan)
+            model.eval()
+            bar.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{history.validation_accuracy[-1]:.1%}")
+            if on_epoch is not None:
+                on_epoch(epoch, model)
+    model.eval()
+    return history
+
+
+def _chunks(
+    train: Split, batches: int, recipe: Recipe, generator: torch.Generator, memory_format: torch.memory_format
+) -> Iterable[list[Batch]]:
+    """The batches of one epoch in random order, prepared many at a time so that preparing costs next to nothing."""
+    order = torch.randperm(len(train), generator=generator)
+    groups = torch.tensor_split(order, batches)
+    for start in range(0, batches, _CHUNK):
+        group = groups[start : start + _CHUNK]
+        sizes = [len(indices) for indices in group]
+        indices = torch.cat(group).to(train.images.device)
+        chosen = train.images.index_select(0, indices)  # ten times as fast as [indices] on bytes
+        images = augment(to_float(chosen), recipe.augment, generator)
+        images = images.contiguous(memory_format=memory_format)
+        parts = zip(
+            images.split(sizes), train.labels[indices].split(sizes), indices.split(sizes), strict=True
+        )
+        yield [Batch(*part) for part in parts]
+
+
+def _check_logits(logits: Tensor, dataset: Dataset) -> None:
+    if logits.ndim != 2 or logits.shape[1] < len(dataset.classes):
+        raise ValueError(
+            f"the model returns {list(logits.shape)}; for the {len(dataset.classes)} classes of {dataset.name!r} it "
+            f"must return logits [N, {len(dataset.classes)}]."
+        )
+
+
+def _check_loss(value: Tensor) -> None:
+    if value.ndim != 0 or not value.requires_grad:
+        raise ValueError(
+            f"the loss returned a tensor of shape {list(value.shape)} (requires_grad={value.requires_grad}); it "
+            "must return one number that depends on the logits."
+        )
+
+
+def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Float[Tensor, "N K"]:
+    """The logits of all images, in eval mode and without gradients.
+
+    Args:
+        model: takes float [N, C, H, W] in [0, 1]; its train/eval mode is restored.
+        images: uint8 [N, C, H, W] on any device, at least one.
+        batch_size: images a forward pass; batches are equal to within one image.
+
+    Returns:
+        float32 [N, K] on the CPU.
+
+    Raises:
+        ValueError: no images.
+    """
+    if not len(images):
+        raise ValueError("there are no images to predict; the split is empty.")
+    device = next(model.parameters()).device
+    parts = torch.tensor_split(images, math.ceil(len(images) / check_count(batch_size, "batch_size")))
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.inference_mode():
+            logits = [model(to_float(part.to(device))).float().cpu() for part in parts]
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    return torch.cat(logits).clone()
+
+
+def evaluate(model: nn.Module, split: Split) -> float:
+    """Top-1 accuracy of `model` on a split, in [0, 1]; eval mode, the model is left as it was.
+
+    Raises:
+        ValueError: the split is empty, or the logits hold NaN (which would otherwise count as class 0).
+    """
+    logits = predict(model, split.images)
+    if torch.isnan(logits).any():
+        raise ValueError("the model returns NaN; its weights or running statistics have diverged.")
+    return (logits.argmax(dim=1) == split.labels.cpu()).double().mean().item()
+
+
+def run_parallel(
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    *,
+    workers: int | None = None,
+    label: str = "runs",
+) -> list[Any]:
+    """Call `function` on every argument, side by side in processes of one thread each; results in order.
+
+    Small networks gain nothing from a second thread, so two one-thread runs side by side finish in half the time.
+    Every call has one thread whatever the number of workers, so the results do not depend on it.
+
+    Args:
+        function: of one argument; what it needs is pickled, functions of a notebook included.
+        arguments: one for each call.
+        workers: processes; as many as the machine has cores unless given. One worker runs in this process.
+        label: of the progress bar.
+    """
+    import joblib
+
+    workers = min(
+        check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
+    )
+    if workers == 1:
+        calls = (_on_one_thread(function, argument) for argument in arguments)
+    else:
+        tasks = (joblib.delayed(_on_one_thread)(function, argument) for argument in arguments)
+        calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
+    return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
+
+
+def _on_one_thread(function: Callable[[Any], Any], argument: Any) -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(argument)
+    finally:
+        torch.set_num_threads(threads)

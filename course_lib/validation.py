@@ -1,0 +1,129 @@
+"""Checks of what a caller passes in, kept in one place so that every error says the same three things.
+
+Each message names the value that was given, what is accepted, and what to do.
+"""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def check_number(
+    value: object,
+    name: str,
+    *,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
+    low_open: bool = False,
+    hint: str = "",
+) -> float:
+    """Return `value` as a float if it is a finite number in [low, high] (or (low, high] with `low_open`).
+
+    Raises:
+        TypeError: not a number (booleans and strings are not numbers).
+        ValueError: NaN, infinite, or out of range.
+    """
+    given = value
+    if (
+        isinstance(value, Tensor)
+        and value.numel() == 1
+        and not value.is_complex()
+        and value.dtype != torch.bool
+    ):
+        value = value.item()
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.dtype.kind in "iuf":
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{name} is {given!r:.80} ({type(given).__name__}); it must be a number. {hint}".strip()
+        )
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.copysign(math.inf, value)
+    accepted = f"{'(' if low_open else '['}{low:g}, {high:g}{']' if math.isfinite(high) else ')'}"
+    outside = value < low or value > high or (low_open and value == low)
+    if not math.isfinite(value) or outside:
+        raise ValueError(f"{name} is {value}; it must be a finite number in {accepted}. {hint}".strip())
+    return value
+
+
+def check_count(value: object, name: str, *, low: int = 1, high: int | None = None) -> int:
+    """Return `value` if it is an int in [low, high].
+
+    Raises:
+        TypeError: not an int (a float such as 2.0 is not).
+        ValueError: out of range.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a whole number (int).")
+    if value < low or (high is not None and value > high):
+        accepted = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} is {value}; it must be {accepted}.")
+    return value
+
+
+def check_choice(
+    value: object, name: str, choices: Iterable[str], *, error: type[Exception] = ValueError
+) -> str:
+    """Return `value` if it is one of `choices`; otherwise raise `error` with the nearest known names."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    raise error(unknown_name(value, name, known))
+
+
+def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
+    """The sentence for a name that does not exist: what was asked, the nearest names, and all the names."""
+    known = list(known)
+    folded = {str(name).casefold(): name for name in known}
+    near = [folded[n] for n in difflib.get_close_matches(str(value).casefold(), folded, n=3, cutoff=0.5)]
+    suggestion = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"unknown {kind} {value!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+
+
+def check_logits(logits: object, name: str) -> Tensor:
+    """Return `logits` if it is a non-empty floating-point [N, K] tensor without NaN.
+
+    Raises:
+        TypeError: not a tensor, or not floating point.
+        ValueError: not two-dimensional, empty, or holding NaN.
+    """
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"{name} is a {type(logits).__name__}; it must be a torch.Tensor of shape [N, K].")
+    if not logits.is_floating_point():
+        raise TypeError(f"{name} has dtype {logits.dtype}; logits are floating point. Call .float() on them.")
+    if logits.ndim != 2 or 0 in logits.shape:
+        raise ValueError(
+            f"{name} has shape {list(logits.shape)}; it must be [N, K], images by classes, with N and K at least 1."
+        )
+    if torch.isnan(logits.detach()).any():
+        raise ValueError(
+            f"{name} holds NaN. Look for a diverged network: lower the learning rate and train again."
+        )
+    return logits
+
+
+def check_labels(labels: object, classes: int, count: int) -> Tensor:
+    """Return `labels` if it is an int64 [N] tensor of class indices in [0, K).
+
+    Raises:
+        TypeError: not a tensor, or not int64.
+        ValueError: wrong length, or an index outside [0, K).
+    """
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"labels is a {type(labels).__name__}; it must be an int64 tensor of shape [N].")
+    if labels.dtype != torch.int64:
+        raise TypeError(f"labels has dtype {labels.dtype}; class indices are int64. Call .long() on them.")
+    if labels.shape != (count,):
+        raise ValueError(f"labels has shape {list(labels.shape)}; with {count} images it must be [{count}].")
+    if count and (int(labels.min()) < 0 or int(labels.max()) >= classes):
+        raise ValueError(
+            f"labels run from {int(labels.min())} to {int(labels.max())}; with {classes} classes they must lie in "
+            f"[0, {classes - 1}]."
+        )
+    return labels

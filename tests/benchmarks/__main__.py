@@ -1,0 +1,42 @@
+"""`python -m tests.benchmarks` prints the figures of the library beside its peers, measured side by side in this run."""
+
+import argparse
+import platform
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from tests.benchmarks import importing, training_speed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--threads", type=int, default=1, help="threads that both sides compute with (default 1)")
+    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs behind every median (default 5)")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+
+    images, source = training_speed.mnist_images()
+    table = Table("what", "ours", "peer", "ratio", "goal", "reached", title="Measured figures")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    console = Console()
+    with console.status("measuring ..."):
+        for row in (
+            *training_speed.against_data_loader(images, arguments.repeats),
+            *training_speed.against_bare_loop(arguments.repeats),
+            importing.beyond_torch(arguments.repeats),
+        ):
+            table.add_row(*row)
+    console.print(table)
+    console.print(
+        f"Images of the DataLoader rows: {source}. CPU, {arguments.threads} thread(s), torch {torch.__version__}, "
+        f"Python {platform.python_version()}. Medians of {arguments.repeats} pairs of runs that take turns; a machine "
+        "that is busy with other work gives provisional figures.",
+        highlight=False,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""A made-up book in a temporary folder: notebooks of a few cells without torch, and the command run on them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+FIGURES = (
+    "from IPython.display import display\n"
+    "display({'application/vnd.course.key-figures+json': %r, 'text/plain': 'figures'}, raw=True)"
+)
+
+
+@dataclass
+class Ended:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Book:
+    """A checkout with notebooks only; `course(...)` runs the command in it."""
+
+    root: Path
+    capture: object = None
+
+    @property
+    def out(self) -> Path:
+        return self.root / "build" / "course"
+
+    def path(self, name: str) -> Path:
+        return self.root / "notebooks" / f"{name}.ipynb"
+
+    def add(self, name: str, *sources: str, parameters: str = "seed = 0") -> Path:
+        """Write a notebook: a title, the cell tagged `parameters`, then code cells."""
+        cells = [new_markdown_cell(f"# Title of {name}", id="title")]
+        cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}, id="parameters"))
+        cells += [new_code_cell(source, id=f"code-{number}") for number, source in enumerate(sources)]
+        kernel = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}
+        nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.path(name))
+        return self.path(name)
+
+    def counting(self, name: str) -> str:
+        """A cell that leaves a mark each time it runs; `times(name)` counts them."""
+        return f"with open({str(self.root / (name + '.times'))!r}, 'a') as stream:\n    stream.write('x')"
+
+    def times(self, name: str) -> int:
+        path = self.root / f"{name}.times"
+        return len(path.read_text()) if path.exists() else 0
+
+    def profile(self, name: str, text: str) -> None:
+        (self.root / "notebooks" / "profiles").mkdir(exist_ok=True)
+        (self.root / "notebooks" / "profiles" / f"{name}.yaml").write_text(text)
+
+    def state(self) -> dict:
+        return json.loads((self.out / "run.json").read_text())
+
+    def printed(self, name: str, folder: Path | None = None) -> str:
+        """What an executed notebook printed."""
+        notebook = nbformat.read((folder or self.out) / f"{name}.ipynb", as_version=4)
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        return "".join(output.text for output in outputs if output.output_type == "stream")
+
+    def course(self, *words: str) -> Ended:
+        """Run the command in this process."""
+        from course_lib.book.cli import app
+
+        before = signal.getsignal(signal.SIGTERM)
+        self.capture.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            app(list(map(str, words)))
+        signal.signal(signal.SIGTERM, before)
+        out, err = self.capture.readouterr()
+        return Ended(ended.value.code or 0, out, err)
+
+    def start(self, *words: str) -> subprocess.Popen:
+        """Start the command in a process of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-c", "from course_lib.book.cli import app; app()", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "COURSE_HOME": str(self.root)},
+        )
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch, capfd):
+    """An empty book; the checkout that the command sees is this one."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "160")
+    return Book(tmp_path, capfd)
+
+
+@pytest.fixture
+def figures():
+    """The source of a cell that reports key figures, as `course_lib.results.report` does."""
+    return lambda **values: FIGURES % values

@@ -1,0 +1,86 @@
+"""The command line itself: what it imports, what it says, how it ends."""
+
+import subprocess
+import sys
+
+import pytest
+
+from course_lib import __version__, checkpoints, data
+from course_lib.book import cli
+
+pytestmark = pytest.mark.bad_input
+
+
+def test_help_imports_neither_torch_nor_papermill():
+    program = (
+        "import sys\nfrom course_lib.book.cli import app\n"
+        "try:\n    app(['run', '--help'])\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "heavy = {'torch', 'papermill', 'nbformat', 'rich.progress', 'yaml'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "--resume" in ended.stdout
+
+
+def test_version_and_list(book):
+    assert book.course("--version").out == f"course {__version__}\n"
+    book.add("00-first", parameters="seed = 0\nrate = 1e-3")
+    assert book.course("list").out == "00-first  Title of 00-first\n    seed = 0\n    rate = 0.001\n"
+
+
+def test_train_and_fetch_hand_over_known_names(book, monkeypatch):
+    monkeypatch.setattr(checkpoints, "NAMES", ("small-net",))
+    monkeypatch.setattr(checkpoints, "retrain", lambda name: f"/weights/{name}")
+    monkeypatch.setattr(data, "fetch", lambda name: f"/data/{name}")
+    assert book.course("train", "small-net").out == "saved /weights/small-net\n"
+    assert book.course("data", "fetch", "mnist").out == "mnist is in /data/mnist\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("train", "smal-net"), "course: unknown checkpoint 'smal-net'. Did you mean 'small-net'?"),
+        (("data", "fetch", "fashion"), "course: unknown data set 'fashion'. Did you mean 'fashion_mnist'?"),
+        (("refresh", "7"), "course: unknown chapter '7'."),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(book, monkeypatch, words, message):
+    book.add("00-first")
+    monkeypatch.setattr(checkpoints, "NAMES", ("small-net",))
+    ended = book.course(*words)
+    assert (ended.status, ended.out) == (2, "")
+    assert ended.err.startswith(message)
+
+
+def test_what_the_library_says_of_a_damaged_file_is_the_message(book, monkeypatch):
+    def damaged(name):
+        raise data.DatasetError("mnist: the archive is truncated; fetch it again")
+
+    monkeypatch.setattr(data, "fetch", damaged)
+    ended = book.course("data", "fetch", "mnist")
+    assert (ended.status, ended.err) == (1, "course: mnist: the archive is truncated; fetch it again\n")
+
+
+def test_a_mistake_of_the_program_is_not_disguised(book, monkeypatch):
+    def broken(name):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(data, "fetch", broken)
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli.app(["data", "fetch", "mnist"])
+
+
+def test_a_checkout_without_data_is_a_clear_error(book):
+    (book.root / "data").rmdir()
+    ended = book.course("list")
+    assert ended.status == 2
+    assert "holds no data folder" in ended.err
+
+
+def test_the_command_to_go_on_with_repeats_every_setting():
+    settings = {"profile": "full", "seed": 3, "set": ["01.title=a b", "n=[1, 2]"]}
+    command = cli._resume_command(["01"], settings, None, 2)
+    assert command == (
+        "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 --resume"
+    )

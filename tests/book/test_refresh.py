@@ -1,0 +1,56 @@
+"""`course refresh`: in place, in one form, and never a failing notebook over a good one."""
+
+import pytest
+
+from course_lib.book import notebooks
+
+pytestmark = pytest.mark.bad_input
+
+
+def test_refresh_runs_in_place_normalises_and_is_idempotent(book):
+    noisy = "import sys\nprint('one')\nprint('noise', file=sys.stderr, flush=True)\nprint('two')\nseed"
+    path = book.add("00-a", noisy)
+    book.add("01-b", "raise ValueError('never run')")
+    untouched = book.path("01-b").read_bytes()
+    assert book.course("refresh", "00", "--check").status == 1
+
+    ended = book.course("refresh", "00")
+    assert ended.status == 0, ended.err
+    once = path.read_bytes()
+    notebook = notebooks.read(path)
+    assert [cell.id for cell in notebook.cells] == ["title", "parameters", "code-0"]
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+    printed, value = notebook.cells[2].outputs
+    assert (printed.name, printed.text) == ("stdout", "one\ntwo\n")
+    assert value.data["text/plain"] == "0"
+    assert "papermill" not in path.read_text()
+    checked = book.course("refresh", "00", "--check")
+    assert (checked.status, checked.out) == (0, "notebooks: 1, faults: 0\n")
+
+    assert book.course("refresh", "00").status == 0
+    assert path.read_bytes() == once
+    assert book.path("01-b").read_bytes() == untouched
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["00-a.ipynb", "01-b.ipynb"]
+
+
+def test_a_notebook_that_fails_is_left_untouched_and_reported(book):
+    path = book.add("00-bad", "1 / 0")
+    before = path.read_bytes()
+    ended = book.course("refresh")
+    assert ended.status == 1
+    assert (
+        "00-bad is left as it was: failed in In [2]: 1 / 0\nZeroDivisionError: division by zero" in ended.err
+    )
+    assert path.read_bytes() == before
+
+
+def test_check_runs_nothing_and_names_every_fault(book):
+    path = book.add("00-a", book.counting("a"))
+    before = path.read_bytes()
+    ended = book.course("refresh", "--check")
+    assert ended.status == 1
+    assert "00-a: notebook metadata is not normalised" in ended.out
+    assert "00-a: execution counts are not" in ended.out
+    assert "mend them: course refresh" in ended.out
+    assert book.times("a") == 0
+    assert path.read_bytes() == before

@@ -1,0 +1,237 @@
+"""Each check of chapter 00 accepts right answers and refuses typical wrong ones, each with a hint of its own."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import cost
+from course_lib.checks import NotYet, chapter00
+
+
+def conv_parameters(in_channels, out_channels, kernel_size, groups=1, bias=True):
+    return out_channels * (in_channels // groups) * kernel_size**2 + (out_channels if bias else 0)
+
+
+def conv_macs(in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1):
+    rows = (height + 2 * padding - kernel_size) // stride + 1
+    columns = (width + 2 * padding - kernel_size) // stride + 1
+    return out_channels * rows * columns * (in_channels // groups) * kernel_size**2
+
+
+def chain_peak(sizes, shortcut=None):
+    peak = 0
+    for step in range(1, len(sizes)):
+        alive = {step - 1, step}
+        if shortcut is not None and shortcut[0] < step <= shortcut[1]:
+            alive.add(shortcut[0])
+        peak = max(peak, sum(sizes[tensor] for tensor in alive))
+    return 4 * peak
+
+
+CHECKS = {
+    "conv_parameters": (chapter00.check_conv_parameters, conv_parameters),
+    "conv_macs": (chapter00.check_conv_macs, conv_macs),
+    "chain_peak": (chapter00.check_chain_peak, chain_peak),
+}
+
+
+def parameters_by_pytorch(in_channels, out_channels, kernel_size, groups=1, bias=True):
+    conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, groups=groups, bias=bias)
+    return sum(p.numel() for p in conv.parameters())
+
+
+def macs_by_cost(in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1):
+    conv = torch.nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+    return cost.measure(conv, torch.zeros(1, in_channels, height, width)).macs
+
+
+class Chain(torch.nn.Module):
+    """Linear layers of the given widths on one row; step j of shortcut=(i, j) is an addition."""
+
+    def __init__(self, sizes, shortcut):
+        super().__init__()
+        self.shortcut = shortcut or (0, 0)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(a, b, bias=False) for a, b in pairwise(sizes))
+
+    def forward(self, x):
+        kept = x if self.shortcut[0] == 0 else None
+        for step, layer in enumerate(self.layers, start=1):
+            x = x + kept if step == self.shortcut[1] else layer(x)
+            if step == self.shortcut[0]:
+                kept = x
+        return x
+
+
+def peak_by_cost(sizes, shortcut=None):
+    return cost.measure(Chain(sizes, shortcut), torch.zeros(1, sizes[0])).peak_activation_bytes
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_accepts_the_solution_and_prints_one_line(name, capsys):
+    check, solution = CHECKS[name]
+    check(solution)
+    printed = capsys.readouterr().out
+    assert printed.startswith("Correct: ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("number", [np.int64, torch.tensor])
+@pytest.mark.parametrize("name", CHECKS)
+def test_accepts_whole_numbers_of_numpy_and_torch(name, number):
+    check, solution = CHECKS[name]
+    check(lambda **case: number(solution(**case)))
+
+
+def test_the_expected_parameters_are_those_of_pytorch():
+    chapter00.check_conv_parameters(parameters_by_pytorch)
+
+
+def test_the_expected_macs_are_those_of_cost_measure():
+    chapter00.check_conv_macs(macs_by_cost)
+
+
+def test_the_expected_peaks_are_those_of_cost_measure():
+    chapter00.check_chain_peak(peak_by_cost)
+
+
+WRONG = {
+    "conv_parameters": [
+        (lambda groups=1, **c: conv_parameters(**c), "as long as groups is 1"),
+        (lambda **c: conv_parameters(**{**c, "bias": False}), "biases are missing"),
+        (lambda **c: conv_parameters(**{**c, "bias": True}), "even when bias=False"),
+        (
+            lambda bias=True, **c: conv_parameters(**c, bias=False) + (c["in_channels"] if bias else 0),
+            "not for each input channel",
+        ),
+        (
+            lambda bias=True, **c: conv_parameters(**c, bias=False) + int(bias),
+            "One bias is counted for the whole",
+        ),
+        (
+            lambda in_channels, out_channels, kernel_size, groups=1, bias=True: (
+                out_channels * in_channels // groups * kernel_size + (out_channels if bias else 0)
+            ),
+            "A kernel is a square",
+        ),
+        (
+            lambda in_channels, out_channels, kernel_size, groups=1, bias=True: (
+                out_channels // groups * (in_channels // groups) * kernel_size**2
+                + (out_channels // groups) * bias
+            ),
+            "divided out twice",
+        ),
+    ],
+    "conv_macs": [
+        (lambda **c: 2 * conv_macs(**c), "These are FLOPs"),
+        (
+            lambda in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1: (
+                out_channels * in_channels // groups * kernel_size**2 * height * width
+            ),
+            "pixels of the input",
+        ),
+        (lambda stride=1, **c: conv_macs(**c), "as long as stride is 1"),
+        (lambda padding=0, **c: conv_macs(**c), "padding is missing"),
+        (lambda groups=1, **c: conv_macs(**c), "as long as groups is 1"),
+        (lambda **c: conv_macs(**c) // c["out_channels"], "That is one filter"),
+        (
+            lambda **c: (
+                conv_macs(**c) + conv_macs(**{**c, "in_channels": 1, "groups": 1}) // c["kernel_size"] ** 2
+            ),
+            "a bias is no MAC",
+        ),
+        (
+            lambda in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1: (
+                out_channels * in_channels // groups * kernel_size**2
+            ),
+            "These are the weights",
+        ),
+    ],
+    "chain_peak": [
+        (lambda **c: chain_peak(**c) // 4, "a float32 takes 4"),
+        (lambda sizes, shortcut=None: 4 * sum(sizes), "All tensors are added up"),
+        (lambda sizes, shortcut=None: 4 * max(sizes), "largest single tensor"),
+        (lambda sizes, shortcut=None: chain_peak(sizes), "right for a plain chain"),
+        (
+            lambda sizes, shortcut=None: (
+                4
+                * max(
+                    sizes[j - 1]
+                    + sizes[j]
+                    + (sizes[shortcut[0]] if shortcut and shortcut[0] < j <= shortcut[1] else 0)
+                    for j in range(1, len(sizes))
+                )
+            ),
+            "counted twice",
+        ),
+        (
+            lambda sizes, shortcut=None: chain_peak(sizes, shortcut and (shortcut[0], len(sizes))),
+            "kept to the end",
+        ),
+        (
+            lambda sizes, shortcut=None: chain_peak(sizes, shortcut and (shortcut[0], shortcut[1] - 1)),
+            "freed too early",
+        ),
+    ],
+}
+WRONG_ANSWERS = [(name, wrong, words) for name, answers in WRONG.items() for wrong, words in answers]
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "words"), WRONG_ANSWERS, ids=[f"{n}: {w}" for n, _, w in WRONG_ANSWERS]
+)
+def test_refuses_a_typical_mistake_with_its_own_hint(name, wrong, words):
+    with pytest.raises(NotYet, match=words):
+        CHECKS[name][0](wrong)
+
+
+def test_no_two_mistakes_share_a_hint():
+    hints = []
+    for name, wrong, _ in WRONG_ANSWERS:
+        with pytest.raises(NotYet) as refusal:
+            CHECKS[name][0](wrong)
+        hints.append(str(refusal.value))
+    assert len(set(hints)) == len(hints)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_unknown_mistake_is_shown_on_one_case_with_what_it_should_be(name):
+    with pytest.raises(NotYet, match=r"\w+=.*\) returns 7; it should be [\d,]+\. Do this one by hand"):
+        CHECKS[name][0](lambda **case: 7)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_function_that_is_not_written_yet_is_said_to_be_so(name):
+    def not_written(**case):
+        raise NotImplementedError
+
+    with pytest.raises(NotYet, match="not_written is not written yet"):
+        CHECKS[name][0](not_written)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_forgotten_return_is_named(name):
+    def silent(**case):
+        CHECKS[name][1](**case)
+
+    with pytest.raises(NotYet, match="returned None"):
+        CHECKS[name][0](silent)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_an_error_in_the_function_is_shown(name):
+    with pytest.raises(NotYet, match="ZeroDivisionError"):
+        CHECKS[name][0](lambda **case: 1 // 0)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_a_float_is_refused_with_the_way_to_a_whole_number(name):
+    with pytest.raises(NotYet, match=r"float.*Divide with //"):
+        CHECKS[name][0](lambda **case: float(CHECKS[name][1](**case)))
+
+
+@pytest.mark.parametrize("answer", [True, "20", [20], torch.tensor([20, 20])])
+def test_what_is_no_number_is_refused(answer):
+    with pytest.raises(NotYet, match="a count is a whole number"):
+        chapter00.check_conv_parameters(lambda **case: answer)
