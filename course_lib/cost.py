@@ -167,17 +167,17 @@ def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds
     return Latency(median, low, high)
 
 
-def format_count(count: float) -> str:
+def format_count(count: float | int) -> str:
     """Three significant digits and a decimal prefix: 1_818_000_000 -> "1.82 G", 640 -> "640"."""
     return _with_prefix(count, "").rstrip()
 
 
-def format_bytes(count: float) -> str:
+def format_bytes(count: float | int) -> str:
     """Three significant digits in decimal units, 1 MB being 10^6 bytes: 46_830_000 -> "46.8 MB"."""
     return _with_prefix(count, "B")
 
 
-def _with_prefix(count: float, unit: str) -> str:
+def _with_prefix(count: float | int, unit: str) -> str:
     prefixes = ["", "k", "M", "G", "T"]
     while abs(count) >= 999.5 and len(prefixes) > 1:  # 999.6 would be written as 1000
         count /= 1000
@@ -225,7 +225,10 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
     modules = list(model.modules())
     # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
     tables = [module.__dict__ for module in modules]
-    tables += [table[name] for table in tables for name in ("_parameters", "_buffers") if name in table]
+    members = [table.get(name) for table in tables for name in ("_parameters", "_buffers")]
+    tables += [
+        table for table in members if isinstance(table, dict)
+    ]  # scripted modules keep theirs elsewhere
     before = [(table, dict(table)) for table in tables]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     cuda = {

@@ -158,7 +158,7 @@ def lines(
     """
     figure = Figure()
     axis = figure.subplots()
-    for (label, (x, y)), marker in zip(series.items(), "osD^vPX", strict=False):
+    for (label, (x, y)), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
         axis.plot(x, y, label=label, marker=marker)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if log_x:
@@ -291,11 +291,15 @@ def accuracy_against_cost(
     """
     figure = Figure()
     axis = figure.subplots()
+    in_order = sorted(points, key=lambda name: points[name][0])
     for (name, (cost, accuracy)), marker, colour in zip(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
     ):
         axis.plot(cost, accuracy, marker, color=colour, markersize=9)
-        axis.annotate(name, (cost, accuracy), xytext=(8, -3), textcoords="offset points", fontsize=10)
+        offset = 10 if in_order.index(name) % 2 else -18  # neighbours are often equally accurate
+        axis.annotate(
+            name, (cost, accuracy), xytext=(0, offset), textcoords="offset points", fontsize=10, ha="center"
+        )
     if log_x:
         axis.set_xscale("log")
     axis.margins(x=0.18, y=0.15)
@@ -320,7 +324,7 @@ def grouped_bars(
     axis = figure.subplots()
     parts = list(next(iter(groups.values())))
     width = 0.8 / len(parts)
-    for number, (part, hatch) in enumerate(zip(parts, ("", "//", "..", "xx"), strict=False)):
+    for number, (part, hatch) in enumerate(zip(parts, ("", "//", "..", "xx") * 9, strict=False)):
         positions = [place + (number - (len(parts) - 1) / 2) * width for place in range(len(groups))]
         heights = [group[part] for group in groups.values()]
         bars = axis.bar(
@@ -410,9 +414,12 @@ def activations_against_weights(
     """
     figure = Figure(figsize=(7.2, 3.8))
     axis = figure.subplots()
-    axis.axhline(1, color="black", linestyle="--", linewidth=1.2, label="equal")
-    for (name, (batches, ratios)), marker in zip(series.items(), "osD^vPX", strict=False):
+    from_the_top = sorted(
+        series.items(), key=lambda item: -item[1][1][0]
+    )  # so the legend is in the order of the lines
+    for (name, (batches, ratios)), marker in zip(from_the_top, "osD^vPX" * 9, strict=False):
         axis.plot(batches, ratios, marker=marker, markersize=5, linewidth=1.5, label=name)
+    axis.axhline(1, color="black", linestyle="--", linewidth=1.2, label="equal")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     axis.xaxis.set_major_formatter("{x:g}")

@@ -62,6 +62,7 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[st
 
     Raises:
         ValueError: no rows, or a NaN among them (JSON has none, and a record must not hide a failed run).
+        TypeError: a value that JSON does not know, such as a tensor.
     """
     if not rows:
         raise ValueError(f"the record {name!r} would hold no rows; nothing was written.")
@@ -77,8 +78,15 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[st
         },
         "rows": [dict(row) for row in rows],
     }
+    try:
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"the record {name!r} cannot be kept ({error}); nothing was written. Rows hold finite numbers and "
+            "strings: call .item() on tensors, and look at the run that gave NaN."
+        ) from error
     path = files.root() / "data" / "results" / f"{name}.json"
-    files.write_text(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+    files.write_text(path, text)
     files.record_checksum(path)
     return path
 

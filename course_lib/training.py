@@ -71,6 +71,8 @@ class Recipe:
         check_number(self.label_smoothing, "label_smoothing", low=0, high=0.999)
         check_choice(self.augment, "augment", AUGMENTATIONS)
         check_choice(self.precision, "precision", PRECISIONS)
+        if not isinstance(self.channels_last, bool):
+            raise TypeError(f"channels_last is {self.channels_last!r}; it must be True or False.")
         check_count(self.seed, "seed", low=0)
 
 
@@ -254,13 +256,18 @@ def fit(
             mean_loss = sum(value * size for value, size in zip(values, sizes, strict=True)) / len(train)
             history.seconds.append(time.perf_counter() - started)
             history.images += len(train)
+            where = (
+                f"in epoch {epoch} (learning rate {recipe.learning_rate:g}, {recipe.optimizer}). Lower the learning "
+                "rate, or look for NaN in the inputs."
+            )
             if not math.isfinite(mean_loss):
-                raise FloatingPointError(
-                    f"the loss became {mean_loss} in epoch {epoch} (learning rate {recipe.learning_rate:g}, "
-                    f"{recipe.optimizer}). Lower the learning rate, or look for NaN in the inputs."
-                )
+                raise FloatingPointError(f"the loss became {mean_loss} {where}")
+            try:
+                accuracy = evaluate(model, validation) if len(validation) else math.nan
+            except ValueError as error:  # the last step of the epoch was one too many
+                raise FloatingPointError(f"{error} It happened {where}") from error
             history.train_loss.append(mean_loss)
-            history.validation_accuracy.append(evaluate(model, validation) if len(validation) else math.nan)
+            history.validation_accuracy.append(accuracy)
             model.eval()
             bar.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{history.validation_accuracy[-1]:.1%}")
             if on_epoch is not None:

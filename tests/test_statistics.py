@@ -1,6 +1,7 @@
 """Intervals: laws, values worked by hand, a second derivation, and every error."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -142,9 +143,9 @@ def test_equal_values_have_a_zero_width_interval(value, n):
 
 @pytest.mark.parametrize("confidence", [0.8, 0.95])
 def test_of_many_intervals_the_promised_share_holds_the_truth(confidence):
-    runs = np.random.default_rng(0).normal(0.7, 0.02, size=(4000, 5))
+    runs = np.random.default_rng(0).normal(0.7, 0.02, size=(2000, 5))
     share = np.mean([0.7 in mean_interval(row, confidence) for row in runs])
-    assert share == pytest.approx(confidence, abs=4 * math.sqrt(confidence * (1 - confidence) / 4000))
+    assert share == pytest.approx(confidence, abs=4 * math.sqrt(confidence * (1 - confidence) / 2000))
 
 
 @pytest.mark.parametrize(
@@ -278,15 +279,30 @@ def test_the_same_seed_gives_the_same_interval(scatter):
     assert correlation(*scatter, seed=3).low != correlation(*scatter, seed=4).low
 
 
-@given(st.lists(st.tuples(numbers, numbers), min_size=3, max_size=6))
-@settings(max_examples=5, deadline=None)
-def test_correlation_stays_within_its_bounds_and_does_not_mind_the_unit(rows):
+steps = st.integers(-100, 100)  # whole numbers stay apart when they are shifted and scaled
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman", "kendall"])
+@given(st.lists(st.tuples(steps, steps), min_size=3, max_size=6))
+@settings(max_examples=10, deadline=None)
+def test_correlation_stays_within_its_bounds_and_does_not_mind_the_unit(method, rows):
     x, y = np.array(rows).T
-    assume(np.ptp(x) > 1e-3 and np.ptp(y) > 1e-3)
-    interval = correlation(x, y)
-    assert -1 - 1e-12 <= interval.low <= interval.high <= 1 + 1e-12
-    close(interval, correlation(2 * x + 1, 10 * y - 3))
-    assert correlation(x, -y).mean == pytest.approx(-interval.mean)
+    assume(np.ptp(x) and np.ptp(y))
+    with mock.patch("course_lib.statistics.RESAMPLES", 100):
+        interval, other_unit = correlation(x, y, method), correlation(0.5 * x + 1, 8 * y - 3, method)
+        reversed_y = correlation(x, -y, method)
+    assert -1 <= interval.low <= interval.high <= 1
+    close(interval, other_unit)
+    assert reversed_y.mean == pytest.approx(-interval.mean)
+
+
+@given(st.lists(st.tuples(steps, steps), min_size=3, max_size=12))
+@settings(deadline=None)
+def test_scipy_ranks_alike(rows):
+    x, y = np.array(rows).T
+    assume(np.ptp(x) and np.ptp(y))
+    with mock.patch("course_lib.statistics.RESAMPLES", 2):
+        assert correlation(x, y, "spearman").mean == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
 @pytest.mark.filterwarnings("error")

@@ -140,9 +140,8 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
         failure = _left_out(task)
     except papermill.PapermillExecutionError as error:
         failure = Failure(error.exec_count or 0, _first_line(error.source), f"{error.ename}: {error.evalue}")
-    except (
-        Exception
-    ) as error:  # a dead kernel, a kernel that does not start: this chapter's failure, not the run's
+    except Exception as error:
+        # A dead kernel, a kernel that does not start: the failure of this chapter, not of the run.
         failure = _failure_at(task, f"{type(error).__name__}: {error}")
     return Outcome(task.chapter, time.perf_counter() - start, task.notebook, failure)
 

@@ -243,7 +243,11 @@ def _judge(
     right: Callable[..., int],
     mistakes: Sequence[tuple[Callable[..., int], str]],
 ) -> None:
-    """Raise NotYet unless `function` agrees with `right` in all cases, with the hint of the mistake it agrees with."""
+    """Raise NotYet unless `function` agrees with `right` in all cases.
+
+    The hint is that of the mistake with which it agrees in all cases; or else, since mistakes come together, the first
+    case that is wrong with the hint of the mistake that explains it.
+    """
     name = getattr(function, "__name__", "your function")
     answers = [_whole(call(function, **case), name) for case in cases]
     wanted = [right(**case) for case in cases]
@@ -253,8 +257,12 @@ def _judge(
         if answers == [mistake(**case) for case in cases]:
             raise NotYet(hint)
     case, answer, want = next(row for row in zip(cases, answers, wanted, strict=True) if row[1] != row[2])
+    explained = (hint for mistake, hint in mistakes if mistake(**case) == answer)
     arguments = ", ".join(f"{key}={value!r}" for key, value in case.items())
-    raise NotYet(f"{name}({arguments}) returns {answer:,}; it should be {want:,}. Do this one by hand.")
+    raise NotYet(
+        f"{name}({arguments}) returns {answer:,}; it should be {want:,}. "
+        + next(explained, "Do this one by hand.")
+    )
 
 
 def _whole(answer: object, name: str) -> int:

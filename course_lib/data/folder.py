@@ -118,7 +118,7 @@ def read(files: Listing) -> Dataset:
                     np.asarray(image.convert("L"))[..., None] if grey[index] else image.convert("RGB")
                 )
 
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         for _ in pool.map(decode, range(0, len(files.paths), 256)):
             pass  # in order, so that the first bad image is the one named
 

@@ -40,6 +40,8 @@ def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:
     check_count(seed, "seed", low=0)
     for option in options:
         check_choice(option, f"option of {name}", inspect.signature(builder).parameters, error=TypeError)
+    for option in {"in_channels", "classes"} & options.keys():
+        check_count(options[option], option)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return builder(**options)

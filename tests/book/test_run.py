@@ -19,7 +19,7 @@ pytestmark = pytest.mark.bad_input
 WRONG = "\nvalue = 1\nraise ValueError('[bold]no[/bold] good')"
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -115,7 +115,7 @@ def test_chapters_run_side_by_side_and_give_the_same_results(book):
             "import pathlib, time\n"
             f"here = pathlib.Path({str(book.root)!r})\n"
             f"(here / '{mine}.begun').touch()\n"
-            "deadline = time.monotonic() + 40\n"
+            "deadline = time.monotonic() + 300\n"
             f"while meet and not (here / '{other}.begun').exists():\n"
             "    assert time.monotonic() < deadline, 'the other has not begun'\n"
             "    time.sleep(0.05)"
@@ -163,14 +163,14 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
         kernel = int(pid.read_text())
         assert alive(kernel)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "1 of 3 chapters have passed and are kept" in err
     assert "course run --profile fast --seed 4 --resume" in err
-    wait_for(lambda: not alive(kernel), 5)
+    wait_for(lambda: not alive(kernel))
     assert sorted(path.name for path in book.out.iterdir()) == ["00-quick.ipynb", "run.json"]
     assert list(book.state()["chapters"]) == ["00-quick"]
 

@@ -201,6 +201,21 @@ def test_an_unknown_mistake_is_shown_on_one_case_with_what_it_should_be(name):
         CHECKS[name][0](lambda **case: 7)
 
 
+def test_two_mistakes_at_once_are_told_apart_case_by_case():
+    def neither_bias_nor_groups(in_channels, out_channels, kernel_size, groups=1, bias=True):
+        return in_channels * out_channels * kernel_size**2
+
+    def groups_only_are_missing(in_channels, out_channels, kernel_size, groups=1, bias=True):
+        return in_channels * out_channels * kernel_size**2 + (out_channels if bias and groups < 6 else 0)
+
+    with pytest.raises(
+        NotYet, match=r"kernel_size=3\) returns 216; it should be 224\. The biases are missing"
+    ):
+        chapter00.check_conv_parameters(neither_bias_nor_groups)
+    with pytest.raises(NotYet, match=r"groups=4\) returns .* as long as groups is 1"):
+        chapter00.check_conv_parameters(groups_only_are_missing)
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_a_function_that_is_not_written_yet_is_said_to_be_so(name):
     def not_written(**case):

@@ -1,0 +1,38 @@
+"""The README is kept true: its code runs, its links lead somewhere, its picture is one that a chapter drew."""
+
+import base64
+import re
+
+import nbformat
+
+from course_lib import files
+
+README = (files.root() / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_code_for_your_own_network_runs_and_learns(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    exec(compile(code, "README.md", "exec"), {})
+    teacher, student = (float(number) for number in re.findall(r"([\d.]+)%", capsys.readouterr().out))
+    assert teacher > 50  # ten classes: guessing gives 10
+    assert student > 40
+
+
+def test_relative_links_lead_to_files():
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    missing = [link for link in links if not (files.root() / link.split("#")[0]).exists()]
+    assert not missing
+
+
+def test_pictures_have_alt_text_and_come_from_a_chapter():
+    drawn = set()
+    for path in (files.root() / "notebooks").glob("*.ipynb"):
+        for cell in nbformat.read(path, as_version=4).cells:
+            for output in cell.get("outputs", []):
+                drawn.add(base64.b64decode(output.get("data", {}).get("image/png", "")))
+    pictures = re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", README)
+    assert pictures
+    for alt, link in pictures:
+        assert len(alt) >= 20
+        assert (files.root() / link).read_bytes() in drawn, f"{link} is not in a committed notebook"

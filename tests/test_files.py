@@ -1,0 +1,235 @@
+"""Files appear whole or not at all, and the errors say where and what to do."""
+
+import errno
+import os
+import resource
+import stat
+import tempfile
+import urllib.error
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from course_lib import files
+
+
+def left_over(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# Where things lie
+
+
+def test_the_root_is_the_checkout(monkeypatch):
+    monkeypatch.delenv("COURSE_HOME", raising=False)
+    assert files.root() == Path(__file__).resolve().parent.parent
+
+
+def test_course_home_moves_the_root(monkeypatch, tmp_path):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    assert files.root() == tmp_path.resolve()
+
+
+def test_a_root_without_data_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no data folder.*set COURSE_HOME"):
+        files.root()
+
+
+def test_downloads_go_to_the_argument_then_the_environment_then_the_checkout(monkeypatch, tmp_path):
+    monkeypatch.delenv("COURSE_HOME", raising=False)
+    monkeypatch.setenv("COURSE_DATA", str(tmp_path / "environment"))
+    assert files.data_root(tmp_path / "argument") == tmp_path / "argument"
+    assert files.data_root() == tmp_path / "environment"
+    monkeypatch.delenv("COURSE_DATA")
+    assert files.data_root() == files.root() / "data" / "downloads"
+
+
+def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("COURSE_DATA", "~/sets")
+    assert files.data_root() == tmp_path / "sets"
+    assert files.data_root("~/other") == tmp_path / "other"
+
+
+# Digests
+
+
+def test_the_digest_is_the_published_one(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert (
+        files.sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
+
+
+@pytest.fixture
+def home(monkeypatch, tmp_path):
+    (tmp_path / "data" / "results").mkdir(parents=True)
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_recorded_digests_are_read_back_and_replaced(home):
+    first, second = home / "data" / "b set.npz", home / "data" / "results" / "a.csv"
+    first.write_bytes(b"abc")
+    second.write_bytes(b"")
+    assert files.checksums() == {}
+    for path in (first, second):
+        files.record_checksum(path)
+    assert files.checksums() == {"b set.npz": files.sha256(first), "results/a.csv": files.sha256(second)}
+    first.write_bytes(b"abcd")
+    files.record_checksum(first)
+    assert files.checksums() == {"b set.npz": files.sha256(first), "results/a.csv": files.sha256(second)}
+
+
+def test_recorded_digests_have_the_form_that_sha256sum_checks(home):
+    (home / "data" / "abc").write_bytes(b"abc")
+    files.record_checksum(home / "data" / "abc")
+    assert (home / "data" / "SHA256SUMS").read_text() == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  abc\n"
+    )
+
+
+# Whole or not at all
+
+
+def test_text_and_bytes_come_back_as_written(tmp_path):
+    files.write_text(tmp_path / "text", "größer ≥ 1\n")
+    files.write_bytes(tmp_path / "bytes", b"\x00\xff")
+    assert (tmp_path / "text").read_bytes() == "größer ≥ 1\n".encode()
+    assert (tmp_path / "bytes").read_bytes() == b"\x00\xff"
+    assert left_over(tmp_path) == ["bytes", "text"]
+
+
+def test_missing_folders_are_made(tmp_path):
+    files.write_text(tmp_path / "new" / "newer" / "text", "a")
+    assert (tmp_path / "new" / "newer" / "text").read_text() == "a"
+
+
+def test_others_may_read_the_file(tmp_path):
+    files.write_text(tmp_path / "text", "a")
+    assert stat.S_IMODE((tmp_path / "text").stat().st_mode) == 0o644
+
+
+def test_until_the_block_ends_a_reader_sees_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with files.atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == path.parent  # the same disk, or the renaming would copy
+    assert path.read_text() == "new"
+    assert left_over(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("error", [KeyError("oops"), KeyboardInterrupt(), ValueError("oops")])
+def test_a_failing_or_interrupted_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(type(error)) as caught, files.atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert caught.value is error
+    assert path.read_text() == "old"
+    assert left_over(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        urllib.error.HTTPError("http://example.org/x", 404, "Not Found", None, None),
+        urllib.error.URLError("no route to host"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "source.gz"),
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_trouble_with_a_source_is_not_told_as_trouble_with_the_disk(tmp_path, error):
+    with pytest.raises(type(error)) as caught, files.atomic_path(tmp_path / "file"):
+        raise error
+    assert caught.value is error
+    assert left_over(tmp_path) == []
+
+
+def test_a_block_that_moves_its_file_away_is_told_so(tmp_path):
+    with (
+        pytest.raises(FileNotFoundError, match="could not finish writing"),
+        files.atomic_path(tmp_path / "file") as temporary,
+    ):
+        temporary.unlink()
+    assert left_over(tmp_path) == []
+
+
+# The disk
+
+
+def test_no_room_for_the_rest_of_the_file(tmp_path):
+    # The operating system's limit on the size of a file stands in for a full disk.
+    path = tmp_path / "file"
+    path.write_text("old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match="earlier file, if any, is untouched. Free some disk space"
+        ) as caught:
+            files.write_bytes(path, b"x" * 100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno == errno.EFBIG
+    assert str(path) in str(caught.value)
+    assert path.read_text() == "old"
+    assert left_over(tmp_path) == ["file"]
+
+
+def test_a_full_disk_is_named_with_the_remedy(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with (
+        pytest.raises(
+            OSError,
+            match=r"could not finish writing .*file \(No space left on device\).*Free some disk space",
+        ),
+        files.atomic_path(tmp_path / "file"),
+    ):
+        raise full
+    assert left_over(tmp_path) == []
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(
+        OSError, match=rf"cannot write into {tmp_path / 'taken'} \(.*\). Choose another folder"
+    ):
+        files.write_text(tmp_path / "taken" / "file", "a")
+    assert (tmp_path / "taken").read_text() == "a file"
+
+
+def test_a_folder_without_rights_is_named(tmp_path):
+    # Rights do not bind the administrator, who runs tests in containers, so the refusal is staged.
+    refusal = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    with (
+        mock.patch.object(tempfile, "mkstemp", side_effect=refusal),
+        pytest.raises(
+            PermissionError, match=rf"cannot write into {tmp_path} \(Permission denied\). Choose another"
+        ),
+    ):
+        files.write_text(tmp_path / "file", "a")
+
+
+def test_a_target_that_is_a_folder_is_named(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError, match=r"could not finish writing .*folder"):
+        files.write_text(tmp_path / "folder", "a")
+    assert left_over(tmp_path) == ["folder"]
+
+
+def test_two_writers_do_not_disturb_each_other(tmp_path):
+    path = tmp_path / "file"
+    with files.atomic_path(path) as first, files.atomic_path(path) as second:
+        assert first != second
+        first.write_text("first")
+        second.write_text("second")
+    assert path.read_text() == "first"  # the inner block ends first, so the outer one has the last word
+    assert left_over(tmp_path) == ["file"]

@@ -1,0 +1,249 @@
+"""Figures: each comes back as a Figure in the course's style, draws what it was given, and changes nothing else."""
+
+import inspect
+import io
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.figure import Figure
+from PIL import Image
+
+from course_lib import plots
+from course_lib.statistics import Interval, paired_difference
+
+IMAGES = torch.arange(3 * 16, dtype=torch.uint8).reshape(3, 1, 4, 4)
+ARMS = {"alone": [0.60, 0.62, 0.61], "distilled, T = 4": [0.70, 0.71, 0.69], "other": [0.59, 0.63, 0.62]}
+INTERVALS = {"clear": Interval(0.05, 0.02, 0.08, 5), "unclear": Interval(0.01, -0.02, 0.04, 5)}
+
+EXAMPLES = {
+    "image_grid": lambda: plots.image_grid(IMAGES, ["a", "b", "c"], columns=2),
+    "probability_bars": lambda: plots.probability_bars(
+        {"T = 1": torch.tensor([0.9, 0.1]), "T = 4": torch.tensor([0.6, 0.4])}, ("cat", "car"), title="targets"
+    ),
+    "image_with_probabilities": lambda: plots.image_with_probabilities(
+        IMAGES, {"hard": torch.eye(3), "soft": torch.full((3, 3), 1 / 3)}, ("a", "b", "c"), titles=["x", "y", "z"]
+    ),
+    "lines": lambda: plots.lines(
+        {"up": ([1, 2, 4], [0.1, 0.2, 0.4]), "down": ([1, 4], [0.4, 0.1])},
+        xlabel="T",
+        ylabel="accuracy",
+        log_x=True,
+        percent=True,
+    ),
+    "compare_arms": lambda: plots.compare_arms(ARMS, baseline="alone"),
+    "differences": lambda: plots.differences(INTERVALS, title="gains"),
+    "heat_map": lambda: plots.heat_map(
+        np.array([[1.25, 2.5, 3.0], [4.0, np.nan, 6.0]]), ["r", "s"], [1, 2, 3], xlabel="T", ylabel="alpha"
+    ),
+    "accuracy_against_cost": lambda: plots.accuracy_against_cost(
+        {"vgg": (1e6, 0.94), "mlp": (1e5, 0.71)}, xlabel="MACs"
+    ),
+    "grouped_bars": lambda: plots.grouped_bars(
+        {"vgg": {"weights": 1.0, "activations": 3.0}, "mlp": {"weights": 2.0, "activations": 0.5}}, ylabel="MB"
+    ),
+    "memory_over_time": lambda: plots.memory_over_time({"vgg": [1000, 5000, 2000], "mlp": [100, 200]}),
+    "call_times": lambda: plots.call_times([0.02, 0.01, 0.011, 0.012], median=0.0115, low=0.0108, high=0.014),
+    "activations_against_weights": lambda: plots.activations_against_weights(
+        {"vgg": ([1, 4, 16], [0.1, 0.4, 1.6]), "mlp": ([1, 4, 16], [0.01, 0.02, 0.03])}
+    ),
+}
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(mpl.text.Text) if text.get_text()]
+
+
+def rendered(figure):
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def test_every_figure_of_the_library_is_tried_here():
+    functions = inspect.getmembers(plots, inspect.isfunction)
+    figures = {name for name, f in functions if inspect.signature(f).return_annotation is Figure}
+    assert figures == set(EXAMPLES)
+
+
+# All figures
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_figure_is_returned_and_can_be_drawn(name):
+    figure = EXAMPLES[name]()
+    assert isinstance(figure, Figure)
+    assert Image.open(io.BytesIO(rendered(figure))).size[0] > 300
+    assert inspect.getdoc(getattr(plots, name))
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_the_callers_settings_neither_change_nor_matter(name):
+    plain = EXAMPLES[name]()
+    with mpl.rc_context({"axes.spines.top": True, "font.size": 40, "figure.figsize": (1, 1), "axes.grid": False}):
+        before = mpl.rcParams.copy()
+        figure = EXAMPLES[name]()
+        assert mpl.rcParams == before
+    assert figure.get_size_inches().tolist() == plain.get_size_inches().tolist()
+    sizes = [[text.get_fontsize() for text in f.findobj(mpl.text.Text) if text.get_text()] for f in (figure, plain)]
+    assert sizes[0] == sizes[1]
+    assert not any(axis.spines["top"].get_visible() for axis in figure.axes if axis.axison and axis.get_subplotspec())
+
+
+def test_an_error_in_a_figure_leaves_the_settings_alone_too():
+    before = mpl.rcParams.copy()
+    with pytest.raises(KeyError):
+        plots.compare_arms(ARMS, baseline="missing")
+    assert mpl.rcParams == before
+
+
+# What is drawn
+
+
+def test_every_image_stands_in_the_grid_with_its_title():
+    figure = EXAMPLES["image_grid"]()
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert len(figure.axes) == 4
+    assert [axis.get_title() for axis in drawn] == ["a", "b", "c"]
+    for axis, image in zip(drawn, IMAGES, strict=True):
+        assert (axis.images[0].get_array() == image[0].numpy()).all()
+        assert axis.images[0].get_clim() == (0, 255)  # a dark image is shown dark
+
+
+def test_coloured_images_keep_their_colours():
+    image = torch.randint(0, 256, (1, 3, 5, 5), dtype=torch.uint8)
+    figure = plots.image_grid(image)
+    assert (figure.axes[0].images[0].get_array() == image[0].permute(1, 2, 0).numpy()).all()
+
+
+def test_bars_are_as_high_as_the_probabilities():
+    figure = EXAMPLES["probability_bars"]()
+    heights = [[bar.get_height() for bar in axis.patches] for axis in figure.axes]
+    assert heights == [pytest.approx([0.9, 0.1]), pytest.approx([0.6, 0.4])]
+    assert {"T = 1", "T = 4", "targets", "0.90", "0.40", "cat", "car"} <= set(texts(figure))
+
+
+def test_each_image_stands_over_its_own_probabilities():
+    figure = plots.image_with_probabilities(
+        IMAGES, {"soft": torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5]])}, ("a", "b"), titles=["x", "y", "z"]
+    )
+    top, bottom = figure.axes[:3], figure.axes[3:]
+    assert [axis.get_title() for axis in top] == ["x", "y", "z"]
+    heights = [[bar.get_height() for bar in axis.patches] for axis in bottom]
+    assert heights == [pytest.approx(row) for row in ([0.9, 0.1], [0.2, 0.8], [0.5, 0.5])]
+
+
+@pytest.mark.parametrize("count", [1, 7, 9])
+def test_no_curve_is_lost_however_many_there_are(count):
+    series = {f"arm {number}": ([1, 2], [number, number + 1]) for number in range(count)}
+    for figure in (plots.lines(series, xlabel="x", ylabel="y"), plots.activations_against_weights(series)):
+        curves = {line.get_label(): list(line.get_ydata()) for line in figure.axes[0].lines}
+        assert {label: curves.get(label) for label in series} == {label: list(y) for label, (_, y) in series.items()}
+        assert set(series) <= set(texts(figure))  # named in the legend
+        markers = [line.get_marker() for line in figure.axes[0].lines][: min(count, 7)]
+        assert len(set(markers)) == len(markers)  # so that they differ without colour
+
+
+@pytest.mark.parametrize("count", [1, 4, 6])
+def test_no_bar_is_lost_however_many_parts_there_are(count):
+    groups = {group: {f"part {n}": 10.0 * place + n + 1 for n in range(count)} for place, group in enumerate("ab")}
+    axis = plots.grouped_bars(groups, ylabel="MB").axes[0]
+    bars = {c.get_label(): [bar.get_height() for bar in c] for c in axis.containers if isinstance(c, BarContainer)}
+    assert bars == {f"part {n}": [n + 1.0, 11.0 + n] for n in range(count)}
+    left = [bar.get_x() for container in axis.containers for bar in container]
+    assert len(set(np.round(left, 6))) == 2 * count  # none hides another
+
+
+def test_arms_are_compared_with_their_baseline_seed_by_seed():
+    left, right = plots.compare_arms(ARMS, baseline="alone").axes
+    runs = [list(line.get_ydata()) for line in left.lines if len(line.get_xdata()) == 3]
+    assert runs[:3] == [list(run) for run in zip(*ARMS.values(), strict=True)]
+    centres = [c.lines[0].get_xdata()[0] for c in right.containers if isinstance(c, ErrorbarContainer)]
+    expected = [paired_difference(ARMS[arm], ARMS["alone"]).mean * 100 for arm in ("distilled, T = 4", "other")]
+    assert centres == pytest.approx(expected)
+    assert [label.get_text() for label in right.get_yticklabels()] == ["distilled, T = 4", "other"]
+
+
+def test_an_interval_that_holds_zero_looks_different():
+    axis = EXAMPLES["differences"]().axes[0]
+    clear, unclear = (c.lines[0] for c in axis.containers)
+    assert clear.get_xdata()[0] == pytest.approx(5)
+    assert unclear.get_xdata()[0] == pytest.approx(1)
+    assert clear.get_marker() != unclear.get_marker()
+    assert clear.get_color() != unclear.get_color()
+    segment = axis.containers[0].lines[2][0].get_segments()[0]
+    np.testing.assert_allclose(segment[:, 0], [2, 8])
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["clear", "unclear"]
+    assert axis.get_ylim()[0] > axis.get_ylim()[1]  # the first on top
+
+
+def test_a_heat_map_writes_every_value_in_its_cell():
+    axis = EXAMPLES["heat_map"]().axes[0]
+    written = {text.get_position(): text.get_text() for text in axis.texts}
+    assert written == {
+        (0, 0): "1.2", (1, 0): "2.5", (2, 0): "3.0", (0, 1): "4.0", (1, 1): "nan", (2, 1): "6.0",
+    }  # fmt: skip
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2", "3"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["r", "s"]
+
+
+def test_the_accuracy_of_every_network_stands_over_its_cost():
+    axis = EXAMPLES["accuracy_against_cost"]().axes[0]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines] == [(1e6, 0.94), (1e5, 0.71)]
+    assert {text.get_text() for text in axis.texts} == {"vgg", "mlp"}
+    assert axis.get_xscale() == "log"
+
+
+def test_the_peak_of_the_memory_is_marked():
+    left, right = EXAMPLES["memory_over_time"]().axes
+    assert [text.get_text() for axis in (left, right) for text in axis.texts] == ["5 kB", "0.2 kB"]
+    points = [line.get_xydata().tolist() for axis in (left, right) for line in axis.lines if len(line.get_xdata()) == 1]
+    assert points == [[[2, 5]], [[2, 0.2]]]
+
+
+# Showing
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", shown.append)
+    return shown
+
+
+def test_a_figure_is_shown_as_a_picture_with_its_alt_text(displayed):
+    before = mpl.rcParams.copy()
+    alt = "Accuracy rises with the temperature up to 4 and falls after it."
+    plots.show(EXAMPLES["lines"](), alt=alt)
+    (picture,) = displayed
+    bundle, metadata = picture._repr_mimebundle_()
+    assert metadata["image/png"]["alt"] == alt
+    content = bundle["image/png"]
+    content = content if isinstance(content, bytes) else __import__("base64").b64decode(content)
+    image = Image.open(io.BytesIO(content))
+    assert image.format == "PNG"
+    assert "Software" not in image.info  # the version of matplotlib would change the committed notebook
+    assert mpl.rcParams == before
+
+
+def test_the_same_figure_gives_the_same_bytes(displayed):
+    for _ in range(2):
+        plots.show(EXAMPLES["heat_map"](), alt="A heat map of six numbers, one of them missing.")
+    first, second = (picture._repr_mimebundle_()[0]["image/png"] for picture in displayed)
+    assert first == second
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("alt", ["", "a plot", " " * 40, "accuracy over time "])
+def test_an_alt_text_that_cannot_stand_for_the_figure_is_refused(alt, displayed):
+    with pytest.raises(ValueError, match="alt text is .*say in a sentence what the figure shows"):
+        plots.show(EXAMPLES["lines"](), alt=alt)
+    assert displayed == []
+
+
+@pytest.mark.bad_input
+def test_a_baseline_that_is_no_arm_is_named():
+    with pytest.raises(KeyError, match=r"baseline 'missing' is not among the arms \['alone'"):
+        plots.compare_arms(ARMS, baseline="missing")

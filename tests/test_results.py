@@ -1,0 +1,219 @@
+"""Results: what is displayed can be read by everyone, and what is recorded is whole and true."""
+
+import datetime
+import json
+import math
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from course_lib import files, results
+
+CONFIGURATION = {"dataset": "glyphs", "seeds": [0, 1], "recipe": {"epochs": 2}}
+ROWS = [{"temperature": 4.0, "accuracy": 0.75, "arm": "distilled"}, {"temperature": 1, "accuracy": 0.5, "arm": "alone"}]
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """The bundles that were displayed."""
+    bundles = []
+
+    def display(bundle, *, raw):
+        assert raw
+        bundles.append(bundle)
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return bundles
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path))
+    return tmp_path
+
+
+class Cells(HTMLParser):
+    """The tags of a table in order, and the text in each kind of cell."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.tags, self.open, self.texts, self.scopes = [], [], {}, []
+        self.feed(markup)
+        assert self.open == []  # every tag is closed
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.open.append(tag)
+        self.texts.setdefault(tag, []).append("")
+        if tag == "th":
+            self.scopes.append(dict(attributes).get("scope"))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts[self.open[-1]][-1] += text
+
+
+# Tables
+
+
+def test_a_table_has_a_caption_headers_with_a_scope_and_every_cell_as_it_was_given(shown):
+    results.table([{"network": "vgg", "accuracy": "94.1 %"}, {"network": "mlp", "accuracy": 7}], "Two networks.")
+    cells = Cells(shown[0]["text/html"])
+    assert cells.texts["caption"] == ["Two networks."]
+    assert cells.texts["th"] == ["network", "accuracy"]
+    assert cells.scopes == ["col", "col"]
+    assert cells.texts["td"] == ["vgg", "94.1 %", "mlp", "7"]
+    assert cells.tags.count("tr") == 3
+    plain = shown[0]["text/plain"]
+    assert plain.startswith("Two networks.\n")
+    assert all(word in plain for word in ("network", "vgg", "94.1 %", "mlp"))
+
+
+def test_what_looks_like_markup_is_shown_and_not_obeyed(shown):
+    nasty = '<script>alert("&")</script>'
+    results.table([{nasty: nasty}], nasty)
+    results.report(**{nasty: nasty})
+    for bundle in shown:
+        cells = Cells(bundle["text/html"])
+        assert "script" not in cells.tags
+        assert cells.texts["td"][-1] == nasty
+    assert Cells(shown[0]["text/html"]).texts["th"] == [nasty]
+    assert Cells(shown[0]["text/html"]).texts["caption"] == [nasty]
+
+
+def test_a_data_frame_is_shown_without_its_index_and_left_alone(shown):
+    frame = pd.DataFrame({"a b": [1, 2], "class": ["x", "y"]}, index=["first", "second"])
+    before = frame.copy()
+    results.table(frame, "A frame.")
+    assert Cells(shown[0]["text/html"]).texts["td"] == ["1", "x", "2", "y"]
+    assert "first" not in shown[0]["text/html"] + shown[0]["text/plain"]
+    pd.testing.assert_frame_equal(frame, before)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("rows", [[], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "frame", "columns"])
+def test_a_table_without_rows_is_refused(rows, shown):
+    with pytest.raises(ValueError, match=r"the table 'Nothing\.' has no rows"):
+        results.table(rows, "Nothing.")
+    assert shown == []
+
+
+# Key figures
+
+
+def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(shown):
+    results.report(student_alone="71.0 %", gain=4.5, seeds=5)
+    (bundle,) = shown
+    assert set(bundle) == {"text/html", "text/plain", "application/vnd.course.key-figures+json"}
+    assert bundle[results.KEY_FIGURES] == {"student alone": "71.0 %", "gain": 4.5, "seeds": 5}
+    json.dumps(bundle[results.KEY_FIGURES])
+    cells = Cells(bundle["text/html"])
+    assert cells.texts["td"] == ["student alone", "71.0 %", "gain", "4.5", "seeds", "5"]
+    assert cells.scopes == ["col", "col"]
+    assert bundle["text/plain"] == "student alone: 71.0 %\ngain: 4.5\nseeds: 5"
+
+
+# Records
+
+
+def test_a_record_comes_back_as_it_was_saved_with_its_provenance(home):
+    path = results.save("01-sweep", ROWS, CONFIGURATION)
+    assert path == home / "data" / "results" / "01-sweep.json"
+    record = results.load("01-sweep")
+    assert record["name"] == "01-sweep"
+    assert record["rows"] == ROWS
+    assert record["configuration"] == CONFIGURATION
+    provenance = record["provenance"]
+    assert provenance["versions"]["torch"] == torch.__version__
+    assert provenance["commit"] == "unknown"  # the folder is no checkout
+    age = datetime.datetime.now(datetime.UTC).date() - datetime.date.fromisoformat(provenance["date"])
+    assert age.days in (0, 1)
+    assert files.checksums() == {"results/01-sweep.json": files.sha256(path)}
+
+
+@pytest.mark.usefixtures("home")
+def test_a_second_save_replaces_the_first():
+    results.save("sweep", ROWS, CONFIGURATION)
+    results.save("sweep", ROWS[:1], CONFIGURATION)
+    assert results.load("sweep")["rows"] == ROWS[:1]
+    assert len(files.checksums()) == 1
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_is_recorded_and_marked_where_the_code_differs_from_it(home):
+    def git(*arguments):
+        identity = ("-c", "user.name=test", "-c", "user.email=test@example.org")
+        call = ["git", *identity, *arguments]
+        return subprocess.run(call, cwd=home, check=True, capture_output=True, text=True).stdout.strip()
+
+    (home / "course_lib").mkdir()
+    (home / "course_lib" / "a.py").write_text("a = 1\n")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "--short=12", "HEAD")
+    results.save("sweep", ROWS, {})  # data/ changes, which is no change of the code
+    assert results.load("sweep")["provenance"]["commit"] == head
+    results.save("sweep", ROWS, {})
+    assert results.load("sweep")["provenance"]["commit"] == head
+    (home / "course_lib" / "a.py").write_text("a = 2\n")
+    results.save("sweep", ROWS, {})
+    assert results.load("sweep")["provenance"]["commit"] == head + "+"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], ValueError, "the record 'sweep' would hold no rows; nothing was written"),
+        ([{"accuracy": math.nan}], ValueError, "the record 'sweep' cannot be kept.*look at the run that gave NaN"),
+        ([{"accuracy": math.inf}], ValueError, "the record 'sweep' cannot be kept"),
+        ([{"accuracy": np.float64("nan")}], ValueError, "the record 'sweep' cannot be kept"),
+        ([{"accuracy": torch.tensor(0.5)}], TypeError, r"cannot be kept.*call \.item\(\) on tensors"),
+        ([{"accuracy": np.float32(0.5)}], TypeError, "the record 'sweep' cannot be kept"),
+    ],
+)
+def test_what_is_no_measurement_is_refused_and_the_earlier_record_stays(home, rows, error, message):
+    path = results.save("sweep", ROWS, CONFIGURATION)
+    content, listing = path.read_bytes(), files.checksums()
+    with pytest.raises(error, match=message):
+        results.save("sweep", rows, CONFIGURATION)
+    with pytest.raises(ValueError, match="'sweep' cannot be kept"):
+        results.save("sweep", ROWS, {"learning_rate": math.nan})
+    assert path.read_bytes() == content
+    assert files.checksums() == listing
+
+
+def test_an_interrupted_save_leaves_the_earlier_record(home, monkeypatch):
+    path = results.save("sweep", ROWS, CONFIGURATION)
+    content = path.read_bytes()
+
+    def full_disk(self, text, **_):
+        with open(self, "w") as stream:
+            stream.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "write_text", full_disk)
+        with pytest.raises(OSError, match=r"sweep\.json.*untouched.*Free some disk space"):
+            results.save("sweep", ROWS[:1], CONFIGURATION)
+    assert path.read_bytes() == content
+    assert sorted(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.bad_input
+def test_an_unknown_record_is_answered_with_the_nearest(home):
+    with pytest.raises(KeyError, match="unknown record 'x'. Known: none"):
+        results.load("x")
+    for name in ("01-temperature-alpha", "01-teachers"):
+        results.save(name, ROWS, CONFIGURATION)
+    with pytest.raises(KeyError, match="'01-temperature'. Did you mean '01-temperature-alpha'.*Known: 01-teachers, 01"):
+        results.load("01-temperature")

@@ -1,0 +1,225 @@
+"""Every check passes what is right on unchanged, and says of what is wrong: what it is, what is accepted, what to do."""
+
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_lib.validation import (
+    check_choice,
+    check_count,
+    check_labels,
+    check_logits,
+    check_number,
+    unknown_name,
+)
+
+pytestmark = pytest.mark.bad_input  # each check is called with wrong types on purpose
+
+
+# Numbers
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_any_finite_number_passes_where_no_bound_is_set(value):
+    assert check_number(value, "x") == value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        2,
+        2.0,
+        np.float32(2),
+        np.int64(2),
+        np.array(2.0),
+        torch.tensor(2),
+        torch.tensor([2.0], requires_grad=True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_kind_of_number_becomes_a_float(value):
+    checked = check_number(value, "x", low=0, high=4)
+    assert type(checked) is float
+    assert checked == 2
+
+
+def test_the_bounds_belong_to_the_range_unless_the_lower_is_open():
+    assert check_number(0, "x", low=0, high=1) == 0
+    assert check_number(1, "x", low=0, high=1, low_open=True) == 1
+    with pytest.raises(ValueError, match=r"x is 0.0; it must be a finite number in \(0, 1\]"):
+        check_number(0, "x", low=0, high=1, low_open=True)
+
+
+@pytest.mark.parametrize(
+    "value", [-0.1, 1.1, math.nan, math.inf, -math.inf, torch.tensor(math.nan), np.float32(7)]
+)
+def test_what_is_out_of_range_or_not_finite_is_named(value):
+    with pytest.raises(
+        ValueError, match=rf"x is {float(value)}.*; it must be a finite number in \[0, 1\]. Try 0.5"
+    ):
+        check_number(value, "x", low=0, high=1, hint="Try 0.5.")
+
+
+def test_infinity_is_refused_even_without_bounds():
+    with pytest.raises(ValueError, match="x is inf; it must be a finite number"):
+        check_number(math.inf, "x")
+
+
+def test_a_value_just_outside_is_shown_with_the_digits_that_matter():
+    with pytest.raises(ValueError, match=r"x is 1\.0000001;"):
+        check_number(1.0000001, "x", low=0, high=1)
+
+
+def test_a_number_too_large_for_a_float_is_out_of_range():
+    with pytest.raises(ValueError, match="x is inf"):
+        check_number(10**400, "x", low=0, high=1)
+    with pytest.raises(ValueError, match="x is -inf"):
+        check_number(-(10**400), "x")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        True,
+        np.bool_(True),
+        torch.tensor(True),
+        "4",
+        np.str_("4"),
+        None,
+        1j,
+        np.complex64(1),
+        torch.tensor(1j),
+        [1.0],
+        np.array([1.0, 2.0]),
+        torch.tensor([1.0, 2.0]),
+        np.datetime64("2020-01-01"),
+        Decimal("1"),
+    ],
+    ids=lambda value: f"{type(value).__name__} {value}",
+)
+def test_what_is_no_number_is_named_with_its_type(value):
+    with pytest.raises(
+        TypeError, match=rf"(?s)x is .*\({type(value).__name__}\); it must be a number. Try 0.5."
+    ):
+        check_number(value, "x", low=0, high=9, hint="Try 0.5.")
+
+
+# Counts
+
+
+@given(st.integers(1, 10**9))
+def test_any_count_passes(value):
+    assert check_count(value, "n") == value
+
+
+def test_a_count_may_start_and_end_elsewhere():
+    assert check_count(0, "n", low=0) == 0
+    assert check_count(8, "n", low=1, high=8) == 8
+    with pytest.raises(ValueError, match="n is 9; it must be from 1 to 8"):
+        check_count(9, "n", low=1, high=8)
+    with pytest.raises(ValueError, match="n is -1; it must be at least 0"):
+        check_count(-1, "n", low=0)
+
+
+@pytest.mark.parametrize("value", [2.0, True, "2", None, torch.tensor(2)])
+def test_what_is_no_whole_number_is_named_with_its_type(value):
+    with pytest.raises(TypeError, match=rf"n is .*\({type(value).__name__}\); it must be a whole number"):
+        check_count(value, "n")
+
+
+# Names
+
+
+def test_a_known_name_passes():
+    assert check_choice("b", "letter", ("a", "b")) == "b"
+    assert check_choice("b", "letter", iter("ab")) == "b"
+
+
+def test_an_unknown_name_raises_the_error_asked_for():
+    with pytest.raises(ValueError, match="unknown letter 'x'"):
+        check_choice("x", "letter", "ab")
+    with pytest.raises(KeyError, match="unknown letter"):
+        check_choice("x", "letter", "ab", error=KeyError)
+
+
+@pytest.mark.parametrize("value", [None, 1, ["a"], {}, float("nan")])
+def test_what_is_no_name_is_unknown(value):
+    with pytest.raises(ValueError, match="unknown letter"):
+        check_choice(value, "letter", ("a", "b"))
+
+
+def test_the_nearest_names_are_offered_and_all_are_listed():
+    known = ("glyphs", "mnist", "fashion_mnist", "cifar10")
+    assert unknown_name("mnits", "data set", known) == (
+        "unknown data set 'mnits'. Did you mean 'mnist' or 'fashion_mnist'? Known: glyphs, mnist, fashion_mnist, cifar10."
+    )
+    assert "Did you mean 'cifar10'?" in unknown_name("cifar-10", "data set", known)
+
+
+def test_capitals_do_not_hide_the_nearest_name():
+    assert "Did you mean 'mnist'" in unknown_name("MNIST", "data set", ["glyphs", "mnist"])
+    assert "Did you mean 'VGG'" in unknown_name("vgg", "model", ["VGG", "MLP"])
+
+
+def test_where_nothing_is_near_nothing_is_offered():
+    assert unknown_name("zzz", "model", ["mlp"]) == "unknown model 'zzz'. Known: mlp."
+    assert unknown_name("zzz", "chapter", []) == "unknown chapter 'zzz'. Known: none."
+
+
+# Logits and labels
+
+
+def test_logits_pass_as_they_are():
+    logits = torch.randn(3, 4, requires_grad=True)
+    assert check_logits(logits, "logits") is logits
+    assert check_logits(logits.bfloat16(), "logits").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        ([[1.0]], TypeError, r"logits is a list; it must be a torch.Tensor of shape \[N, K\]"),
+        (np.ones((2, 2)), TypeError, "logits is a ndarray"),
+        (torch.ones(2, 2, dtype=torch.int64), TypeError, r"logits has dtype torch.int64; .* Call .float\(\)"),
+        (torch.ones(2, 2, dtype=torch.complex64), TypeError, "logits has dtype torch.complex64"),
+        (torch.ones(4), ValueError, r"logits has shape \[4\]; it must be \[N, K\]"),
+        (torch.ones(2, 2, 2), ValueError, r"logits has shape \[2, 2, 2\]"),
+        (torch.ones(0, 4), ValueError, r"logits has shape \[0, 4\]; .* at least 1"),
+        (torch.ones(4, 0), ValueError, r"logits has shape \[4, 0\]"),
+        (torch.tensor([[1.0, math.nan]]), ValueError, "logits holds NaN. Look for a diverged network"),
+    ],
+)
+def test_wrong_logits_are_refused(logits, error, message):
+    with pytest.raises(error, match=message):
+        check_logits(logits, "logits")
+
+
+def test_labels_pass_as_they_are():
+    labels = torch.tensor([0, 2, 1])
+    assert check_labels(labels, classes=3, count=3) is labels
+
+
+@pytest.mark.parametrize(
+    ("labels", "error", "message"),
+    [
+        ([0, 1], TypeError, "labels is a list; it must be an int64 tensor"),
+        (torch.tensor([0.0, 1.0]), TypeError, r"labels has dtype torch.float32; .* Call .long\(\)"),
+        (torch.tensor([0, 1], dtype=torch.uint8), TypeError, "labels has dtype torch.uint8"),
+        (torch.tensor([0, 1, 1]), ValueError, r"labels has shape \[3\]; with 2 images it must be \[2\]"),
+        (torch.tensor([[0], [1]]), ValueError, r"labels has shape \[2, 1\]"),
+        (
+            torch.tensor([0, 3]),
+            ValueError,
+            r"labels run from 0 to 3; with 3 classes they must lie in \[0, 2\]",
+        ),
+        (torch.tensor([-1, 1]), ValueError, "labels run from -1 to 1"),
+    ],
+)
+def test_wrong_labels_are_refused(labels, error, message):
+    with pytest.raises(error, match=message):
+        check_labels(labels, classes=3, count=2)
