@@ -162,8 +162,10 @@ def lines(
         axis.plot(x, y, label=label, marker=marker)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if log_x:
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xscale("log")
+        measured = sorted({value for x, _ in series.values() for value in x})
+        axis.set_xticks(measured, [f"{value:,g}" for value in measured])
+        axis.set_xticks([], minor=True)
     if log_y:
         axis.set_yscale("log")
     if percent:

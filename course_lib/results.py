@@ -140,7 +140,9 @@ def repeat(
         save(name, rows, shared)
         return pd.DataFrame(rows)
     record = load(name)
-    recorded_runs = [{key: row.get(key) for key in run} for run, row in zip(runs, record["rows"], strict=False)]
+    recorded_runs = [
+        {key: row.get(key) for key in run} for run, row in zip(runs, record["rows"], strict=False)
+    ]
     if (
         recorded_runs != runs
         or len(record["rows"]) != len(runs)

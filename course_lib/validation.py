@@ -44,7 +44,7 @@ def check_number(
     try:
         value = float(value)
     except OverflowError:
-        value = math.copysign(math.inf, value)
+        value = math.inf if value > 0 else -math.inf
     accepted = f"{'(' if low_open else '['}{low:g}, {high:g}{']' if math.isfinite(high) else ')'}"
     outside = value < low or value > high or (low_open and value == low)
     if not math.isfinite(value) or outside:

@@ -215,7 +215,9 @@ def test_what_is_no_safetensors_file_is_said_so_even_where_the_digest_agrees(sav
     weights.write_bytes(b"these are not weights")
     content = json.loads(record.read_text()) | {"sha256": files.sha256(weights)}
     record.write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"tiny\.safetensors is not a safetensors file.*`course train tiny`"):
+    with pytest.raises(
+        CheckpointError, match=r"tiny\.safetensors is not a safetensors file.*`course train tiny`"
+    ):
         checkpoints.verify("tiny")
 
 
@@ -236,15 +238,19 @@ def test_what_is_no_safetensors_file_is_said_so_even_where_the_digest_agrees(sav
 def test_a_record_of_another_network_is_damage_too(saved, architecture):
     content = json.loads(saved[1].read_text()) | {"architecture": architecture}
     saved[1].write_text(json.dumps(content))
-    with pytest.raises(CheckpointError, match=r"tiny\.json does not describe .*tiny\.safetensors.*`course train tiny`"):
+    with pytest.raises(
+        CheckpointError, match=r"(?s)tiny\.json does not describe .*tiny\.safetensors.*`course train tiny`"
+    ):
         checkpoints.load("tiny")
 
 
 @pytest.mark.parametrize(
-    "call", [checkpoints.load, checkpoints.info, checkpoints.verify, checkpoints.retrain], ids=lambda f: f.__name__
+    "call",
+    [checkpoints.load, checkpoints.info, checkpoints.verify, checkpoints.retrain],
+    ids=lambda f: f.__name__,
 )
 def test_an_unknown_name_is_answered_with_the_nearest(call):
-    with pytest.raises(KeyError, match="unknown checkpoint 'glyphs-resnt'. Did you mean 'glyphs-resnet'"):
+    with pytest.raises(KeyError, match=r"unknown checkpoint 'glyphs-resnt'\. Did you mean 'glyphs-resnet'"):
         call("glyphs-resnt")
 
 
@@ -259,7 +265,9 @@ def glyphs():
 @pytest.mark.parametrize("name", checkpoints.NAMES)
 def test_a_shipped_checkpoint_is_whole_and_as_accurate_as_recorded(name, glyphs):
     model, record = checkpoints.load(name), checkpoints.info(name)
-    assert training.evaluate(model, glyphs.test) == pytest.approx(record["metrics"]["test_accuracy"], abs=0.002)
+    assert training.evaluate(model, glyphs.test) == pytest.approx(
+        record["metrics"]["test_accuracy"], abs=0.002
+    )
 
 
 @pytest.mark.parametrize("name", checkpoints.NAMES)
@@ -270,4 +278,6 @@ def test_the_record_of_a_shipped_checkpoint_is_its_blueprint(name):
     assert (record["dataset"], record["seed"]) == (blueprint.dataset, blueprint.seed)
     listed = files.checksums()
     for suffix in ("safetensors", "json"):
-        assert listed[f"checkpoints/{name}.{suffix}"] == files.sha256(checkpoints.folder() / f"{name}.{suffix}")
+        assert listed[f"checkpoints/{name}.{suffix}"] == files.sha256(
+            checkpoints.folder() / f"{name}.{suffix}"
+        )

@@ -128,9 +128,14 @@ def test_until_the_block_ends_a_reader_sees_the_old_file(tmp_path):
 def test_a_failing_or_interrupted_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(type(error)) as caught, files.atomic_path(path) as temporary:
-        temporary.write_text("half")
-        raise error
+
+    def write():
+        with files.atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        write()
     assert caught.value is error
     assert path.read_text() == "old"
     assert left_over(tmp_path) == ["file"]
@@ -173,7 +178,7 @@ def test_no_room_for_the_rest_of_the_file(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(
-            OSError, match="earlier file, if any, is untouched. Free some disk space"
+            OSError, match=r"earlier file, if any, is untouched. Free some disk space"
         ) as caught:
             files.write_bytes(path, b"x" * 100_000)
     finally:

@@ -15,7 +15,10 @@ import torch
 from course_lib import files, results
 
 CONFIGURATION = {"dataset": "glyphs", "seeds": [0, 1], "recipe": {"epochs": 2}}
-ROWS = [{"temperature": 4.0, "accuracy": 0.75, "arm": "distilled"}, {"temperature": 1, "accuracy": 0.5, "arm": "alone"}]
+ROWS = [
+    {"temperature": 4.0, "accuracy": 0.75, "arm": "distilled"},
+    {"temperature": 1, "accuracy": 0.5, "arm": "alone"},
+]
 
 
 @pytest.fixture
@@ -65,7 +68,9 @@ class Cells(HTMLParser):
 
 
 def test_a_table_has_a_caption_headers_with_a_scope_and_every_cell_as_it_was_given(shown):
-    results.table([{"network": "vgg", "accuracy": "94.1 %"}, {"network": "mlp", "accuracy": 7}], "Two networks.")
+    results.table(
+        [{"network": "vgg", "accuracy": "94.1 %"}, {"network": "mlp", "accuracy": 7}], "Two networks."
+    )
     cells = Cells(shown[0]["text/html"])
     assert cells.texts["caption"] == ["Two networks."]
     assert cells.texts["th"] == ["network", "accuracy"]
@@ -99,7 +104,9 @@ def test_a_data_frame_is_shown_without_its_index_and_left_alone(shown):
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("rows", [[], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "frame", "columns"])
+@pytest.mark.parametrize(
+    "rows", [[], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "frame", "columns"]
+)
 def test_a_table_without_rows_is_refused(rows, shown):
     with pytest.raises(ValueError, match=r"the table 'Nothing\.' has no rows"):
         results.table(rows, "Nothing.")
@@ -110,15 +117,15 @@ def test_a_table_without_rows_is_refused(rows, shown):
 
 
 def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(shown):
-    results.report(student_alone="71.0 %", gain=4.5, seeds=5)
+    results.report(student_alone="71.0 %", gain=4.5, seeds=5.0)
     (bundle,) = shown
     assert set(bundle) == {"text/html", "text/plain", "application/vnd.course.key-figures+json"}
-    assert bundle[results.KEY_FIGURES] == {"student alone": "71.0 %", "gain": 4.5, "seeds": 5}
+    assert bundle[results.KEY_FIGURES] == {"student alone": "71.0 %", "gain": 4.5, "seeds": 5.0}
     json.dumps(bundle[results.KEY_FIGURES])
     cells = Cells(bundle["text/html"])
-    assert cells.texts["td"] == ["student alone", "71.0 %", "gain", "4.5", "seeds", "5"]
+    assert cells.texts["td"] == ["student alone", "71.0 %", "gain", "4.5", "seeds", "5.0"]
     assert cells.scopes == ["col", "col"]
-    assert bundle["text/plain"] == "student alone: 71.0 %\ngain: 4.5\nseeds: 5"
+    assert bundle["text/plain"] == "student alone: 71.0 %\ngain: 4.5\nseeds: 5.0"
 
 
 # Records
@@ -174,7 +181,11 @@ def test_the_commit_is_recorded_and_marked_where_the_code_differs_from_it(home):
     ("rows", "error", "message"),
     [
         ([], ValueError, "the record 'sweep' would hold no rows; nothing was written"),
-        ([{"accuracy": math.nan}], ValueError, "the record 'sweep' cannot be kept.*look at the run that gave NaN"),
+        (
+            [{"accuracy": math.nan}],
+            ValueError,
+            "the record 'sweep' cannot be kept.*look at the run that gave NaN",
+        ),
         ([{"accuracy": math.inf}], ValueError, "the record 'sweep' cannot be kept"),
         ([{"accuracy": np.float64("nan")}], ValueError, "the record 'sweep' cannot be kept"),
         ([{"accuracy": torch.tensor(0.5)}], TypeError, r"cannot be kept.*call \.item\(\) on tensors"),
@@ -211,9 +222,11 @@ def test_an_interrupted_save_leaves_the_earlier_record(home, monkeypatch):
 
 @pytest.mark.bad_input
 def test_an_unknown_record_is_answered_with_the_nearest(home):
-    with pytest.raises(KeyError, match="unknown record 'x'. Known: none"):
+    with pytest.raises(KeyError, match=r"unknown record 'x'\. Known: none"):
         results.load("x")
     for name in ("01-temperature-alpha", "01-teachers"):
         results.save(name, ROWS, CONFIGURATION)
-    with pytest.raises(KeyError, match="'01-temperature'. Did you mean '01-temperature-alpha'.*Known: 01-teachers, 01"):
+    with pytest.raises(
+        KeyError, match=r"'01-temperature'\. Did you mean '01-temperature-alpha'.*Known: 01-teachers, 01"
+    ):
         results.load("01-temperature")

@@ -1,4 +1,4 @@
-"""Every check passes what is right on unchanged, and says of what is wrong: what it is, what is accepted, what to do."""
+"""Every check passes on what is right, and says of what is wrong: what it is, what is accepted, what to do."""
 
 import math
 from decimal import Decimal
@@ -6,7 +6,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from course_lib.validation import (
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.bad_input  # each check is called with wrong types on p
 # Numbers
 
 
+@settings(deadline=None)
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_any_finite_number_passes_where_no_bound_is_set(value):
     assert check_number(value, "x") == value
@@ -112,6 +113,7 @@ def test_what_is_no_number_is_named_with_its_type(value):
 # Counts
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**9))
 def test_any_count_passes(value):
     assert check_count(value, "n") == value
@@ -154,9 +156,9 @@ def test_what_is_no_name_is_unknown(value):
 
 
 def test_the_nearest_names_are_offered_and_all_are_listed():
-    known = ("glyphs", "mnist", "fashion_mnist", "cifar10")
+    known = ("mnist", "fashion_mnist", "cifar10")
     assert unknown_name("mnits", "data set", known) == (
-        "unknown data set 'mnits'. Did you mean 'mnist' or 'fashion_mnist'? Known: glyphs, mnist, fashion_mnist, cifar10."
+        "unknown data set 'mnits'. Did you mean 'mnist'? Known: mnist, fashion_mnist, cifar10."
     )
     assert "Did you mean 'cifar10'?" in unknown_name("cifar-10", "data set", known)
 

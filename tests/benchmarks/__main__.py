@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks` prints the figures of the library beside its peers, measured side by side in this run."""
+"""`python -m tests.benchmarks` prints the figures of the library beside its peers, measured side by side."""
 
 import argparse
 import platform
@@ -12,8 +12,12 @@ from tests.benchmarks import importing, training_speed
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--threads", type=int, default=1, help="threads that both sides compute with (default 1)")
-    parser.add_argument("--repeats", type=int, default=5, help="pairs of runs behind every median (default 5)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="threads that both sides compute with (default 1)"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="pairs of runs behind every median (default 5)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 

@@ -91,7 +91,9 @@ def test_resnet_20_has_the_size_of_the_paper_plus_its_two_projections():
     model = models.build("resnet", in_channels=3, blocks=(3, 3, 3))
     assert plain == 269_722
     assert count(model) == plain + projections == 272_474
-    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    layers = [
+        layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+    ]
     assert len(layers) + 1 == 20  # with the linear layer, as the paper counts
 
 
@@ -120,7 +122,9 @@ def test_the_seed_alone_decides_the_weights(name):
     torch.manual_seed(2)
     assert torch.equal(state(models.build(name, seed=4, **SMALL[name])), first)
     assert not torch.equal(state(models.build(name, seed=5, **SMALL[name])), first)
-    assert torch.equal(state(models.build(name, **SMALL[name])), state(models.build(name, seed=0, **SMALL[name])))
+    assert torch.equal(
+        state(models.build(name, **SMALL[name])), state(models.build(name, seed=0, **SMALL[name]))
+    )
 
 
 # What later chapters rest on
@@ -188,24 +192,30 @@ def test_the_teacher_has_no_activation_between_its_linear_layers_and_drops_only_
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize(("given", "nearest"), [("resnett", "resnet"), ("VGG", "vgg"), ("mobile_net", "mobilenet")])
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("resnett", "resnet"), ("VGG", "vgg"), ("mobile_net", "mobilenet")]
+)
 def test_an_unknown_model_is_answered_with_the_nearest(given, nearest):
-    with pytest.raises(KeyError, match=f"unknown model '{given}'. Did you mean '{nearest}'.*Known: mlp, conv"):
+    with pytest.raises(
+        KeyError, match=f"unknown model '{given}'. Did you mean '{nearest}'.*Known: mlp, conv"
+    ):
         models.build(given)
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize("given", ["", None, 3])
 def test_what_is_near_to_nothing_is_answered_with_all_names(given):
-    with pytest.raises(KeyError, match="unknown model .*Known: mlp, convnet_teacher"):
+    with pytest.raises(KeyError, match=r"unknown model .*Known: mlp, convnet_teacher"):
         models.build(given)
 
 
 @pytest.mark.bad_input
 def test_an_unknown_option_is_answered_with_the_nearest():
-    with pytest.raises(TypeError, match=r"option of vgg 'width'\. Did you mean 'widths'.*in_channels, widths, cla"):
+    with pytest.raises(
+        TypeError, match=r"option of vgg 'width'\. Did you mean 'widths'.*in_channels, widths, cla"
+    ):
         models.build("vgg", width=(4,))
-    with pytest.raises(TypeError, match="option of resnet 'image_size'.*Known: in_channels, widths, blocks"):
+    with pytest.raises(TypeError, match=r"option of resnet 'image_size'.*Known: in_channels, widths, blocks"):
         models.build("resnet", image_size=16)
 
 
@@ -227,7 +237,12 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ("vgg", {"widths": (8, 0)}, ValueError, "width is 0; it must be at least 1"),
         ("vgg", {"widths": ("M",)}, ValueError, "needs at least one convolution"),
         ("vgg", {"widths": ()}, ValueError, "needs at least one convolution"),
-        ("resnet", {"widths": (8,), "blocks": (1, 1)}, ValueError, r"widths \(8,\) and blocks \(1, 1\) must name"),
+        (
+            "resnet",
+            {"widths": (8,), "blocks": (1, 1)},
+            ValueError,
+            r"widths \(8,\) and blocks \(1, 1\) must name",
+        ),
         ("resnet", {"widths": (), "blocks": ()}, ValueError, "at least one"),
         ("resnet", {"blocks": (1, 0, 1)}, ValueError, "blocks is 0"),
         ("resnet", {"widths": (8, -1, 8)}, ValueError, "width is -1"),

@@ -36,3 +36,11 @@ def test_pictures_have_alt_text_and_come_from_a_chapter():
     for alt, link in pictures:
         assert len(alt) >= 20
         assert (files.root() / link).read_bytes() in drawn, f"{link} is not in a committed notebook"
+
+
+def test_every_interval_in_the_readme_stands_in_a_committed_notebook():
+    notebooks = "".join(path.read_text(encoding="utf-8") for path in (files.root() / "notebooks").glob("*.ipynb"))
+    intervals = re.findall(r"[+-]?\d+\.\d+ % \[[^\]]+\]", README)
+    assert intervals
+    missing = [interval for interval in intervals if interval not in notebooks]
+    assert not missing
