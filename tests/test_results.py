@@ -230,3 +230,104 @@ def test_an_unknown_record_is_answered_with_the_nearest(home):
         KeyError, match=r"'01-temperature'\. Did you mean '01-temperature-alpha'.*Known: 01-teachers, 01"
     ):
         results.load("01-temperature")
+
+
+# Records that are partly measured again
+
+RUNS = [{"arm": arm, "widths": (8, 16), "seed": seed} for arm in ("alone", "distilled") for seed in range(5)]
+SHARED = {"epochs": 2, "grid": (1, 2)}
+MEASURED = {"alone": [0.60, 0.62, 0.61, 0.63, 0.59], "distilled": [0.70, 0.70, 0.70, 0.70, 0.70]}
+
+
+def measuring(into, change=0.0):
+    """An `execute` that keeps what it was asked and answers with MEASURED, plus a change."""
+
+    def execute(runs):
+        into.extend(runs)
+        return [{"accuracy": MEASURED[run["arm"]][run["seed"]] + change} for run in runs]
+
+    return execute
+
+
+@pytest.fixture
+def sweep(home):
+    results.repeat("sweep", RUNS, measuring([]), recompute=True, configuration=SHARED)
+
+
+def test_recomputing_measures_every_run_and_replaces_the_record(home):
+    for change in (0.0, 0.1):
+        asked = []
+        frame = results.repeat("sweep", RUNS, measuring(asked, change), recompute=True, configuration=SHARED)
+        assert asked == [run | {"widths": [8, 16]} for run in RUNS]
+        expected = [MEASURED[run["arm"]][run["seed"]] + change for run in RUNS]
+        assert frame["accuracy"].tolist() == expected
+        assert frame[["arm", "seed"]].to_dict("records") == [{k: r[k] for k in ("arm", "seed")} for r in RUNS]
+        assert [row["accuracy"] for row in results.load("sweep")["rows"]] == expected
+    assert results.load("sweep")["configuration"] == {"epochs": 2, "grid": [1, 2]}
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize("live", [(), (0,), (7, 2)])
+def test_only_the_live_runs_are_measured_again_and_the_record_is_what_is_shown(live):
+    asked = []
+    frame = results.repeat("sweep", RUNS, measuring(asked, 0.01), live=live, configuration=SHARED)
+    assert [(run["arm"], run["seed"]) for run in asked] == [(RUNS[n]["arm"], RUNS[n]["seed"]) for n in live]
+    assert frame["accuracy"].tolist() == MEASURED["alone"] + MEASURED["distilled"]
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize(
+    ("place", "reach"),
+    [
+        (2, 8.610302 * math.sqrt(0.00025) * math.sqrt(1.2)),  # alone: s^2 = 0.001 / 4, t(0.9995, 4) = 8.6103
+        (7, 0.03),  # distilled: no spread at all, so three points
+    ],
+)
+def test_a_live_run_must_fall_in_the_prediction_interval_of_its_own_arm(place, reach):
+    mean = [0.61, 0.70][place >= 5]
+
+    def answer(value):
+        results.repeat("sweep", RUNS, lambda runs: [{"accuracy": value}], live=(place,), configuration=SHARED)
+
+    for sign in (-1, 1):
+        answer(mean + sign * (reach - 1e-4))
+        with pytest.raises(ValueError, match=r"run \{'arm': .*'sweep' gives accuracy = .* here, outside \["):
+            answer(mean + sign * (reach + 1e-4))
+    with pytest.raises(ValueError, match="gives accuracy = nan here"):
+        answer(math.nan)
+
+
+@pytest.mark.usefixtures("sweep")
+@pytest.mark.parametrize(
+    ("runs", "shared"),
+    [
+        (RUNS[:-1], SHARED),
+        ([*RUNS, RUNS[0]], SHARED),
+        (RUNS[::-1], SHARED),
+        ([run | {"seed": run["seed"] + 1} for run in RUNS], SHARED),
+        ([run | {"widths": (8, 8)} for run in RUNS], SHARED),
+        ([run | {"temperature": 4.0} for run in RUNS], SHARED),
+        (RUNS, SHARED | {"epochs": 3}),
+        (RUNS, None),
+    ],
+)
+def test_a_record_of_other_runs_is_not_passed_off_as_these(runs, shared):
+    asked = []
+    with pytest.raises(ValueError, match="'sweep' was made with other settings.*recompute = True"):
+        results.repeat("sweep", runs, measuring(asked), configuration=shared)
+    assert asked == []
+
+
+@pytest.mark.usefixtures("sweep")
+def test_runs_without_a_record_are_answered_with_the_nearest():
+    with pytest.raises(KeyError, match="unknown record 'sweeps'.*'sweep'"):
+        results.repeat("sweeps", RUNS, measuring([]), configuration=SHARED)
+
+
+def test_a_failed_run_does_not_replace_the_record(sweep, home):
+    before = results.load("sweep")
+    with pytest.raises(ValueError, match="cannot be kept"):
+        results.repeat("sweep", RUNS, measuring([], math.nan), recompute=True, configuration=SHARED)
+    with pytest.raises(ValueError, match="zip"):  # fewer answers than runs
+        results.repeat("sweep", RUNS, lambda runs: [{"accuracy": 0.5}], recompute=True, configuration=SHARED)
+    assert results.load("sweep") == before
