@@ -200,11 +200,17 @@ def _commit() -> str:
 def _html(frame: pd.DataFrame, caption: str) -> str:
     head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in frame.columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in frame.itertuples(index=False)
+        "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in frame.itertuples(index=False)
     )
     caption = html.escape(caption)
     return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    """One cell; figures stand to the right, so that digits line up, and words to the left."""
+    text = str(value)
+    side = "right" if text[:1].isdigit() or text[:1] in "+-" else "left"
+    return f'<td style="text-align: {side}">{html.escape(text)}</td>'
 
 
 def _display(bundle: dict[str, Any]) -> None:

@@ -313,14 +313,14 @@ def test_a_live_run_must_fall_in_the_prediction_interval_of_its_own_arm(place, r
 )
 def test_a_record_of_other_runs_is_not_passed_off_as_these(runs, shared):
     asked = []
-    with pytest.raises(ValueError, match="'sweep' was made with other settings.*recompute = True"):
+    with pytest.raises(ValueError, match=r"'sweep' was made with other settings.*recompute = True"):
         results.repeat("sweep", runs, measuring(asked), configuration=shared)
     assert asked == []
 
 
 @pytest.mark.usefixtures("sweep")
 def test_runs_without_a_record_are_answered_with_the_nearest():
-    with pytest.raises(KeyError, match="unknown record 'sweeps'.*'sweep'"):
+    with pytest.raises(KeyError, match=r"unknown record 'sweeps'.*'sweep'"):
         results.repeat("sweeps", RUNS, measuring([]), configuration=SHARED)
 
 

@@ -28,7 +28,9 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     try:
         result = function(*arguments, **keywords)
     except NotImplementedError as error:
-        raise NotYet(f"{name} is not written yet: replace the line that raises NotImplementedError.") from error
+        raise NotYet(
+            f"{name} is not written yet: replace the line that raises NotImplementedError."
+        ) from error
     except Exception as error:
         raise NotYet(f"{name} raised {type(error).__name__}: {error}") from error
     expect(result is not None, f"{name} returned None. Is a `return` missing?")
