@@ -236,7 +236,7 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
         for t in itertools.chain(model.parameters(), model.buffers())
         if t.device.type == "cuda"
     }
-    with torch.random.fork_rng(devices=sorted(cuda)), torch.inference_mode(False), torch.no_grad():
+    with torch.random.fork_rng(devices=sorted(cuda)), torch.no_grad():
         try:
             for module in modules:
                 # Not model.eval(): a module may override train(), to merge its weights for instance, and the way

@@ -28,14 +28,9 @@ def check_number(
         ValueError: NaN, infinite, or out of range.
     """
     given = value
-    if (
-        isinstance(value, Tensor)
-        and value.numel() == 1
-        and not value.is_complex()
-        and value.dtype != torch.bool
-    ):
+    if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, np.generic | np.ndarray) and value.size == 1 and value.dtype.kind in "iuf":
+    if isinstance(value, np.generic | np.ndarray) and value.size == 1:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(

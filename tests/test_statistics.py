@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from course_lib import statistics
 from course_lib.statistics import Interval, correlation, mean_interval, paired_difference
 
 numbers = st.floats(-1e3, 1e3)
@@ -276,6 +277,12 @@ def test_the_interval_agrees_with_a_bootstrap_of_whole_pairs(scatter):
     drawn = [np.corrcoef(x[row], y[row])[0, 1] for row in rows]
     interval = correlation(x, y, confidence=0.8)
     assert [interval.low, interval.high] == pytest.approx(np.quantile(drawn, [0.1, 0.9]), abs=0.02)
+
+
+def test_each_resample_is_ranked_by_itself():
+    x, y = np.random.default_rng(2).integers(0, 9, size=(2, 20, 7)).astype(float)
+    expected = [stats.spearmanr(*rows).statistic for rows in zip(x, y, strict=True)]
+    np.testing.assert_allclose(statistics._spearman(x, y), expected)
 
 
 def test_unrelated_figures_do_not_exclude_zero(scatter):

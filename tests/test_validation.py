@@ -145,6 +145,8 @@ def test_a_known_name_passes():
 def test_an_unknown_name_raises_the_error_asked_for():
     with pytest.raises(ValueError, match="unknown letter 'x'"):
         check_choice("x", "letter", "ab")
+    with pytest.raises(ValueError, match=r"Known: a, b\."):
+        check_choice("x", "letter", iter("ab"))
     with pytest.raises(KeyError, match="unknown letter"):
         check_choice("x", "letter", "ab", error=KeyError)
 
