@@ -160,7 +160,7 @@ def refresh(
         for line in found:
             typer.echo(line)
         typer.echo(
-            f"{len(selected)} notebooks, {len(found)} faults"
+            f"notebooks: {len(selected)}, faults: {len(found)}"
             + ("; mend them: course refresh" if found else "")
         )
         raise typer.Exit(1 if found else 0)
