@@ -1,6 +1,6 @@
 """What a network costs: parameters, operations, bytes on disk, activation memory and time.
 
-The first four are counted and the same on every machine; latency is measured and is not.
+All but the time is counted, and is the same on every machine; the time is measured, and is not.
 """
 
 import contextlib
@@ -77,8 +77,9 @@ def measure(model: nn.Module, example: Example) -> Cost:
     A storage is born at the operation that makes it and dies after the last one that reads it. So an operation's
     inputs and outputs are alive at it, and a residual branch holds its input until the addition. Views and in-place
     results share their storage and cost nothing. The example is alive from the start, the output to the end; weights
-    are not activations. This is the least that an executor needs which runs the operations in order and frees
-    promptly; a forward() that holds on to a variable needs more.
+    are not activations. Side results that nothing reads, such as the indices of max pooling, are left out, and so are
+    the scratch space of convolutions and the allocator's slack. This is the least that an executor needs which runs
+    the operations in order and frees promptly; a forward() that holds on to a variable needs more.
 
     The model is run once, so that PyTorch itself judges the example, and traced once without arithmetic. Both happen
     in evaluation mode without gradients. The model, its mode, its buffers and the random number generators are left
@@ -96,7 +97,7 @@ def measure(model: nn.Module, example: Example) -> Cost:
         Fused recurrent layers (LSTM, GRU) count nothing either, and are not small: do not measure those.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or `example` not a tensor.
+        TypeError: `model` is not an nn.Module, or a compiled or scripted one; or `example` is not a tensor.
         ValueError: the example is empty, on another device than the model, or not accepted by it; the model's
             parameters hold no values yet; or its path depends on the data, so that no single graph describes it.
 
@@ -226,9 +227,7 @@ def _borrowed(model: nn.Module) -> Iterator[None]:
     # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
     tables = [module.__dict__ for module in modules]
     members = [table.get(name) for table in tables for name in ("_parameters", "_buffers")]
-    tables += [
-        table for table in members if isinstance(table, dict)
-    ]  # scripted modules keep theirs elsewhere
+    tables += [table for table in members if isinstance(table, dict)]  # not in scripted modules
     before = [(table, dict(table)) for table in tables]
     values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     cuda = {

@@ -2,9 +2,16 @@
 
 import jaxtyping
 
-jaxtyping.install_import_hook("course_lib", "beartype.beartype")
+import tests.typecheck  # noqa: F401  (the hook below finds it by name)
 
+jaxtyping.install_import_hook("course_lib", "tests.typecheck.check")
+
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
+
+# A loaded machine is slow, not wrong: no deadline for a single example.
+hypothesis.settings.register_profile("course", deadline=None)
+hypothesis.settings.load_profile("course")
 
 
 @pytest.fixture(autouse=True)

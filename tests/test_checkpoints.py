@@ -26,8 +26,11 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "NAMES", (*checkpoints.NAMES, "tiny"))
     rng = np.random.default_rng(0)
     splits = [
-        Split(torch.from_numpy(rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)), torch.arange(n) % 2)
-        for n in (24, 10, 10)
+        Split(
+            torch.from_numpy(rng.integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)),
+            (torch.arange(n) < zeros).long(),
+        )
+        for n, zeros in ((24, 12), (10, 3), (10, 4))  # no two splits alike, whatever a network answers
     ]
     dataset = Dataset("glyphs", *splits, ("a", "b"))
     monkeypatch.setattr(data, "load_dataset", lambda name: dataset)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import re
 import shutil
 import subprocess
 from html.parser import HTMLParser
@@ -105,12 +106,18 @@ def test_a_data_frame_is_shown_without_its_index_and_left_alone(shown):
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    "rows", [[], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "frame", "columns"]
+    "rows", [[], [{}], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "blank", "frame", "columns"]
 )
 def test_a_table_without_rows_is_refused(rows, shown):
     with pytest.raises(ValueError, match=r"the table 'Nothing\.' has no rows"):
         results.table(rows, "Nothing.")
     assert shown == []
+
+
+def test_figures_stand_to_the_right_and_words_to_the_left(shown):
+    results.table([{"a": "94.1 %", "b": "+0.4", "c": "-3", "d": 7, "e": "vgg"}], "Sides.")
+    sides = re.findall(r"<td style=\"text-align: (\w+)\">", shown[0]["text/html"])
+    assert sides == ["right", "right", "right", "right", "left"]
 
 
 # Key figures

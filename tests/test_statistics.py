@@ -18,6 +18,8 @@ numbers = st.floats(-1e3, 1e3)
 samples = st.lists(numbers, min_size=2, max_size=12)
 confidences = st.floats(0.05, 0.999)
 
+few_resamples = mock.patch("course_lib.statistics.RESAMPLES", 100)  # where only the estimate matters
+
 
 def close(first: Interval, second: Interval, *, scale: float = 1.0) -> None:
     ends = [first.mean, first.low, first.high], [second.mean, second.low, second.high]
@@ -230,6 +232,7 @@ def test_the_confidence_of_a_difference_is_the_one_asked_for():
 # Correlation
 
 
+@few_resamples
 def test_kendall_of_five_worked_by_hand():
     # Of the ten pairs of 1 2 3 4 5 with 2 1 3 5 4, two are out of order: tau = (8 - 2) / 10.
     # Spearman: 1 - 6 * sum d^2 / (n (n^2 - 1)) = 1 - 6 * 4 / 120.
@@ -239,6 +242,7 @@ def test_kendall_of_five_worked_by_hand():
     assert correlation(x, y, "pearson").mean == pytest.approx(0.8)
 
 
+@few_resamples
 def test_pearson_sees_lines_and_spearman_sees_rankings():
     x = np.arange(1.0, 9.0)
     assert correlation(x, x**5, "spearman").mean == pytest.approx(1)
@@ -247,6 +251,7 @@ def test_pearson_sees_lines_and_spearman_sees_rankings():
     assert correlation(x, x**5, "pearson").mean < 0.9
 
 
+@few_resamples
 @pytest.mark.parametrize("method", ["pearson", "spearman", "kendall"])
 def test_a_perfect_relation_has_no_width(method):
     x = [0.1, 0.4, 0.2, 0.9]
@@ -304,7 +309,7 @@ steps = st.integers(-100, 100)  # whole numbers stay apart when they are shifted
 def test_correlation_stays_within_its_bounds_and_does_not_mind_the_unit(method, rows):
     x, y = np.array(rows).T
     assume(np.ptp(x) and np.ptp(y))
-    with mock.patch("course_lib.statistics.RESAMPLES", 100):
+    with few_resamples:
         interval, other_unit = correlation(x, y, method), correlation(0.5 * x + 1, 8 * y - 3, method)
         reversed_y = correlation(x, -y, method)
     assert -1 <= interval.low <= interval.high <= 1
@@ -317,7 +322,7 @@ def test_correlation_stays_within_its_bounds_and_does_not_mind_the_unit(method, 
 def test_scipy_ranks_alike(rows):
     x, y = np.array(rows).T
     assume(np.ptp(x) and np.ptp(y))
-    with mock.patch("course_lib.statistics.RESAMPLES", 100):
+    with few_resamples:
         assert correlation(x, y, "spearman").mean == pytest.approx(stats.spearmanr(x, y).statistic)
 
 

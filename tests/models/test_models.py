@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from course_lib import models
+from course_lib.models.resnet import BasicBlock
 
 SMALL = {
     "mlp": {"image_size": 16, "hidden": (12, 9)},
@@ -176,6 +178,25 @@ def test_a_residual_block_adds_its_input():
         nn.init.zeros_(block.bn2.bias)
     stem = model[:3](images())
     torch.testing.assert_close(model(images()), model[6:](stem))
+
+
+@pytest.mark.parametrize(("outputs", "stride"), [(4, 1), (6, 1), (4, 2), (6, 2)])
+def test_a_residual_block_is_its_formula(outputs, stride):
+    block = BasicBlock(4, outputs, stride)
+    x = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    def normed(values):  # a fresh batch norm in training: no scale, no shift
+        mean, variance = (
+            values.mean(dim=(0, 2, 3), keepdim=True),
+            values.var(dim=(0, 2, 3), keepdim=True, correction=0),
+        )
+        return (values - mean) / (variance + 1e-5).sqrt()
+
+    branch = normed(F.conv2d(x, block.conv1.weight, stride=stride, padding=1)).clamp(min=0)
+    branch = normed(F.conv2d(branch, block.conv2.weight, padding=1))
+    tied = outputs == 4 and stride == 1
+    shortcut = x if tied else normed(F.conv2d(x, block.shortcut[0].weight, stride=stride))
+    torch.testing.assert_close(block(x), (branch + shortcut).clamp(min=0), rtol=1e-4, atol=1e-4)
 
 
 def test_the_teacher_has_no_activation_between_its_linear_layers_and_drops_only_in_training():
