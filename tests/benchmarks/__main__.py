@@ -4,6 +4,7 @@ import argparse
 import platform
 
 import torch
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -22,17 +23,16 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     images, source = training_speed.mnist_images()
-    table = Table("what", "ours", "peer", "ratio", "goal", "reached", title="Measured figures")
+    table = Table("what", "ours", "peer", "ratio", "goal", "reached", box=box.SIMPLE)
     for column in table.columns[1:]:
         column.justify = "right"
-    console = Console()
-    with console.status("measuring ..."):
-        for row in (
-            *training_speed.against_data_loader(images, arguments.repeats),
-            *training_speed.against_bare_loop(arguments.repeats),
-            importing.beyond_torch(arguments.repeats),
-        ):
-            table.add_row(*row)
+    console = Console(width=110)
+    for row in (
+        *training_speed.against_data_loader(images, arguments.repeats),
+        *training_speed.against_bare_loop(arguments.repeats),
+        importing.beyond_torch(arguments.repeats),
+    ):
+        table.add_row(*row)
     console.print(table)
     console.print(
         f"Images of the DataLoader rows: {source}. CPU, {arguments.threads} thread(s), torch {torch.__version__}, "

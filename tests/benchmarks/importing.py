@@ -23,7 +23,7 @@ def beyond_torch(repeats: int) -> Row:
     torch_seconds = statistics.median(seconds for seconds, _ in runs)
     extra = statistics.median(seconds for _, seconds in runs)
     return Row(
-        "import course_lib.distillation after import torch",
+        "import course_lib.distillation / import torch",
         f"{torch_seconds + extra:.2f} s",
         f"{torch_seconds:.2f} s",
         f"+{extra:.3f} s",

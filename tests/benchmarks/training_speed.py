@@ -45,7 +45,7 @@ def against_data_loader(images: Split, repeats: int) -> Iterator[Row]:
         split = images.subset(torch.arange(count))
         recipe = Recipe(1, 32, "adam", 1e-4, weight_decay=0.0, schedule="constant")
         yield _row(
-            f"fit against the DataLoader loop, {label}, batch 32",
+            f"fit / DataLoader loop: {label}, batch 32",
             lambda model, s=split, r=recipe: _fit(model, s, r),
             lambda model, s=split: _data_loader_loop(model, s),
             lambda name=name: models.build(name, image_size=28),
@@ -60,13 +60,13 @@ def against_bare_loop(repeats: int) -> Iterator[Row]:
     for name, label, size, batch_size, count, options in (
         ("convnet_student", "one-filter student", 28, 32, 12_800, {"image_size": 28}),
         ("convnet_student", "one-filter student", 28, 128, 25_600, {"image_size": 28}),
-        ("vgg", "small VGG, 16x16", 16, 128, 1_024, {"widths": [16, 16, "M", 32, 32, "M", 64, 64]}),
+        ("vgg", "small VGG", 16, 128, 1_024, {"widths": [16, 16, "M", 32, 32, "M", 64, 64]}),
     ):
         split = random_split(count, size)
         recipe = Recipe(1, batch_size, learning_rate=0.01)
         batches = _ready_batches(split, batch_size)
         yield _row(
-            f"fit against a bare loop, {label}, batch {batch_size}",
+            f"fit / bare loop: {label}, batch {batch_size}",
             lambda model, s=split, r=recipe: _fit(model, s, r),
             lambda model, b=batches, r=recipe: _bare_loop(model, b, r),
             lambda name=name, options=options: models.build(name, **options),
