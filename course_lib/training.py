@@ -21,7 +21,7 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 AUGMENTATIONS = ("none", "shift", "shift_flip")
 PRECISIONS = ("float32", "bfloat16")
-_CHUNK = 1024  # images gathered, converted and augmented at once: few enough to stay in a processor's cache
+_CHUNK = 32  # batches that are gathered, converted and augmented at once; the draws of `augment` depend on it
 
 
 @dataclass(frozen=True)
@@ -297,9 +297,8 @@ def _chunks(
     """The batches of one epoch in random order, prepared many at a time so that preparing costs next to nothing."""
     order = torch.randperm(len(train), generator=generator)
     groups = torch.tensor_split(order, batches)
-    together = max(1, _CHUNK // recipe.batch_size)
-    for start in range(0, batches, together):
-        group = groups[start : start + together]
+    for start in range(0, batches, _CHUNK):
+        group = groups[start : start + _CHUNK]
         sizes = [len(indices) for indices in group]
         indices = torch.cat(group).to(train.images.device)
         chosen = train.images.index_select(0, indices)  # ten times as fast as [indices] on bytes

@@ -82,11 +82,11 @@ def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
 
 
 def check_logits(logits: object, name: str) -> Tensor:
-    """Return `logits` if it is a non-empty floating-point [N, K] tensor without NaN.
+    """Return `logits` if it is a non-empty floating-point [N, K] tensor of finite numbers.
 
     Raises:
         TypeError: not a tensor, or not floating point.
-        ValueError: not two-dimensional, empty, or holding NaN.
+        ValueError: not two-dimensional, empty, or holding NaN or infinity.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} is a {type(logits).__name__}; it must be a torch.Tensor of shape [N, K].")
@@ -96,9 +96,10 @@ def check_logits(logits: object, name: str) -> Tensor:
         raise ValueError(
             f"{name} has shape {list(logits.shape)}; it must be [N, K], images by classes, with N and K at least 1."
         )
-    if torch.isnan(logits.detach()).any():
+    if not torch.isfinite(logits.detach()).all():
+        found = "NaN" if torch.isnan(logits.detach()).any() else "infinity"
         raise ValueError(
-            f"{name} holds NaN. Look for a diverged network: lower the learning rate and train again."
+            f"{name} holds {found}. Look for a diverged network: lower the learning rate and train again."
         )
     return logits
 

@@ -196,6 +196,7 @@ def test_logits_pass_as_they_are():
         (torch.ones(0, 4), ValueError, r"logits has shape \[0, 4\]; .* at least 1"),
         (torch.ones(4, 0), ValueError, r"logits has shape \[4, 0\]"),
         (torch.tensor([[1.0, math.nan]]), ValueError, "logits holds NaN. Look for a diverged network"),
+        (torch.tensor([[1.0, math.inf]]), ValueError, "logits holds infinity. Look for a diverged network"),
     ],
 )
 def test_wrong_logits_are_refused(logits, error, message):
