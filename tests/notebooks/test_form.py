@@ -478,7 +478,7 @@ def test_each_fault_is_seen_by_its_rule(written, change, rule, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["see https://example.org/home/page", "data/usr/x", "</td></tr>", "a ~/work/b", "1/opt/2", "B/G/O"],
+    ["see https://example.org/home/page", "data/usr/x", "</td></tr>", "a ~/home-work/b", "1/opt/2", "B/G/O"],
 )
 def test_what_only_looks_like_an_absolute_path_is_let_through(text):
     notebook = new_notebook(cells=[new_markdown_cell(text)])
