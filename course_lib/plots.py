@@ -317,39 +317,6 @@ def accuracy_against_cost(
 
 
 @styled
-def grouped_bars(
-    groups: Mapping[str, Mapping[str, float]], *, ylabel: str, title: str = "", log_y: bool = False
-) -> Figure:
-    """For every group a cluster of bars, one for each named part, with the value written on top.
-
-    Args:
-        groups: {group: {part: value}}; every group names the same parts.
-        ylabel: with its unit.
-        title: one line.
-        log_y: logarithmic vertical axis.
-    """
-    figure = Figure()
-    axis = figure.subplots()
-    parts = list(next(iter(groups.values())))
-    width = 0.8 / len(parts)
-    for number, (part, hatch) in enumerate(zip(parts, ("", "//", "..", "xx") * 9, strict=False)):
-        positions = [place + (number - (len(parts) - 1) / 2) * width for place in range(len(groups))]
-        heights = [group[part] for group in groups.values()]
-        bars = axis.bar(
-            positions, heights, width, label=part, color=COLOURS[number], hatch=hatch, edgecolor="white"
-        )
-        axis.bar_label(bars, fmt="{:.3g}", fontsize=8, padding=2)
-    axis.set_xticks(range(len(groups)), list(groups))
-    axis.grid(visible=False, axis="x")
-    axis.set(ylabel=ylabel, title=title)
-    if log_y:
-        axis.set_yscale("log")
-    axis.margins(y=0.15)
-    axis.legend()
-    return figure
-
-
-@styled
 def memory_over_time(timelines: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
     """Bytes of activations alive at each operation, a panel for each network; the peak is marked and named.
 

@@ -8,7 +8,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
-from matplotlib.container import BarContainer, ErrorbarContainer
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -46,10 +46,6 @@ EXAMPLES = {
     ),
     "accuracy_against_cost": lambda: plots.accuracy_against_cost(
         {"vgg": (1e6, 0.94), "mlp": (1e5, 0.71)}, xlabel="MACs"
-    ),
-    "grouped_bars": lambda: plots.grouped_bars(
-        {"vgg": {"weights": 1.0, "activations": 3.0}, "mlp": {"weights": 2.0, "activations": 0.5}},
-        ylabel="MB",
     ),
     "memory_over_time": lambda: plots.memory_over_time({"vgg": [1000, 5000, 2000], "mlp": [100, 200]}),
     "call_times": lambda: plots.call_times([0.02, 0.01, 0.011, 0.012], median=0.0115, low=0.0108, high=0.014),
@@ -168,20 +164,6 @@ def test_no_curve_is_lost_however_many_there_are(count):
         assert set(series) <= set(texts(figure))  # named in the legend
         markers = [line.get_marker() for line in figure.axes[0].lines][: min(count, 7)]
         assert len(set(markers)) == len(markers)  # so that they differ without colour
-
-
-@pytest.mark.parametrize("count", [1, 4, 6])
-def test_no_bar_is_lost_however_many_parts_there_are(count):
-    groups = {
-        group: {f"part {n}": 10.0 * place + n + 1 for n in range(count)} for place, group in enumerate("ab")
-    }
-    axis = plots.grouped_bars(groups, ylabel="MB").axes[0]
-    bars = {
-        c.get_label(): [bar.get_height() for bar in c] for c in axis.containers if isinstance(c, BarContainer)
-    }
-    assert bars == {f"part {n}": [n + 1.0, 11.0 + n] for n in range(count)}
-    left = [bar.get_x() for container in axis.containers for bar in container]
-    assert len(set(np.round(left, 6))) == 2 * count  # none hides another
 
 
 def test_arms_are_compared_with_their_baseline_seed_by_seed():
