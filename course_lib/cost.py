@@ -17,10 +17,10 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from course_lib import borrow
 from course_lib.validation import check_count, check_number
 
 Example = Shaped[Tensor, "N *rest"]
@@ -105,16 +105,16 @@ def measure(model: nn.Module, example: Example) -> Cost:
         Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020 (peak activation memory as the limit).
         Sze et al., "Efficient Processing of Deep Neural Networks", Proceedings of the IEEE, 2017 (MACs as the unit).
     """
-    _check(model, example)
+    borrow.check(model, example)
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise TypeError(
             f"model is a {type(model).__name__}, which hides its operations; it must be a plain torch.nn.Module. "
             "Measure the network that it was compiled from (model._orig_mod after torch.compile); latency() takes both."
         )
-    with _borrowed(model), _attention_in_parts():
+    with borrow.borrowed(model), _attention_in_parts():
         counter = FlopCounterMode(display=False)
         with counter:
-            _run(model, example)
+            borrow.run(model, example)
         peak = _peak_bytes(_trace(model, example))
     parameters = [p.detach() for p in _without_aliases(dict(model.named_parameters()))[0].values()]
     return Cost(
@@ -151,14 +151,14 @@ def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds
     References:
         Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems", SC 2015 (median and quartiles).
     """
-    _check(model, example)
+    borrow.check(model, example)
     check_count(threads, "threads")
     check_number(
         min_seconds, "min_seconds", low=0, low_open=True, hint="A fifth of a second is a good start."
     )
     timer_class = _benchmark_timer()
-    with _borrowed(model), torch.inference_mode():
-        _run(model, example)
+    with borrow.borrowed(model), torch.inference_mode():
+        borrow.run(model, example)
         timer = timer_class(
             "model(example)", globals={"model": model, "example": example}, num_threads=threads
         )
@@ -185,82 +185,6 @@ def _with_prefix(count: float | int, unit: str) -> str:
         del prefixes[0]
     digits = 0 if prefixes[0] == "" or abs(count) >= 99.95 else 1 if abs(count) >= 9.995 else 2
     return f"{count:.{digits}f} {prefixes[0]}{unit}"
-
-
-def _check(model: object, example: object) -> None:
-    if not isinstance(model, nn.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"model is {given}; it must be a torch.nn.Module, built and ready to be called.")
-    if not isinstance(example, Tensor):
-        raise TypeError(
-            f"example is a {type(example).__name__}; it must be one torch.Tensor of shape [N, ...], such as "
-            "torch.rand(1, 3, 32, 32)."
-        )
-    if example.ndim == 0 or example.numel() == 0:
-        raise ValueError(
-            f"example has shape {list(example.shape)}; it must be [N, ...] with every size at least 1. Pass a batch of "
-            "one image or more."
-        )
-    tensors = list(itertools.chain(model.parameters(), model.buffers()))
-    if any(is_lazy(tensor) for tensor in tensors):
-        raise ValueError(
-            "the model has lazy layers whose parameters have no shape yet. Call model(example) once, then measure it."
-        )
-    devices = {tensor.device for tensor in tensors}
-    if any(device.type == "meta" for device in devices) or example.device.type == "meta":
-        raise ValueError(
-            "the model or the example is on the device meta, where tensors hold no values; accepted is any device that "
-            "computes. Build the model on the CPU and load its weights there."
-        )
-    if devices and example.device not in devices:
-        names = ", ".join(sorted(str(device) for device in devices))
-        raise ValueError(
-            f"example is on {example.device} and the model on {names}; they must be on one device. Write "
-            "example.to(next(model.parameters()).device)."
-        )
-
-
-@contextlib.contextmanager
-def _borrowed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and afterwards everything as it was."""
-    modules = list(model.modules())
-    # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
-    tables = [module.__dict__ for module in modules]
-    members = [table.get(name) for table in tables for name in ("_parameters", "_buffers")]
-    tables += [table for table in members if isinstance(table, dict)]  # not in scripted modules
-    before = [(table, dict(table)) for table in tables]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    cuda = {
-        t.device.index
-        for t in itertools.chain(model.parameters(), model.buffers())
-        if t.device.type == "cuda"
-    }
-    with torch.random.fork_rng(devices=sorted(cuda)), torch.no_grad():
-        try:
-            for module in modules:
-                # Not model.eval(): a module may override train(), to merge its weights for instance, and the way
-                # back need not lead to where it was.
-                module.training = False
-            yield
-        finally:
-            for table, saved in before:
-                for name in [name for name in table if name not in saved]:
-                    del table[name]
-                table.update(saved)
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
-
-
-def _run(model: nn.Module, example: Tensor) -> None:
-    try:
-        model(example)
-    except Exception as error:
-        raise ValueError(
-            f"the model does not run on an example of shape {list(example.shape)}, {example.dtype}, on "
-            f"{example.device}: {type(error).__name__}: {error}. Pass a batch of the shape and dtype that it was built "
-            "for, [N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one)."
-        ) from error
 
 
 @contextlib.contextmanager

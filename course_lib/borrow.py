@@ -1,0 +1,96 @@
+"""Looking into a caller's network and leaving it as it was."""
+
+import contextlib
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+
+def check(model: object, example: object) -> None:
+    """Check that `model` is a network with values and `example` a tensor on its device.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or `example` not a tensor.
+        ValueError: the example is empty or on another device, or the parameters hold no values yet.
+    """
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"model is {given}; it must be a torch.nn.Module, built and ready to be called.")
+    if not isinstance(example, Tensor):
+        raise TypeError(
+            f"example is a {type(example).__name__}; it must be one torch.Tensor of shape [N, ...], such as "
+            "torch.rand(1, 3, 32, 32)."
+        )
+    if example.ndim == 0 or example.numel() == 0:
+        raise ValueError(
+            f"example has shape {list(example.shape)}; it must be [N, ...] with every size at least 1. Pass a batch of "
+            "one image or more."
+        )
+    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    if any(is_lazy(tensor) for tensor in tensors):
+        raise ValueError(
+            "the model has lazy layers whose parameters have no shape yet. Call model(example) once, then try again."
+        )
+    devices = {tensor.device for tensor in tensors}
+    if any(device.type == "meta" for device in devices) or example.device.type == "meta":
+        raise ValueError(
+            "the model or the example is on the device meta, where tensors hold no values; accepted is any device that "
+            "computes. Build the model on the CPU and load its weights there."
+        )
+    if devices and example.device not in devices:
+        names = ", ".join(sorted(str(device) for device in devices))
+        raise ValueError(
+            f"example is on {example.device} and the model on {names}; they must be on one device. Write "
+            "example.to(next(model.parameters()).device)."
+        )
+
+
+@contextlib.contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients, and afterwards everything as it was."""
+    modules = list(model.modules())
+    # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
+    tables = [module.__dict__ for module in modules]
+    members = [table.get(name) for table in tables for name in ("_parameters", "_buffers")]
+    tables += [table for table in members if isinstance(table, dict)]  # not in scripted modules
+    before = [(table, dict(table)) for table in tables]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    cuda = {
+        t.device.index
+        for t in itertools.chain(model.parameters(), model.buffers())
+        if t.device.type == "cuda"
+    }
+    with torch.random.fork_rng(devices=sorted(cuda)), torch.no_grad():
+        try:
+            for module in modules:
+                # Not model.eval(): a module may override train(), to merge its weights for instance, and the way
+                # back need not lead to where it was.
+                module.training = False
+            yield
+        finally:
+            for table, saved in before:
+                for name in [name for name in table if name not in saved]:
+                    del table[name]
+                table.update(saved)
+            for buffer, value in values:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def run(model: nn.Module, example: Tensor) -> None:
+    """Call the model on the example once, so that PyTorch itself judges the example.
+
+    Raises:
+        ValueError: the model does not accept it; the message carries PyTorch's own.
+    """
+    try:
+        model(example)
+    except Exception as error:
+        raise ValueError(
+            f"the model does not run on an example of shape {list(example.shape)}, {example.dtype}, on "
+            f"{example.device}: {type(error).__name__}: {error}. Pass a batch of the shape and dtype that it was built "
+            "for, [N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one)."
+        ) from error
