@@ -1,0 +1,225 @@
+"""Removing channels from a network: what is left is a plain, smaller network."""
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Int64, Shaped
+from torch import Tensor, nn
+
+from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels
+from course_lib.validation import unknown_name
+
+Plan = Mapping[str, Sequence[int] | Tensor]
+
+
+def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: Plan) -> nn.Module:
+    """A copy of `model` without the named output channels, and without all that only served them.
+
+    With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
+    column in every layer that reads it, and the channels that are tied to it (see `graph.channel_groups`):
+
+        pruned(x) == model(x) with the columns of the removed channels set to zero in every layer that reads them
+
+    in eval mode, to float tolerance. The one exception is stated there: layer norm and group norm compute their
+    statistics over the channels that are left.
+
+    Args:
+        model: network of one input tensor, traceable by torch.fx; it is left as it was.
+        example: input [N, ...] of the dtype and on the device that the model runs on.
+        plan: for each named layer (convolution, linear, or a normalisation that follows one) the output channels that
+            go, as integers in [0, channels). An empty list removes nothing.
+
+    Returns:
+        A new network of the same classes, with the mode, device, dtype and requires_grad of the old one. Its parameters
+        are new: make a new optimizer before training it. Gradients are not copied.
+
+    Raises:
+        TypeError: indices that are not integers; or as `channel_groups`.
+        KeyError: an unknown layer; the message lists the nearest names.
+        ValueError: an index out of range or given twice; a channel that cannot go, with the reason; every channel of a
+            group; or as `channel_groups`.
+
+    Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.
+    """
+    cuts = _cuts(model, example, plan)
+    if not cuts:
+        return copy.deepcopy(model)
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    # deepcopy takes from `memo` what has been copied before: the smaller tensors enter instead of full-size copies.
+    memo: dict[int, Tensor] = {}
+
+    def shorten(tensor: Tensor | None, axis: int, keep: Tensor) -> None:
+        if tensor is None:
+            return
+        shorter = memo.get(id(tensor), tensor).detach().index_select(axis, keep.to(tensor.device))
+        if isinstance(tensor, nn.Parameter):
+            shorter = nn.Parameter(shorter, requires_grad=tensor.requires_grad)
+        memo[id(tensor)] = shorter
+
+    for (name, axis), removed in cuts.items():
+        keep = torch.nonzero(~removed).flatten()
+        if name in modules:
+            for tensor, its_axis in _tensors(modules[name], axis):
+                shorten(tensor, its_axis, keep)
+        else:
+            shorten(parameters.get(name, buffers.get(name)), axis, keep)
+    smaller = copy.deepcopy(model, memo)
+    modules = dict(smaller.named_modules())
+    for (name, axis), removed in cuts.items():
+        if name in modules:
+            _set_sizes(modules[name], axis, int((~removed).sum()))
+    return smaller
+
+
+def channel_masks(
+    model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: Plan
+) -> dict[str, Bool[Tensor, "..."]]:
+    """Masks that silence channels instead of removing them: False for every parameter that makes their output.
+
+    These are the rows of the layers that compute the channels, their biases, and the entries of the batch norms and
+    other layers that follow: a batch norm that keeps its beta would go on speaking for a filter of zeros. With ReLU
+    and batch norm the masked network computes what `remove_channels` leaves.
+
+    Args:
+        model, example, plan: as in `remove_channels`.
+
+    Returns:
+        For each parameter concerned a bool mask of its shape, False where the channels are.
+
+    Raises:
+        As `remove_channels`.
+    """
+    masks: dict[str, Tensor] = {}
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    for (layer, axis), removed in _cuts(model, example, plan, consumers=False).items():
+        tensors = _tensors(modules[layer], axis) if layer in modules else [(parameters.get(layer), axis)]
+        for tensor, its_axis in tensors:
+            if id(tensor) not in names:
+                continue  # no bias, or a buffer
+            mask = masks.setdefault(names[id(tensor)], torch.ones_like(tensor, dtype=torch.bool))
+            mask.index_fill_(its_axis, torch.nonzero(removed).flatten().to(mask.device), False)
+    return masks
+
+
+def _cuts(
+    model: nn.Module, example: Tensor, plan: Plan, consumers: bool = True
+) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
+    """For each axis of each layer concerned, which indices go."""
+    groups, fixed = follow_channels(model, example)
+    modules = dict(model.named_modules())
+    outputs: dict[str, list[tuple[int, LayerAxis]]] = {}
+    for number, group in enumerate(groups):
+        for axis in group.producers + group.followers:
+            outputs.setdefault(axis.layer, []).append((number, axis))
+    if not isinstance(plan, Mapping):
+        raise TypeError(f"plan is a {type(plan).__name__}; it must map layer names to indices of channels.")
+    # One more than there are units, which stays False: it is what the unit -1 finds.
+    gone = [torch.zeros(group.size + 1, dtype=torch.bool) for group in groups]
+    asked: dict[int, str] = {}
+    for layer, indices in plan.items():
+        if layer not in outputs:
+            _explain(layer, modules, outputs, fixed)
+        length = len(outputs[layer][0][1].units)
+        chosen = _check_indices(indices, layer, length)
+        free = torch.zeros(length, dtype=torch.bool)
+        for number, axis in outputs[layer]:
+            units = axis.units[chosen]
+            gone[number][units[units >= 0]] = True
+            free |= axis.units >= 0
+            if (units >= 0).any():
+                asked[number] = layer
+        if not free[chosen].all():
+            stuck = chosen[~free[chosen]].tolist()
+            raise ValueError(
+                f"channels {stuck[:5]} of {layer!r} cannot be removed: {fixed[layer]}. Leave them out of the plan."
+            )
+    cuts: dict[tuple[str, int], Tensor] = {}
+    for number, layer in asked.items():
+        group = groups[number]
+        if gone[number][:-1].all():
+            tied = " (some are tied to others)" if _is_tied(group) else ""
+            raise ValueError(
+                f"the plan removes every channel of {layer!r}{tied}; at least one must stay. "
+                f"Its channels go in {group.size} unit{'s' if group.size > 1 else ''}; keep one of them."
+            )
+        for axis in group.axes if consumers else group.producers + group.followers:
+            removed, place = gone[number][axis.units], (axis.layer, axis.axis)
+            cuts[place] = cuts[place] | removed if place in cuts else removed
+    return cuts
+
+
+def _explain(layer: object, modules: Mapping, outputs: Mapping, fixed: Mapping[str, str]) -> None:
+    """Raise what fits a layer whose channels cannot be removed."""
+    if layer in fixed:
+        raise ValueError(
+            f"channels of {layer!r} cannot be removed: {fixed[layer]}. Leave them out of the plan."
+        )
+    if layer in modules:
+        raise ValueError(
+            f"layer {layer!r} ({type(modules[layer]).__name__}) has no output channels that can be removed. Known: "
+            f"{', '.join(outputs)}."
+        )
+    raise KeyError(unknown_name(layer, "layer", outputs))
+
+
+def _check_indices(indices: object, layer: str, length: int) -> Int64[Tensor, "chosen"]:
+    """The indices as an int64 tensor, if they are distinct integers in [0, length)."""
+    remedy = f"Give whole numbers in [0, {length - 1}], each once."
+    if isinstance(indices, str) or not isinstance(indices, Iterable):
+        raise TypeError(f"the indices of {layer!r} are {indices!r}. {remedy}")
+    given = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).detach().cpu()
+    if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
+        raise TypeError(f"the indices of {layer!r} have dtype {given.dtype}. {remedy}")
+    if given.ndim != 1:
+        raise ValueError(f"the indices of {layer!r} have shape {list(given.shape)}. {remedy}")
+    given = given.to(torch.int64)
+    outside = given[(given < 0) | (given >= length)].tolist()
+    if outside:
+        raise ValueError(f"the indices of {layer!r} hold {outside[:5]}; it has {length} channels. {remedy}")
+    values, counts = given.unique(return_counts=True)
+    if (counts > 1).any():
+        raise ValueError(
+            f"the indices of {layer!r} hold {values[counts > 1].tolist()[:5]} more than once. {remedy}"
+        )
+    return given
+
+
+def _is_tied(group: ChannelGroup) -> bool:
+    return len(group.producers) > 1 or len(group.producers[0].units) > group.size
+
+
+def _tensors(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
+    """The tensors of a layer that have this axis, and which of theirs it is."""
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        outputs = axis == (1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0)
+        return [(layer.weight, axis), (layer.bias, 0)] if outputs else [(layer.weight, axis)]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return [(getattr(layer, name, None), axis) for name in names]
+
+
+def _set_sizes(layer: nn.Module, axis: int, kept: int) -> None:
+    """Bring the numbers that a layer keeps about itself in line with its tensors."""
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        layer.in_channels, layer.out_channels = layer.weight.shape[:2]
+    elif isinstance(layer, nn.modules.conv._ConvNd):
+        if layer.groups == layer.in_channels and layer.groups > 1:  # depthwise
+            layer.groups = layer.weight.shape[0] * layer.groups // layer.out_channels
+        layer.out_channels = layer.weight.shape[0]
+        layer.in_channels = layer.weight.shape[1] * layer.groups
+    elif isinstance(layer, nn.GroupNorm):
+        if layer.num_groups == layer.num_channels:
+            layer.num_groups = kept
+        layer.num_channels = kept
+    elif isinstance(layer, nn.LayerNorm):
+        shape = list(layer.normalized_shape)
+        shape[axis] = kept
+        layer.normalized_shape = tuple(shape)
+    elif isinstance(layer, nn.PReLU):
+        layer.num_parameters = kept
+    else:
+        layer.num_features = kept
