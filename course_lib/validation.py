@@ -19,9 +19,10 @@ def check_number(
     low: float | int = -math.inf,
     high: float | int = math.inf,
     low_open: bool = False,
+    high_open: bool = False,
     hint: str = "",
 ) -> float:
-    """Return `value` as a float if it is a finite number in [low, high] (or (low, high] with `low_open`).
+    """Return `value` as a float if it is a finite number in [low, high], without its ends where they are open.
 
     Raises:
         TypeError: not a number (booleans and strings are not numbers).
@@ -40,8 +41,8 @@ def check_number(
         value = float(value)
     except OverflowError:
         value = math.inf if value > 0 else -math.inf
-    accepted = f"{'(' if low_open else '['}{low:g}, {high:g}{']' if math.isfinite(high) else ')'}"
-    outside = value < low or value > high or (low_open and value == low)
+    accepted = f"{'(' if low_open else '['}{low:g}, {high:g}{')' if high_open or math.isinf(high) else ']'}"
+    outside = value < low or value > high or (low_open and value == low) or (high_open and value == high)
     if not math.isfinite(value) or outside:
         raise ValueError(f"{name} is {value}; it must be a finite number in {accepted}. {hint}".strip())
     return value

@@ -49,11 +49,14 @@ def test_every_kind_of_number_becomes_a_float(value):
     assert checked == 2
 
 
-def test_the_bounds_belong_to_the_range_unless_the_lower_is_open():
+def test_the_bounds_belong_to_the_range_unless_they_are_open():
     assert check_number(0, "x", low=0, high=1) == 0
     assert check_number(1, "x", low=0, high=1, low_open=True) == 1
     with pytest.raises(ValueError, match=r"x is 0.0; it must be a finite number in \(0, 1\]"):
         check_number(0, "x", low=0, high=1, low_open=True)
+    assert check_number(0, "x", low=0, high=1, high_open=True) == 0
+    with pytest.raises(ValueError, match=r"x is 1.0; it must be a finite number in \[0, 1\)"):
+        check_number(1, "x", low=0, high=1, high_open=True)
 
 
 @pytest.mark.parametrize(

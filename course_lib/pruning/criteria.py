@@ -1,0 +1,208 @@
+"""How much a filter matters: one score for each output channel, low for what may go first.
+
+Scores are added up in float64, whatever the dtype of the weight: nothing overflows, and int8's -128 has a magnitude.
+Integers beyond 2^53 are rounded to float64 first.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64, Shaped
+from torch import Tensor, nn
+
+from course_lib.validation import check_count
+
+_EXACT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""dtypes whose magnitudes are compared as they are; all others go to float64 first."""
+
+
+def l1_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
+    """Sum of the magnitudes of each filter.
+
+        score_i = sum_j |w_ij|
+
+    Args:
+        weight: of a convolution [C_out, C_in / groups, k, ...] or linear layer [C_out, C_in], any real dtype. (A
+            transposed convolution has its input channels first; give `weight.transpose(0, 1)`.)
+
+    Returns:
+        float64 [C_out], on the device of the weight, without gradient.
+
+    Raises:
+        TypeError: no tensor, or one of complex or boolean numbers, or a sparse one.
+        ValueError: fewer than two dimensions, empty, or holding NaN.
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1.
+    """
+    return torch.linalg.vector_norm(_rows(weight), ord=1, dim=1, dtype=torch.float64)
+
+
+def l2_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
+    """Euclidean length of each filter.
+
+        score_i = sqrt(sum_j w_ij^2)
+
+    Args:
+        weight: as for `l1_norm`.
+
+    Returns:
+        float64 [C_out], on the device of the weight, without gradient.
+
+    Raises:
+        TypeError, ValueError: as `l1_norm`.
+
+    Source: He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, eq. 2.
+    """
+    return torch.linalg.vector_norm(_rows(weight), ord=2, dim=1, dtype=torch.float64)
+
+
+def random_scores(
+    weight: Shaped[Tensor, "C_out *rest"], generator: torch.Generator
+) -> Float64[Tensor, "C_out"]:
+    """A score for each filter that knows nothing of it: the control arm of every criterion.
+
+    Args:
+        weight: as for `l1_norm`; only its shape and device matter.
+        generator: decides the scores; the same state gives the same ones.
+
+    Returns:
+        float64 [C_out], uniform in [0, 1), on the device of the weight.
+
+    Raises:
+        TypeError: no generator; else as `l1_norm`.
+        ValueError: as `l1_norm`.
+    """
+    count = len(_rows(weight))
+    check_generator(generator)
+    scores = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
+    return scores.to(weight.device)
+
+
+def bn_scale(bn: nn.Module) -> Float[Tensor, "C"]:
+    """Magnitude of each channel's scale in a batch norm.
+
+        score_i = |gamma_i|
+
+    Args:
+        bn: a batch norm layer with learned scales (`affine=True`).
+
+    Returns:
+        [C], in the dtype and on the device of gamma, without gradient.
+
+    Raises:
+        TypeError: no batch norm.
+        ValueError: it has no scales, or they hold NaN.
+
+    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3.
+    """
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
+        given = f"the class {bn.__name__}" if isinstance(bn, type) else f"a {type(bn).__name__}"
+        raise TypeError(f"bn is {given}; it must be a batch norm layer such as model.features[1].")
+    if bn.weight is None:
+        raise ValueError(
+            "this batch norm has no gamma (affine=False), so its channels cannot be scored. Score the convolution "
+            "before it with l1_norm."
+        )
+    return magnitudes(bn.weight, "gamma")
+
+
+def lowest(scores: Shaped[Tensor, "n"], count: int) -> Int64[Tensor, "count"]:
+    """Where the `count` lowest scores are; of equal scores the one with the lower index comes first.
+
+    Args:
+        scores: [n], real numbers.
+        count: how many, from 0 to n.
+
+    Returns:
+        int64 [count], ascending, on the device of the scores.
+
+    Raises:
+        TypeError: scores that are no tensor of real numbers, or a count that is no int.
+        ValueError: scores that are empty, not one-dimensional or hold NaN; a count outside [0, n].
+    """
+    check_weight(scores, "scores")
+    if scores.ndim != 1:
+        raise ValueError(
+            f"scores has shape {list(scores.shape)}; it must be [n], one number for each thing to be ranked. "
+            "Flatten it first."
+        )
+    check_count(count, "count", low=0, high=len(scores))
+    return is_lowest(scores.detach(), count).nonzero().flatten()
+
+
+# For the modules of this package
+
+
+def is_lowest(scores: Tensor, count: int) -> Tensor:
+    """bool [n], True at the `count` lowest of the checked scores [n], ties by index; in linear time on the CPU."""
+    if count == 0:
+        return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
+    if scores.device.type == "cpu":
+        # NumPy selects in linear time even at worst, where torch.kthvalue is quadratic; and it knows no bfloat16.
+        values = scores.float() if scores.dtype == torch.bfloat16 else scores
+        last = np.partition(values.numpy(), count - 1)[count - 1].item()
+    else:
+        last = scores.sort().values[count - 1]
+    chosen = scores < last
+    ties = (scores == last).nonzero().flatten()  # ascending
+    chosen[ties[: count - int(chosen.sum())]] = True
+    return chosen
+
+
+def check_weight(weight: object, name: str) -> Tensor:
+    """Return `weight` if it is a dense tensor of real numbers, not empty and without NaN.
+
+    Raises:
+        TypeError: no tensor, or one of complex or boolean numbers, or a sparse one.
+        ValueError: empty, or holding NaN.
+    """
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"{name} is a {type(weight).__name__}; it must be a torch.Tensor, such as layer.weight."
+        )
+    if weight.is_complex() or weight.dtype == torch.bool:
+        raise TypeError(f"{name} has dtype {weight.dtype}; it must hold real numbers, float or int.")
+    if weight.layout != torch.strided:
+        raise TypeError(f"{name} is sparse ({weight.layout}); it must be dense. Call .to_dense() on it.")
+    if weight.numel() == 0:
+        raise ValueError(
+            f"{name} has shape {list(weight.shape)}, which holds nothing; it must hold a number."
+        )
+    if weight.is_floating_point() and torch.isnan(weight.detach()).any():
+        raise ValueError(
+            f"{name} holds NaN, which is neither large nor small. Look for a diverged network: lower the learning "
+            "rate and train again."
+        )
+    return weight
+
+
+def check_generator(generator: object) -> torch.Generator:
+    """Return `generator` if it is one.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(
+            f"generator is {generator!r:.80} ({type(generator).__name__}); it must be a torch.Generator, such as "
+            "torch.Generator().manual_seed(0)."
+        )
+    return generator
+
+
+def magnitudes(weight: Tensor, name: str) -> Tensor:
+    """|weight| without gradient, in the dtype of the weight if that is exact and in float64 if not."""
+    weight = check_weight(weight, name).detach()
+    return (weight if weight.dtype in _EXACT else weight.double()).abs()
+
+
+def _rows(weight: Tensor) -> Tensor:
+    """The checked weight as floating point [C_out, n], a row for each filter."""
+    weight = check_weight(weight, "weight").detach()
+    if weight.ndim < 2:
+        raise ValueError(
+            f"weight has shape {list(weight.shape)}; filters are rows of the weight [C_out, C_in, ...] of a "
+            "convolution or linear layer. A bias or the scale of a norm has none: give the layer's weight, or "
+            "`bn_scale` the batch norm."
+        )
+    weight = weight.flatten(1)
+    return weight if weight.dtype in _EXACT else weight.double()

@@ -1,0 +1,146 @@
+"""Bytes that a pruned weight takes in a file, counted, for three ways of writing it.
+
+With n numbers in C_out rows, of which z are not zero, and b bytes a number (4 for float32):
+
+    dense    n * b                                    zeros cost as much as anything
+    CSR      z * (b + 4) + (C_out + 1) * 4            int32 column index with each value, int32 end of each row
+    bitmap   z * b + ceil(n / 8)                      one bit for each number
+
+So CSR is smaller than dense where the density z / n falls below b / (b + 4), less the row pointers: for float32 at a
+sparsity of more than about 1/2, for int8 of more than about 4/5. The bitmap is smaller where the sparsity exceeds
+1 / (8 b): 1/32 for float32, 1/8 for int8. Of the two, the bitmap is smaller until so few values are left that 4 bytes
+an index are less than one bit a number: a sparsity of about 31/32, whatever b is.
+
+The tensor is taken as a matrix [C_out, -1]; a vector as a single row. Negative zero counts as zero.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Shaped, UInt8
+from torch import Tensor
+
+from course_lib.validation import check_count
+
+_INDEX_BYTES = 4
+
+
+def dense_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
+    """Bytes of all numbers, zeros included: n * b.
+
+    Args:
+        weight: not empty, any dtype.
+
+    Raises:
+        TypeError: no tensor, or a sparse one.
+        ValueError: empty.
+    """
+    return _check(weight).numel() * weight.element_size()
+
+
+def csr_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
+    """Bytes in compressed sparse rows, with int32 indices: z * (b + 4) + (C_out + 1) * 4.
+
+    Args:
+        weight: [C_out, ...], taken as a matrix [C_out, -1]; a vector is one row.
+
+    Raises:
+        TypeError, ValueError: as `dense_bytes`.
+    """
+    matrix = torch.atleast_2d(_check(weight))
+    return (
+        int(weight.count_nonzero()) * (weight.element_size() + _INDEX_BYTES)
+        + (len(matrix) + 1) * _INDEX_BYTES
+    )
+
+
+def bitmap_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
+    """Bytes of what `pack_bitmap` returns: z * b + ceil(n / 8).
+
+    Args:
+        weight: not empty, any dtype.
+
+    Raises:
+        TypeError, ValueError: as `dense_bytes`.
+    """
+    return int(_check(weight).count_nonzero()) * weight.element_size() + -(-weight.numel() // 8)
+
+
+def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"], Shaped[Tensor, "nonzero"]]:
+    """A weight as one bit for each number (1: not zero) and the numbers that are not zero, in order.
+
+    Bit i % 8 of byte i // 8, counted from the lowest, stands for number i of the flattened weight.
+
+    Args:
+        weight: not empty, any dtype.
+
+    Returns:
+        uint8 [ceil(n / 8)]; and values [z] in the dtype of the weight. Both are new, on its device.
+
+    Raises:
+        TypeError, ValueError: as `dense_bytes`.
+    """
+    flat = _check(weight).detach().flatten()
+    keep = flat != 0
+    padded = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % 8)).reshape(-1, 8)
+    places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flat.device)
+    return (padded * places).sum(dim=1, dtype=torch.uint8), flat[keep]
+
+
+def unpack_bitmap(
+    bits: UInt8[Tensor, "bytes"], values: Shaped[Tensor, "nonzero"], shape: Sequence[int]
+) -> Shaped[Tensor, "..."]:
+    """The weight that `pack_bitmap` was given, number for number (a negative zero comes back as zero).
+
+    Args:
+        bits: uint8 [ceil(n / 8)].
+        values: [z], one for each bit that is set.
+        shape: of the weight, with n numbers.
+
+    Returns:
+        A new tensor of that shape, in the dtype and on the device of the values.
+
+    Raises:
+        TypeError: bits that are no uint8 tensor, values that are no tensor, a shape that holds no ints.
+        ValueError: bits, values and shape do not belong together.
+    """
+    if not isinstance(bits, Tensor) or bits.dtype != torch.uint8:
+        given = f"has dtype {bits.dtype}" if isinstance(bits, Tensor) else f"is a {type(bits).__name__}"
+        raise TypeError(f"bits {given}; it must be the uint8 tensor of pack_bitmap.")
+    if not isinstance(values, Tensor):
+        raise TypeError(f"values is a {type(values).__name__}; it must be the tensor of pack_bitmap.")
+    if not isinstance(shape, Sequence) or isinstance(shape, str):
+        raise TypeError(f"shape is {shape!r}; it must be a sequence of ints, such as weight.shape.")
+    count = 1
+    for size in shape:
+        count *= check_count(size, "a size in shape")
+    if bits.shape != (-(-count // 8),):
+        raise ValueError(
+            f"bits has shape {list(bits.shape)}; a weight of shape {list(shape)} has {count} numbers, and so needs "
+            f"[{-(-count // 8)}]. Give the shape of the weight that was packed."
+        )
+    places = torch.arange(8, device=bits.device, dtype=torch.uint8)
+    flags = ((bits[:, None] >> places) & 1).bool().flatten()
+    keep = flags[:count].to(values.device)
+    if values.shape != (int(flags.sum()),) or flags[count:].any():
+        raise ValueError(
+            f"values has shape {list(values.shape)} and {int(flags.sum())} bits are set, {int(flags[:count].sum())} of "
+            f"them for the {count} numbers; each set bit must have one value. bits and values must come from one call."
+        )
+    weight = torch.zeros(count, dtype=values.dtype, device=values.device)
+    weight[keep] = values
+    return weight.reshape(tuple(shape))
+
+
+def _check(weight: object) -> Tensor:
+    if not isinstance(weight, Tensor):
+        raise TypeError(
+            f"weight is a {type(weight).__name__}; it must be a torch.Tensor, such as layer.weight."
+        )
+    if weight.layout != torch.strided:
+        raise TypeError(f"weight is sparse ({weight.layout}); it must be dense. Call .to_dense() on it.")
+    if weight.numel() == 0:
+        raise ValueError(
+            f"weight has shape {list(weight.shape)}, which holds nothing; it must hold a number."
+        )
+    return weight
