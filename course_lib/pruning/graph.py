@@ -9,7 +9,7 @@ place) fixes them; what is not known is refused by name. Nothing is guessed.
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,6 +160,7 @@ def follow_channels(
                     f"{list(example.shape)}: {str(error).splitlines()[0]}. Pass an example as large as those the model "
                     "is trained on, or take the branches out."
                 ) from error
+    ties.settle(model)
     return ties.groups()
 
 
@@ -172,6 +173,7 @@ class _Tracer(fx.Tracer):
     def __init__(self) -> None:
         super().__init__()
         self.trail: list[str] = []
+        self.proxy_buffer_attributes = True  # or what forward() makes of a buffer would be a constant
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or _known_type(m) is not None
@@ -196,8 +198,8 @@ def _trace(model: nn.Module) -> fx.Graph:
         ) from error
 
 
-def _calls(graph: fx.Graph) -> list[tuple[str, object]]:
-    return [(node.op, node.target) for node in graph.nodes]
+def _calls(graph: fx.Graph) -> list[tuple]:
+    return [(node.op, node.target, [source.name for source in node.all_input_nodes]) for node in graph.nodes]
 
 
 # ---- what is found out ---------------------------------------------------------------------------------------------
@@ -216,6 +218,7 @@ class _Ties:
         self.fixed: list[tuple[Tensor, str]] = [
             (torch.zeros(1, dtype=torch.int64), "they are tied to the network's input or to a constant")
         ]
+        self.pinned: dict[str, str] = {}
 
     def fresh(self, count: int) -> Tensor:
         self.labels += count
@@ -237,6 +240,24 @@ class _Ties:
         else:
             self.axes[layer, axis] = (kind, labels)
         return self.axes[layer, axis][1]
+
+    def pin(self, parameter: str, node: fx.Node) -> None:
+        """The network uses this parameter or buffer in another way than as the weight of a layer."""
+        self.pinned.setdefault(parameter, f"{node.name!r} uses {parameter!r} by itself")
+
+    def settle(self, model: nn.Module) -> None:
+        """Tie layers that share a parameter, and fix the channels of parameters that are pinned."""
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        modules = dict(model.named_modules())
+        pinned = {id(tensors[name]): reason for name, reason in self.pinned.items() if name in tensors}
+        first: dict[tuple[int, int], Tensor] = {}
+        for (name, axis), (_, labels) in self.axes.items():
+            parts = tensors_along(modules[name], axis) if name in modules else [(tensors[name], axis)]
+            for tensor, its_axis in parts:
+                if tensor is not None:
+                    self.tie(first.setdefault((id(tensor), its_axis), labels), labels)
+                    if id(tensor) in pinned:
+                        self.fix(labels, pinned[id(tensor)])
 
     def groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         """Divide the labels into units, and the units into groups."""
@@ -284,6 +305,15 @@ class _Ties:
         ], refused
 
 
+def tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
+    """The tensors of a layer that have this axis of it, and which of theirs it is."""
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        outputs = axis == (1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0)
+        return [(layer.weight, axis), (layer.bias, 0)] if outputs else [(layer.weight, axis)]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return [(getattr(layer, name, None), axis) for name in names]
+
+
 def _connected(count: int, pairs: Sequence[tuple]) -> np.ndarray:
     """A number for each of `count` things, the same for things that pairs connect."""
     first = np.concatenate([np.asarray(a) for a, _ in pairs] or [np.zeros(0, int)])
@@ -312,6 +342,9 @@ class _Follower(fx.Interpreter):
         self.layers = dict(model.named_modules())
         self.labels: dict[fx.Node, object] = {}  # Labels, a tuple of them, or None for what is no tensor
         self.shapes: dict[fx.Node, torch.Size] = {}
+        # For numbers the labels of the channels that they count; for a shape, those of each of its sizes.
+        self.counted: dict[fx.Node, Tensor | tuple[Tensor, ...]] = {}
+        self.tensors = dict(model.named_parameters()) | dict(model.named_buffers())
 
     def follow(self, example: Tensor) -> None:
         """Run the network, and find out on the way."""
@@ -325,20 +358,31 @@ class _Follower(fx.Interpreter):
             borrow.run(self.module, self.example)  # says what is wrong with the example
             raise
         self.labels[n] = self._follow(n, value)
-        if isinstance(value, Tensor):
+        if isinstance(value, Tensor) and n.op != "output":
             self.shapes[n] = value.shape
+            sizes = zip(self.labels[n].shape, value.shape, strict=False)
+            if self.labels[n].ndim != value.ndim or any(size not in (1, full) for size, full in sizes):
+                self.refuse(n, "its channels were lost on the way")
         return value
 
     def _follow(self, node: fx.Node, value: object) -> object:
+        if not node.args and "input" in node.kwargs:  # f(input=x) is f(x)
+            others = {name: argument for name, argument in node.kwargs.items() if name != "input"}
+            node.args, node.kwargs = (node.kwargs["input"],), others
         if node.op == "output":
-            for labels in tree_leaves(fx.node.map_arg(node.args, self.labels.get)):
+            for labels in _tensors_in(fx.node.map_arg(node.args, self.labels.get)):
                 self.ties.fix(labels, "they are the network's output")
             return None
         if isinstance(value, Tensor):
             constant = torch.zeros([1] * value.ndim, dtype=torch.int64)
-        elif any(isinstance(leaf, Tensor) for leaf in tree_leaves(value)):
-            constant = tree_map(lambda t: torch.zeros([1] * t.ndim, dtype=torch.int64), value)
+        elif _tensors_in(value):
+            constant = tree_map(
+                lambda t: torch.zeros([1] * t.ndim, dtype=torch.int64) if isinstance(t, Tensor) else None,
+                value,
+            )
         else:
+            self.counted[node] = self._count(node)
+            self._pin_inputs(node)
             return None  # sizes and other numbers
         if node.op in ("placeholder", "get_attr"):
             return constant
@@ -355,12 +399,48 @@ class _Follower(fx.Interpreter):
             handler = _FUNCTIONS.get(node.target, _FUNCTIONS.get(name))
             what = f"the function {name!r} ({node.name})"
         if isinstance(node.target, type) and issubclass(node.target, tuple):  # a named tuple of outputs
-            return tuple(self.labels.get(part) for part in node.args)
-        if not any(labels.any() for labels in tree_leaves([self.labels[i] for i in node.all_input_nodes])):
+            return node.target(
+                *fx.node.map_arg(node.args, self.labels.get), **fx.node.map_arg(node.kwargs, self.labels.get)
+            )
+        foreign = not any(
+            labels.any() for labels in _tensors_in([self.labels[i] for i in node.all_input_nodes])
+        )
+        if foreign or handler not in (_view, _divided):
+            self.ties.fix(self.count(node.all_input_nodes), f"{node.name!r} computes with their number")
+        if foreign or handler not in (_elementwise, _functional_layer_norm):
+            self._pin_inputs(node)
+        if foreign:
             return constant  # nothing of what goes in is a channel
         if handler is None:
             self.refuse(node, f"{what} is none of the operations that it knows")
         return handler(self, node, value)
+
+    def _pin_inputs(self, node: fx.Node) -> None:
+        for source in node.all_input_nodes:
+            if source.op == "get_attr":
+                self.ties.pin(source.target, node)
+
+    def _count(self, node: fx.Node) -> Tensor | tuple[Tensor, ...]:
+        """The labels of the channels that this number counts, or each of these numbers."""
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        labels = self.labels.get(source)
+        if isinstance(labels, Tensor):
+            sizes = tuple(labels.reshape(-1) if size > 1 else labels.new_empty(0) for size in labels.shape)
+            if node.target == "size" or (node.target is getattr and node.args[1] == "shape"):
+                axis = None if node.target is getattr else _argument(node, 1, "dim")
+                return sizes if axis is None else sizes[axis]
+        if isinstance(self.counted.get(source), tuple) and node.target is operator.getitem:
+            return self.counted[source][node.args[1]]
+        channels = [
+            labels.reshape(-1) for labels in _tensors_in([self.labels.get(i) for i in node.all_input_nodes])
+        ]
+        return torch.cat([self.count(node.all_input_nodes), *(c for c in channels if len(c) > 1)])
+
+    def count(self, nodes: Iterable[object]) -> Tensor:
+        """The labels of all channels that these numbers count, or that go into them."""
+        nodes = [node for node in nodes if isinstance(node, fx.Node)]
+        numbers = [self.counted.get(node) for node in nodes]
+        return torch.cat([torch.zeros(0, dtype=torch.int64), *_tensors_in(numbers)])
 
     def refuse(self, node: fx.Node, why: str) -> None:
         stack = list((node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1][0]
@@ -380,6 +460,8 @@ class _Follower(fx.Interpreter):
                 f"the channels lie along another axis of its input {list(self.shapes[node.args[0]])} "
                 f"than axis {axis}",
             )
+        if labels.numel() not in (1, length):
+            self.refuse(node, f"it is made for {length} channels and is given {labels.numel()}")
         return labels.reshape(-1).expand(length)
 
     def along(self, axis: int, vector: Tensor, value: Tensor) -> Tensor:
@@ -390,7 +472,14 @@ class _Follower(fx.Interpreter):
 
 
 def _argument(node: fx.Node, position: int, name: str, default: object = None) -> object:
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+    if len(node.args) > position:
+        return node.args[position]
+    numpy_name = {"dim": "axis", "keepdim": "keepdims"}.get(name)  # PyTorch takes these as well
+    return node.kwargs.get(name, node.kwargs.get(numpy_name, default))
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
 def _compact(labels: Tensor) -> Tensor:
@@ -525,8 +614,6 @@ def _elementwise(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
         lead = [1] * (value.ndim - labels.ndim)
         place = parameters if operand.op == "get_attr" else operands
         place.append((operand, labels.reshape([*lead, *labels.shape]), [*lead, *shape]))
-    if not operands:
-        return torch.zeros([1] * value.ndim, dtype=torch.int64)
     _, result, _ = max(operands, key=lambda o: (o[1].numel(), np.prod(o[2])))
     axes = _changing(result)
     for _, labels, shape in operands:
@@ -539,7 +626,11 @@ def _elementwise(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
         wide = [axis for axis in axes if shape[axis] > 1]
         if wide and len(axes) > 1:
             follower.refuse(node, "a parameter meets channels that lie along several axes")
-        if wide:
+        if not wide:
+            follower.ties.pin(parameter.target, node)
+        elif parameter.target not in follower.tensors:  # a plain tensor, which stays as it is
+            follower.ties.tie(result, torch.zeros(1, dtype=torch.int64))
+        else:
             axis = wide[0] - (value.ndim - len(follower.shapes[parameter]))
             follower.ties.record("follower", parameter.target, axis, result.reshape(-1))
     return result
@@ -575,26 +666,46 @@ def _moved(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
     return node.target(labels, *arguments, **node.kwargs)
 
 
-def _reshaped(
-    follower: _Follower, node: fx.Node, value: Tensor, layer: nn.Module | None = None, sizes: Sequence = ()
-) -> Labels:
+def _reshaped(follower: _Follower, node: fx.Node, value: Tensor, layer: nn.Module | None = None) -> Labels:
     source = node.args[0]
-    labels = _compact(follower.labels[source].expand(follower.shapes[source]).reshape(value.shape))
-    axes = _changing(labels)
-    for axis, size in enumerate(sizes):
-        if axis in axes and isinstance(size, int) and size != -1:
-            if len(axes) == 1:
-                follower.ties.fix(labels, f"{node.name!r} reshapes them to the fixed size {size}")
-            else:  # so many rows whatever happens: the same place goes from each
-                follower.ties.tie(labels, labels.narrow(axis, 0, 1))
-    return labels
+    return _compact(follower.labels[source].expand(follower.shapes[source]).reshape(value.shape))
+
+
+def _squeezed(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
+    labels = follower.labels[node.args[0]]
+    axes = _axes(node, labels)
+    if set(axes) & set(_changing(labels)):
+        what = (
+            f"{node.name!r} would drop their axis if one were left; name the axes to drop, as in squeeze(-1)"
+        )
+        follower.ties.fix(labels, what)
+    return _reshaped(follower, node, value)
 
 
 def _view(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
+    """Reshaping to sizes that are given: what is written as a number stays when the channels become fewer."""
+    ties, labels = follower.ties, _reshaped(follower, node, value)
     sizes = node.args[1:] or (node.kwargs.get("size", node.kwargs.get("shape")),)
     if len(sizes) == 1 and isinstance(sizes[0], tuple | list):
         sizes = sizes[0]
-    return _reshaped(follower, node, value, sizes=sizes)
+    whole = follower.counted.get(sizes[0]) if isinstance(sizes[0], fx.Node) else None
+    if isinstance(whole, tuple):  # the shape of another tensor
+        counts = list(whole)
+    elif len(sizes) == value.ndim:
+        counts = [None if size == -1 else follower.count([size]) for size in sizes]
+    else:  # a shape put together
+        counts = [follower.count(sizes)] * value.ndim
+    own, counted = labels.unique(), [count.unique() for count in counts if count is not None and len(count)]
+    if any(not torch.equal(count, own) for count in counted):
+        ties.fix(torch.cat([own, *counted]), f"{node.name!r} reshapes by the number of others")
+    axes = _changing(labels)
+    fixed = [axis for axis in axes if counts[axis] is not None and not len(counts[axis])]
+    if len(axes) - len(fixed) != min(len(axes), 1):
+        what = " x ".join(str(value.size(axis)) for axis in axes)
+        ties.fix(labels, f"{node.name!r} reshapes them to {'the fixed size ' if fixed else ''}{what}")
+    for axis in fixed:  # so many rows whatever happens: the same place goes from each
+        ties.tie(labels, labels.narrow(axis, 0, 1))
+    return labels
 
 
 def _channel_shuffle(follower: _Follower, node: fx.Node, value: Tensor, layer: nn.ChannelShuffle) -> Labels:
@@ -603,11 +714,16 @@ def _channel_shuffle(follower: _Follower, node: fx.Node, value: Tensor, layer: n
     return follower.along(1, rows.T.reshape(-1), value)
 
 
+def _axes(node: fx.Node, labels: Labels) -> list[int]:
+    """The axes that the argument `dim` names; all where it names none."""
+    axes = _argument(node, 1, "dim")
+    axes = [axes] if isinstance(axes, int) else axes or range(labels.ndim)
+    return [axis % labels.ndim for axis in axes]
+
+
 def _reduced(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
     labels = follower.labels[node.args[0]]
-    axes = _argument(node, 1, "dim")
-    axes = list(range(labels.ndim)) if axes is None else [axes] if isinstance(axes, int) else list(axes)
-    axes = [axis % labels.ndim for axis in axes]
+    axes = _axes(node, labels)
     if set(axes) & set(_changing(labels)):
         follower.ties.fix(labels, f"{node.name!r} mixes them")
     return labels.amax(axes, keepdim=bool(_argument(node, 2, "keepdim", False)))
@@ -623,13 +739,14 @@ def _mixed_along(follower: _Follower, node: fx.Node, value: Tensor, layer: nn.Mo
 
 
 def _concatenated(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
-    parts = list(_argument(node, 0, "tensors"))
+    parts = _argument(node, 0, "tensors")
     axis = _argument(node, 1, "dim", 0) % value.ndim
+    values = fx.node.map_arg(parts, lambda n: follower.env[n])
     labels = []
-    for part in parts:
-        shape = list(follower.labels[part].shape)
-        shape[axis] = follower.shapes[part][axis]
-        labels.append(follower.labels[part].expand(shape))
+    for part, its_labels in zip(values, fx.node.map_arg(parts, follower.labels.get), strict=True):
+        shape = list(its_labels.shape)
+        shape[axis] = part.size(axis)
+        labels.append(its_labels.expand(shape))
     widest = [max(sizes) for sizes in zip(*(part.shape for part in labels), strict=True)]
     whole = []
     for part in labels:
@@ -655,23 +772,31 @@ def _divided(follower: _Follower, node: fx.Node, value: Sequence[Tensor]) -> tup
     if size is None:
         size = node.kwargs.get("split_size")
     equal = len({part.size(axis) for part in value}) == 1
+    if isinstance(size, fx.Node):  # only channels // 2 and the like is the same share of fewer channels
+        share = size.target is operator.floordiv and isinstance(size.args[1], int)
+        equal = equal and share and torch.equal(follower.count([size]).unique(), labels.unique())
     sections = labels.split([part.size(axis) for part in value], axis)
     if equal and (by_number or isinstance(size, fx.Node)):
         for section in sections[1:]:
             follower.ties.tie(section, sections[0])
     else:
-        follower.ties.fix(labels, f"{node.name!r} cuts them at fixed places")
+        counted = follower.count(node.all_input_nodes)
+        follower.ties.fix(
+            torch.cat([labels.reshape(-1), counted]), f"{node.name!r} cuts them at fixed places"
+        )
     return tuple(_compact(section) for section in sections)
 
 
-def _item(follower: _Follower, node: fx.Node, value: Tensor) -> Labels:
+def _item(follower: _Follower, node: fx.Node, value: object) -> object:
     source, index = node.args
     labels = follower.labels[source]
     if isinstance(labels, tuple | list):
         return labels[index]
     index = fx.node.map_arg(index, lambda n: follower.env[n])
     item = _compact(labels.expand(follower.shapes[source])[index])
-    if item.numel() != labels.numel():
+    parts = index if isinstance(index, tuple) else (index,)
+    places = any(not (part is None or part is Ellipsis or isinstance(part, int | slice)) for part in parts)
+    if places or item.numel() != labels.numel():
         follower.ties.fix(labels, f"{node.name!r} picks some of them by their place")
     return item
 
@@ -727,7 +852,8 @@ _FUNCTIONS: dict[object, Callable] = {
     F.pad: _pad,
     F.layer_norm: _functional_layer_norm,
     **_table(_moved, torch.permute, torch.transpose, torch.swapaxes, torch.movedim, torch.unsqueeze),
-    **_table(_reshaped, torch.flatten, torch.squeeze),
+    torch.flatten: _reshaped,
+    torch.squeeze: _squeezed,
     torch.reshape: _view,
     **_table(_reduced, torch.mean, torch.sum, torch.amax, torch.amin),
     **_table(_mixed_along, F.softmax, F.log_softmax, torch.softmax, torch.log_softmax),
@@ -743,10 +869,11 @@ _METHODS: dict[str, Callable] = {
     **_table(
         _elementwise, "relu", "relu_", "sigmoid", "sigmoid_", "tanh", "tanh_", "exp", "log", "abs", "neg"
     ),
-    **_table(_elementwise, "sqrt", "rsqrt", "square", "clamp", "clamp_"),
+    **_table(_elementwise, "sqrt", "rsqrt", "square", "clamp", "clamp_", "expand_as"),
     **_table(_same, "contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16"),
     **_table(_moved, "permute", "transpose", "swapaxes", "movedim", "unsqueeze"),
-    **_table(_reshaped, "flatten", "squeeze"),
+    "flatten": _reshaped,
+    "squeeze": _squeezed,
     **_table(_view, "view", "reshape"),
     **_table(_reduced, "mean", "sum", "amax", "amin"),
     **_table(_mixed_along, "softmax", "log_softmax"),
@@ -760,4 +887,7 @@ def _known_type(layer: nn.Module) -> type | None:
     kind = next(kinds, None)
     if is_parametrized(layer):
         return kind
-    return kind if kind is not None and type(layer).forward is kind.forward else None
+    if kind is None or "forward" in vars(layer):
+        return None
+    methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
+    return kind if all(getattr(type(layer), name) is getattr(kind, name) for name in methods) else None

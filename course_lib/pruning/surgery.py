@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
-from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels
+from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels, tensors_along
 from course_lib.validation import unknown_name
 
 Plan = Mapping[str, Sequence[int] | Tensor]
@@ -49,10 +49,12 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     buffers = dict(model.named_buffers())
     # deepcopy takes from `memo` what has been copied before: the smaller tensors enter instead of full-size copies.
     memo: dict[int, Tensor] = {}
+    done: set[tuple[int, int]] = set()
 
     def shorten(tensor: Tensor | None, axis: int, keep: Tensor) -> None:
-        if tensor is None:
+        if tensor is None or (id(tensor), axis) in done:  # layers may share a parameter
             return
+        done.add((id(tensor), axis))
         shorter = memo.get(id(tensor), tensor).detach().index_select(axis, keep.to(tensor.device))
         if isinstance(tensor, nn.Parameter):
             shorter = nn.Parameter(shorter, requires_grad=tensor.requires_grad)
@@ -61,7 +63,7 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     for (name, axis), removed in cuts.items():
         keep = torch.nonzero(~removed).flatten()
         if name in modules:
-            for tensor, its_axis in _tensors(modules[name], axis):
+            for tensor, its_axis in tensors_along(modules[name], axis):
                 shorten(tensor, its_axis, keep)
         else:
             shorten(parameters.get(name, buffers.get(name)), axis, keep)
@@ -89,13 +91,18 @@ def channel_masks(
         For each parameter concerned a bool mask of its shape, False where the channels are.
 
     Raises:
-        As `remove_channels`.
+        As `remove_channels`; and ValueError where a normalisation without parameters follows.
     """
     masks: dict[str, Tensor] = {}
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
     for (layer, axis), removed in _cuts(model, example, plan, consumers=False).items():
-        tensors = _tensors(modules[layer], axis) if layer in modules else [(parameters.get(layer), axis)]
+        if layer in modules and _speaks_always(modules[layer]):
+            raise ValueError(
+                f"no mask can silence channels behind {layer!r}: it is a {type(modules[layer]).__name__} without gamma "
+                "and beta, which shifts zeros to another value. Use remove_channels, or a norm with affine=True."
+            )
+        tensors = tensors_along(modules[layer], axis) if layer in modules else [(parameters.get(layer), axis)]
         for tensor, its_axis in tensors:
             if id(tensor) not in names:
                 continue  # no bias, or a buffer
@@ -148,6 +155,12 @@ def _cuts(
         for axis in group.axes if consumers else group.producers + group.followers:
             removed, place = gone[number][axis.units], (axis.layer, axis.axis)
             cuts[place] = cuts[place] | removed if place in cuts else removed
+    for (layer, _), removed in cuts.items():
+        if removed.all():  # of a layer that computes a part of the channels alone
+            raise ValueError(
+                f"the plan leaves {layer!r} without any channel, since its channels are tied to others that go; at "
+                "least one must stay. See graph.channel_groups for what goes together."
+            )
     return cuts
 
 
@@ -170,7 +183,15 @@ def _check_indices(indices: object, layer: str, length: int) -> Int64[Tensor, "c
     remedy = f"Give whole numbers in [0, {length - 1}], each once."
     if isinstance(indices, str) or not isinstance(indices, Iterable):
         raise TypeError(f"the indices of {layer!r} are {indices!r}. {remedy}")
-    given = torch.as_tensor(indices if isinstance(indices, Tensor) else list(indices)).detach().cpu()
+    if not isinstance(indices, Tensor):
+        indices = list(indices)
+        wrong = [index for index in indices if isinstance(index, bool | str) or index is None]
+        if wrong:
+            raise TypeError(f"the indices of {layer!r} hold {wrong[0]!r}. {remedy}")
+    try:
+        given = torch.as_tensor(indices).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"the indices of {layer!r} are no numbers of channels: {error}. {remedy}") from error
     if given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool):
         raise TypeError(f"the indices of {layer!r} have dtype {given.dtype}. {remedy}")
     if given.ndim != 1:
@@ -191,13 +212,11 @@ def _is_tied(group: ChannelGroup) -> bool:
     return len(group.producers) > 1 or len(group.producers[0].units) > group.size
 
 
-def _tensors(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
-    """The tensors of a layer that have this axis, and which of theirs it is."""
-    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-        outputs = axis == (1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0)
-        return [(layer.weight, axis), (layer.bias, 0)] if outputs else [(layer.weight, axis)]
-    names = ("weight", "bias", "running_mean", "running_var")
-    return [(getattr(layer, name, None), axis) for name in names]
+def _speaks_always(layer: nn.Module) -> bool:
+    """Whether a normalisation makes something else than zeros of a channel of zeros, whatever its parameters."""
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+        return layer.weight is None
+    return getattr(layer, "running_mean", None) is not None and layer.weight is None
 
 
 def _set_sizes(layer: nn.Module, axis: int, kept: int) -> None:

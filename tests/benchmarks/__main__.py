@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import importing, training_speed
+from tests.benchmarks import importing, surgery_speed, training_speed
 
 
 def main() -> None:
@@ -30,6 +30,7 @@ def main() -> None:
     for row in (
         *training_speed.against_data_loader(images, arguments.repeats),
         *training_speed.against_bare_loop(arguments.repeats),
+        *surgery_speed.against_torch_pruning(arguments.repeats),
         importing.beyond_torch(arguments.repeats),
     ):
         table.add_row(*row)
