@@ -8,8 +8,9 @@ Channels with tied labels must go together. What is known to mix channels (a sof
 place) fixes them; what is not known is refused by name. Nothing is guessed.
 """
 
+import contextlib
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,26 +142,26 @@ def follow_channels(
         TypeError, ValueError: as `channel_groups`.
     """
     borrow.check(model, example)
-    ties = _Ties()
+    ties = _Ties(model)
     with borrow.borrowed(model):
-        graph = _trace(model)
+        graph, training_matters = _trace(model, ties)
         _Follower(model, graph, ties).follow(example)
-        for module in model.modules():
-            module.training = True
-        training_graph = _trace(model)
-        for module in model.modules():
-            module.training = False
-        if _calls(training_graph) != _calls(graph):
+        if training_matters:
+            for module in model.modules():
+                module.training = True
+            graph, _ = _trace(model, ties)
+            for module in model.modules():
+                module.training = False
             # In eval mode like the other: only the branches are of interest, not dropout or batch statistics.
             try:
-                _Follower(model, training_graph, ties).follow(example)
+                _Follower(model, graph, ties).follow(example)
             except RuntimeError as error:
                 raise ValueError(
                     f"the branches that the model has in train mode alone do not run on an example of shape "
                     f"{list(example.shape)}: {str(error).splitlines()[0]}. Pass an example as large as those the model "
                     "is trained on, or take the branches out."
                 ) from error
-    ties.settle(model)
+    ties.settle()
     return ties.groups()
 
 
@@ -185,10 +186,12 @@ class _Tracer(fx.Tracer):
         return result
 
 
-def _trace(model: nn.Module) -> fx.Graph:
+def _trace(model: nn.Module, ties: "_Ties") -> tuple[fx.Graph, bool]:
+    """The traced network, and whether its forward() looks at the train/eval mode."""
     tracer = _Tracer()
     try:
-        return tracer.trace(model)
+        with _watched_reading() as read:
+            graph = tracer.trace(model)
     except Exception as error:
         where = f"in {tracer.trail[-1]!r}" if tracer.trail else "in its forward()"
         raise ValueError(
@@ -196,10 +199,42 @@ def _trace(model: nn.Module) -> fx.Graph:
             "the same layers whatever the values: without `if` or loops over tensors. Rewrite that part, or prune the "
             "parts of the model that are free of it one by one."
         ) from error
+    for layer, name in read:
+        if name != "training" and _known_type(layer) is not None:
+            ties.pin_layer(layer, f"forward() computes with the {name} of a layer that has or reads them")
+    return graph, any(name == "training" for _, name in read)
 
 
-def _calls(graph: fx.Graph) -> list[tuple]:
-    return [(node.op, node.target, [source.name for source in node.all_input_nodes]) for node in graph.nodes]
+_SIZES = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels")
+_SIZES += ("num_groups", "groups", "normalized_shape", "num_parameters")
+
+
+@contextlib.contextmanager
+def _watched_reading() -> Iterator[set[tuple[nn.Module, str]]]:
+    """Which modules' mode and sizes are read in the block: a trace holds such numbers as constants.
+
+    For the time of the block nn.Module has a property of each of these names, which stands before the attribute of
+    the instance. (torch.fx, too, changes nn.Module while it traces.)
+    """
+    read: set[tuple[nn.Module, str]] = set()
+
+    def watch(name: str) -> property:
+        def get(module: nn.Module) -> object:
+            if name not in vars(module):
+                raise AttributeError(name)  # and nn.Module looks among parameters and submodules
+            read.add((module, name))
+            return vars(module)[name]
+
+        return property(get)
+
+    names = ("training", *_SIZES)
+    for name in names:
+        setattr(nn.Module, name, watch(name))
+    try:
+        yield read
+    finally:
+        for name in names:
+            delattr(nn.Module, name)
 
 
 # ---- what is found out ---------------------------------------------------------------------------------------------
@@ -211,14 +246,17 @@ class _Ties:
     Label 0 stands for everything that is no channel of a layer: the input, constants, positions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = dict(model.named_modules())
+        self.tensors = dict(model.named_parameters(remove_duplicate=False))
+        self.tensors |= dict(model.named_buffers(remove_duplicate=False))
         self.labels = 1
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.tied: list[tuple[Tensor, Tensor]] = []
         self.fixed: list[tuple[Tensor, str]] = [
             (torch.zeros(1, dtype=torch.int64), "they are tied to the network's input or to a constant")
         ]
-        self.pinned: dict[str, str] = {}
+        self.pinned: dict[int, str] = {}  # id of a tensor or layer -> reason
 
     def fresh(self, count: int) -> Tensor:
         self.labels += count
@@ -243,21 +281,27 @@ class _Ties:
 
     def pin(self, parameter: str, node: fx.Node) -> None:
         """The network uses this parameter or buffer in another way than as the weight of a layer."""
-        self.pinned.setdefault(parameter, f"{node.name!r} uses {parameter!r} by itself")
+        if parameter in self.tensors:
+            self.pinned.setdefault(id(self.tensors[parameter]), f"{node.name!r} uses {parameter!r} by itself")
 
-    def settle(self, model: nn.Module) -> None:
-        """Tie layers that share a parameter, and fix the channels of parameters that are pinned."""
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        modules = dict(model.named_modules())
-        pinned = {id(tensors[name]): reason for name, reason in self.pinned.items() if name in tensors}
+    def pin_layer(self, layer: nn.Module, reason: str) -> None:
+        """The channels of this layer have to stay."""
+        self.pinned.setdefault(id(layer), reason)
+
+    def settle(self) -> None:
+        """Tie layers that share a parameter, and fix the channels of parameters and layers that are pinned."""
         first: dict[tuple[int, int], Tensor] = {}
         for (name, axis), (_, labels) in self.axes.items():
-            parts = tensors_along(modules[name], axis) if name in modules else [(tensors[name], axis)]
-            for tensor, its_axis in parts:
+            layer = self.layers.get(name)
+            for tensor, its_axis in tensors_along(layer, axis) if layer else [(self.tensors[name], axis)]:
                 if tensor is not None:
-                    self.tie(first.setdefault((id(tensor), its_axis), labels), labels)
-                    if id(tensor) in pinned:
-                        self.fix(labels, pinned[id(tensor)])
+                    other = first.setdefault((id(tensor), its_axis), labels)
+                    if other is not labels:
+                        self.tie(other, labels)
+                    if id(tensor) in self.pinned:
+                        self.fix(labels, self.pinned[id(tensor)])
+            if id(layer) in self.pinned:
+                self.fix(labels, self.pinned[id(layer)])
 
     def groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
         """Divide the labels into units, and the units into groups."""
@@ -339,12 +383,11 @@ class _Follower(fx.Interpreter):
     def __init__(self, model: nn.Module, graph: fx.Graph, ties: _Ties) -> None:
         super().__init__(model, graph=graph)
         self.ties = ties
-        self.layers = dict(model.named_modules())
+        self.layers, self.tensors = ties.layers, ties.tensors
         self.labels: dict[fx.Node, object] = {}  # Labels, a tuple of them, or None for what is no tensor
         self.shapes: dict[fx.Node, torch.Size] = {}
         # For numbers the labels of the channels that they count; for a shape, those of each of its sizes.
         self.counted: dict[fx.Node, Tensor | tuple[Tensor, ...]] = {}
-        self.tensors = dict(model.named_parameters()) | dict(model.named_buffers())
 
     def follow(self, example: Tensor) -> None:
         """Run the network, and find out on the way."""
@@ -364,6 +407,9 @@ class _Follower(fx.Interpreter):
             if self.labels[n].ndim != value.ndim or any(size not in (1, full) for size, full in sizes):
                 self.refuse(n, "its channels were lost on the way")
         return value
+
+    def call_module(self, target: str, args: tuple, kwargs: dict) -> object:
+        return self.layers[target](*args, **kwargs)
 
     def _follow(self, node: fx.Node, value: object) -> object:
         if not node.args and "input" in node.kwargs:  # f(input=x) is f(x)
@@ -391,7 +437,8 @@ class _Follower(fx.Interpreter):
             handler = _MODULES.get(_known_type(layer))
             if handler is not None:
                 return handler(self, node, value, layer)
-            what = f"{type(layer).__name__} ({node.target!r})"
+            own = " with a forward() of its own" if type(layer) in _MODULES else ""
+            what = f"{type(layer).__name__} ({node.target!r}){own}"
         elif node.op == "call_method":
             handler, what = _METHODS.get(node.target), f"the tensor method {node.target!r} ({node.name})"
         else:
@@ -512,9 +559,7 @@ def _plain_parameters(follower: _Follower, node: fx.Node, layer: nn.Module) -> N
 def _convolution(follower: _Follower, node: fx.Node, value: Tensor, layer: nn.Module) -> Labels:
     _plain_parameters(follower, node, layer)
     ties, name, groups = follower.ties, node.target, layer.groups
-    axis = (
-        value.ndim - (layer.weight.ndim - 2) - 1
-    )  # of the channels, counted so that a missing batch axis is fine
+    axis = value.ndim - layer.weight.ndim + 1  # of the channels, also where the batch axis is missing
     inputs = follower.vector(node, axis, layer.in_channels)
     transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
     if transposed and groups > 1:
@@ -522,13 +567,11 @@ def _convolution(follower: _Follower, node: fx.Node, value: Tensor, layer: nn.Mo
     if groups == layer.in_channels and groups > 1:  # depthwise: each input channel has outputs of its own
         outputs = inputs.repeat_interleave(layer.out_channels // groups)
         return follower.along(axis, ties.record("follower", name, 0, outputs), value)
-    # Every group must lose as many channels as the others: the same places go from each.
-    inputs = inputs.reshape(groups, -1)
-    ties.tie(inputs, inputs[:1])
-    ties.record("consumer", name, 0 if transposed else 1, inputs[0])
+    ties.record("consumer", name, 0 if transposed else 1, inputs.reshape(groups, -1)[0])
     outputs = _outputs(ties, name, 1 if transposed else 0, layer.out_channels)
-    per_group = outputs.reshape(groups, -1)
-    ties.tie(per_group, per_group[:1])
+    if groups > 1:  # every group must lose as many channels as the others: the same places go from each
+        for per_group in (inputs.reshape(groups, -1), outputs.reshape(groups, -1)):
+            ties.tie(per_group, per_group[:1])
     return follower.along(axis, outputs, value)
 
 

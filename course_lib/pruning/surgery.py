@@ -45,10 +45,11 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     cuts = _cuts(model, example, plan)
     if not cuts:
         return copy.deepcopy(model)
-    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
-    buffers = dict(model.named_buffers())
+    modules = dict(model.named_modules())
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    buffers = dict(model.named_buffers(remove_duplicate=False))
     # deepcopy takes from `memo` what has been copied before: the smaller tensors enter instead of full-size copies.
-    memo: dict[int, Tensor] = {}
+    memo: dict[int, Tensor | nn.Module] = {}
     done: set[tuple[int, int]] = set()
 
     def shorten(tensor: Tensor | None, axis: int, keep: Tensor) -> None:
@@ -60,19 +61,37 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
             shorter = nn.Parameter(shorter, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = shorter
 
-    for (name, axis), removed in cuts.items():
+    # Rows first: whole rows are copied quickly, and then fewer of them have columns to be cut.
+    for (name, axis), removed in sorted(cuts.items(), key=lambda cut: cut[0][1]):
         keep = torch.nonzero(~removed).flatten()
         if name in modules:
             for tensor, its_axis in tensors_along(modules[name], axis):
                 shorten(tensor, its_axis, keep)
         else:
             shorten(parameters.get(name, buffers.get(name)), axis, keep)
+    for layer in modules.values():
+        if not layer._modules and type(layer).__module__.startswith("torch.nn.modules."):
+            memo[id(layer)] = _copied(layer, memo)
     smaller = copy.deepcopy(model, memo)
     modules = dict(smaller.named_modules())
     for (name, axis), removed in cuts.items():
         if name in modules:
             _set_sizes(modules[name], axis, int((~removed).sum()))
     return smaller
+
+
+def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
+    """A deep copy of one of PyTorch's own layers. It takes a third of deepcopy's time: most attributes are numbers or
+    empty collections of hooks."""
+    clone = type(layer).__new__(type(layer))
+    for name, value in vars(layer).items():
+        if value is None or isinstance(value, bool | int | float | str):
+            vars(clone)[name] = value
+        elif isinstance(value, dict | set) and not value:
+            vars(clone)[name] = type(value)()
+        else:
+            vars(clone)[name] = copy.deepcopy(value, memo)
+    return clone
 
 
 def channel_masks(

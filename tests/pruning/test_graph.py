@@ -167,6 +167,11 @@ def with_tensor():
             one(lambda s, x: s.head(s.stem(x).view(2, s.b(x).size(1), 6, 6)), b=conv(3, 6)),
             "reshapes by the number of others",
         ),
+        (
+            one(lambda s, x: s.head(s.stem(x) / s.stem.out_channels)),
+            "computes with the out_channels of a layer",
+        ),
+        (one(lambda s, x: s.head(s.stem(x)) * s.stem.out_channels**-0.5), "computes with the out_channels"),
         (one(lambda s, x: s.head(s.stem(x) + x), channels=3), "tied to the network's input or to a constant"),
         (
             one(lambda s, x: s.head(s.stem(x) + torch.ones(1, 6, 1, 1))),
@@ -273,3 +278,11 @@ def test_branches_that_differ_in_their_wiring_alone_are_followed():
 
     model = Net(forward, a=conv(3, 5), b=conv(3, 5), head=head(5))
     remove_channels(model, EXAMPLE, {"a": [1]}).train()(EXAMPLE)
+
+
+def test_nothing_of_the_tracing_stays_behind():
+    before = set(vars(nn.Module))
+    channel_groups(one(lambda s, x: s.head(s.stem(x) / s.stem.out_channels)), EXAMPLE)
+    with pytest.raises(ValueError, match="cannot trace"):
+        channel_groups(one(lambda s, x: s.head(s.stem(x)) if x.sum() > 0 else x), EXAMPLE)
+    assert set(vars(nn.Module)) == before

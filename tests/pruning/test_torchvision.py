@@ -35,7 +35,7 @@ SIZES = {
     "convnext_tiny": 64,
 }
 LARGE = ("alexnet", "vgg16_bn", "wide_resnet50_2")  # in float32: in float64 they would need gigabytes
-UNSUPPORTED = ("shufflenet_v2_x1_0",)  # Torch-Pruning divides by zero at its split of fixed size
+UNSUPPORTED = ("shufflenet_v2_x1_0",)  # Torch-Pruning 1.6.1 ends in a ZeroDivisionError
 
 
 def network(name, **options):
