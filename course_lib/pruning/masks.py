@@ -207,6 +207,7 @@ def make_permanent(model: nn.Module) -> None:
         held = _held(module, key)
         with torch.no_grad():
             module.parametrizations[key].original.masked_fill_(~held.mask, 0)
+        _own_class(module)
         parametrize.remove_parametrizations(module, key, leave_parametrized=False)
         _reorder(module, held.order)
 
@@ -332,6 +333,13 @@ def check_model(model: object) -> None:
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"model is {given}; it must be a torch.nn.Module.")
+
+
+def _own_class(module: nn.Module) -> None:
+    """Give a parametrised layer a class that no copy of it shares: PyTorch removes attributes from that class."""
+    shared = type(module)
+    own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
 
 
 def _reorder(module: nn.Module, order: tuple[str, ...]) -> None:

@@ -514,3 +514,21 @@ def test_other_parametrisations_are_left_alone_and_named():
         ValueError, match="a Identity was put on top of the mask of 'weight' in a Parametrized"
     ):
         make_permanent(model)
+
+
+def test_a_frozen_model_and_its_copy_do_not_disturb_each_other():
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten(), nn.Linear(2, 2))
+    freeze(
+        model,
+        {"0.weight": torch.tensor([True, False]).reshape(2, 1, 1, 1), "0.bias": torch.tensor([False, True])},
+    )
+    clone = copy.deepcopy(model)
+    make_permanent(clone)
+    assert type(clone[0]) is nn.Conv2d
+    assert model[0].weight.flatten().tolist()[1] == 0
+    assert model[0].bias.tolist()[0] == 0
+    again = copy.deepcopy(model)
+    make_permanent(model)
+    assert type(model[0]) is nn.Conv2d
+    assert torch.equal(again[0].weight, clone[0].weight)
+    torch.testing.assert_close(again(torch.ones(3, 1, 1, 1)), clone(torch.ones(3, 1, 1, 1)))
