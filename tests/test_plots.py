@@ -13,10 +13,25 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from course_lib import plots
+from course_lib.pruning.rollback import Attempt, PruningLog
 from course_lib.statistics import Interval, paired_difference
 
 IMAGES = torch.arange(3 * 16, dtype=torch.uint8).reshape(3, 1, 4, 4)
 ARMS = {"alone": [0.60, 0.62, 0.61], "distilled, T = 4": [0.70, 0.71, 0.69], "other": [0.59, 0.63, 0.62]}
+KERNELS = torch.arange(12).reshape(3, 2, 2, 1)
+LOG = PruningLog(
+    baseline=0.8,
+    start=100.0,
+    mode="hard",
+    tolerance=0.02,
+    target=0.5,
+    attempts=[
+        Attempt(1, 1.0, 0.9, 0.81, True, "kept", {"1": [0]}),
+        Attempt(2, 0.9, 0.7, 0.5, False, "fell", {"1": [1]}),
+        Attempt(3, 0.9, 0.7, None, False, "not finite", {"1": [2]}),
+        Attempt(4, 0.9, 0.8, 0.79, True, "kept", {"1": [3]}),
+    ],
+)
 INTERVALS = {"clear": Interval(0.05, 0.02, 0.08, 5), "unclear": Interval(0.01, -0.02, 0.04, 5)}
 
 EXAMPLES = {
@@ -52,6 +67,34 @@ EXAMPLES = {
     "activations_against_weights": lambda: plots.activations_against_weights(
         {"vgg": ([1.0, 4.0, 16.0], [0.1, 0.4, 1.6]), "mlp": ([1.0, 4.0, 16.0], [0.01, 0.02, 0.03])}
     ),
+    "granularities": lambda: plots.granularities(KERNELS, {"weight": KERNELS > 5, "layer": KERNELS > 99}),
+    "interval_lines": lambda: plots.interval_lines(
+        {
+            "weight": {0.5: Interval(0.9, 0.8, 1.0, 5), 0.9: Interval(0.6, 0.5, 0.8, 5)},
+            "layer": {0.5: Interval(0.7, 0.6, 0.8, 5)},
+        },
+        xlabel="parameters cut",
+        percent_x=True,
+    ),
+    "pruning_trajectories": lambda: plots.pruning_trajectories({"hard": LOG, "soft": LOG}, title="two loops"),
+    "weight_histograms": lambda: plots.weight_histograms(
+        {"plain": torch.linspace(-1, 1, 61), "far": torch.tensor([5.0, 0.0, -7.0])},
+        reach=1.0,
+        title="weights",
+    ),
+    "scales_over_epochs": lambda: plots.scales_over_epochs(
+        {"plain": np.array([[0, 4], [1, 3]]), "sparse": np.array([[0, 4], [3, 1]])},
+        [0.0, 0.5, 1.0],
+        {"plain": [0.9, 0.8], "sparse": [0.9, 0.3]},
+    ),
+    "interval_panels": lambda: plots.interval_panels(
+        {
+            "at once": {"weak": {0.5: Interval(0.5, 0.4, 0.6, 3), 0.7: Interval(0.1, 0.1, 0.2, 3)}},
+            "tuned": {"weak": {0.5: Interval(0.9, 0.8, 1.1, 3), 0.7: Interval(0.9, 0.8, 1.0, 3)}},
+        },
+        xlabel="channels cut",
+    ),
+    "width_bars": lambda: plots.width_bars([4, 8, 16], {"weak": [3, 6, 8], "strong": [4, 7, 1]}),
 }
 
 
@@ -221,6 +264,76 @@ def test_the_peak_of_the_memory_is_marked():
 
 
 # Showing
+
+
+def test_every_weight_is_written_and_the_removed_ones_are_grey():
+    left, right = EXAMPLES["granularities"]().axes
+    for axis, kept in ((left, 6), (right, 0)):
+        assert [t.get_text() for t in axis.texts] == [str(k) for k in range(12)]
+        grey = [patch.get_facecolor()[:3] == mpl.colors.to_rgb("#eeeeee") for patch in axis.patches]
+        assert grey == [k < 12 - kept for k in range(12)]
+    assert {"weight", "layer"} <= {left.get_title(), right.get_title()}
+
+
+def test_a_mask_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"'layer' has shape \[2\], the weight \[3, 2, 2, 1\]"):
+        plots.granularities(KERNELS, {"layer": torch.ones(2, dtype=torch.bool)})
+
+
+def test_a_curve_of_intervals_shows_their_ends():
+    axis = EXAMPLES["interval_lines"]().axes[0]
+    bars = [c for c in axis.containers if isinstance(c, ErrorbarContainer)]
+    assert [b.get_label() for b in bars] == ["weight", "layer"]
+    ends = bars[0].lines[2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in ends] == [
+        pytest.approx([0.8, 1.0]),
+        pytest.approx([0.5, 0.8]),
+    ]
+
+
+def test_kept_and_undone_attempts_of_a_loop_are_told_apart():
+    axis = EXAMPLES["pruning_trajectories"]().axes[0]
+    kept, undone = axis.lines
+    assert kept.get_xydata().tolist() == [[1.0, 0.8], [0.9, 0.81], [0.8, 0.79]]
+    assert undone.get_xydata().tolist() == [[0.7, 0.5]]  # one without an accuracy has no place
+    assert "1 of 4 taken back" in axis.get_title()
+
+
+def test_a_histogram_counts_every_weight_those_outside_too():
+    plain, far = EXAMPLES["weight_histograms"]().axes
+    heights = [[patch.get_height() for patch in axis.patches] for axis in (plain, far)]
+    assert sum(heights[0]) == 61
+    assert [height for height in heights[1] if height] == [1, 1, 1]
+    assert heights[1][0] == heights[1][30] == heights[1][-1] == 1
+
+
+def test_scales_are_counted_after_the_last_epoch_and_the_threshold_is_drawn_in_both_rows():
+    axes = EXAMPLES["scales_over_epochs"]().axes
+    above, below = axes[1], axes[3]  # of "sparse"
+    assert list(above.lines[0].get_ydata()) == [0.9, 0.3]
+    assert list(below.lines[0].get_xdata()) == [0.3, 0.3]
+    assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.0, 3), (0.5, 1)]
+
+
+def test_panels_show_the_ends_of_every_interval_and_no_accuracy_above_one():
+    tuned = EXAMPLES["interval_panels"]().axes[1]
+    ends = tuned.containers[0].lines[2][0].get_segments()
+    assert [segment[:, 1].tolist() for segment in ends] == [
+        pytest.approx([0.8, 1.1]),
+        pytest.approx([0.8, 1.0]),
+    ]
+    assert tuned.get_ylim()[1] == pytest.approx(1.02)
+
+
+def test_widths_stand_on_their_bars():
+    axis = EXAMPLES["width_bars"]().axes[0]
+    assert [bar.get_height() for bar in axis.patches] == [4, 8, 16, 3, 6, 8, 4, 7, 1]
+    assert [text.get_text() for text in axis.texts] == ["4", "8", "16", "3", "6", "8", "4", "7", "1"]
+
+
+def test_widths_of_another_network_are_refused():
+    with pytest.raises(ValueError, match="'weak' has 2 layers, 3 were there before"):
+        plots.width_bars([4, 8, 16], {"weak": [3, 6]})
 
 
 @pytest.fixture

@@ -1,7 +1,11 @@
 """Exercise checks, one module a chapter. A check prints one line, or raises NotYet with a hint."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
+
+Case = Mapping[str, Any]
+"""The keyword arguments of one call of a learner's function."""
 
 
 class NotYet(AssertionError):
@@ -40,3 +44,50 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 def passed(message: str) -> None:
     """Say that the exercise is right, in the one form that all chapters share."""
     print(f"Correct: {message}")
+
+
+def judge(
+    function: Callable[..., int],
+    cases: Sequence[Case],
+    right: Callable[..., int],
+    mistakes: Sequence[tuple[Callable[..., int], str]],
+) -> None:
+    """Raise NotYet unless `function` counts as `right` does in all cases.
+
+    The hint is that of the mistake with which it agrees in all cases; or else, since mistakes come together, the first
+    case that is wrong with the hint of the mistake that explains it.
+
+    Args:
+        function: a learner's, which returns a whole number.
+        cases: what to call it with.
+        right: the right answer to each case.
+        mistakes: what a typical mistake answers, and the hint that names it.
+
+    Raises:
+        NotYet: some answer is wrong, or no whole number.
+    """
+    name = getattr(function, "__name__", "your function")
+    answers = [_whole(call(function, **case), name) for case in cases]
+    wanted = [right(**case) for case in cases]
+    if answers == wanted:
+        return
+    for mistake, hint in mistakes:
+        if answers == [mistake(**case) for case in cases]:
+            raise NotYet(hint)
+    case, answer, want = next(row for row in zip(cases, answers, wanted, strict=True) if row[1] != row[2])
+    explained = (hint for mistake, hint in mistakes if mistake(**case) == answer)
+    arguments = ", ".join(f"{key}={value!r}" for key, value in case.items())
+    raise NotYet(
+        f"{name}({arguments}) returns {answer:,}; it should be {want:,}. "
+        + next(explained, "Do this one by hand.")
+    )
+
+
+def _whole(answer: object, name: str) -> int:
+    if hasattr(answer, "item") and getattr(answer, "ndim", 0) == 0:  # a number of NumPy or PyTorch
+        answer = answer.item()
+    hint = f"{name} returns {answer!r:.60} ({type(answer).__name__}); a count is a whole number (int)."
+    if isinstance(answer, float):
+        hint += " Divide with //."
+    expect(isinstance(answer, Integral) and not isinstance(answer, bool), hint)
+    return int(answer)

@@ -1,12 +1,8 @@
 """Checks of the exercises of chapter 00: conv_parameters, conv_macs, chain_peak."""
 
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
-from typing import Any
+from collections.abc import Callable, Sequence
 
-from course_lib.checks import NotYet, call, expect, passed
-
-Case = Mapping[str, Any]
+from course_lib.checks import Case, judge, passed
 
 
 def check_conv_parameters(function: Callable[..., int]) -> None:
@@ -64,7 +60,7 @@ def check_conv_parameters(function: Callable[..., int]) -> None:
             "filters exist.",
         ),
     ]
-    _judge(function, cases, right, mistakes)
+    judge(function, cases, right, mistakes)
     passed(
         "a convolution holds C_out filters of (C_in / groups) x k x k weights, and C_out biases if it has any."
     )
@@ -161,7 +157,7 @@ def check_conv_macs(function: Callable[..., int]) -> None:
             "These are the weights. Each of them is used once for every pixel of the output.",
         ),
     ]
-    _judge(function, cases, right, mistakes)
+    judge(function, cases, right, mistakes)
     passed("MACs are the values that come out, times the weights that make one of them.")
 
 
@@ -233,43 +229,5 @@ def check_chain_peak(function: Callable[..., int]) -> None:
             "The shortcut is freed too early: the addition that makes tensor j still reads tensor i.",
         ),
     ]
-    _judge(function, cases, right, mistakes)
+    judge(function, cases, right, mistakes)
     passed("the peak is the worst step, and a shortcut makes every step under it dearer.")
-
-
-def _judge(
-    function: Callable[..., int],
-    cases: Sequence[Case],
-    right: Callable[..., int],
-    mistakes: Sequence[tuple[Callable[..., int], str]],
-) -> None:
-    """Raise NotYet unless `function` agrees with `right` in all cases.
-
-    The hint is that of the mistake with which it agrees in all cases; or else, since mistakes come together, the first
-    case that is wrong with the hint of the mistake that explains it.
-    """
-    name = getattr(function, "__name__", "your function")
-    answers = [_whole(call(function, **case), name) for case in cases]
-    wanted = [right(**case) for case in cases]
-    if answers == wanted:
-        return
-    for mistake, hint in mistakes:
-        if answers == [mistake(**case) for case in cases]:
-            raise NotYet(hint)
-    case, answer, want = next(row for row in zip(cases, answers, wanted, strict=True) if row[1] != row[2])
-    explained = (hint for mistake, hint in mistakes if mistake(**case) == answer)
-    arguments = ", ".join(f"{key}={value!r}" for key, value in case.items())
-    raise NotYet(
-        f"{name}({arguments}) returns {answer:,}; it should be {want:,}. "
-        + next(explained, "Do this one by hand.")
-    )
-
-
-def _whole(answer: object, name: str) -> int:
-    if hasattr(answer, "item") and getattr(answer, "ndim", 0) == 0:  # a number of NumPy or PyTorch
-        answer = answer.item()
-    hint = f"{name} returns {answer!r:.60} ({type(answer).__name__}); a count is a whole number (int)."
-    if isinstance(answer, float):
-        hint += " Divide with //."
-    expect(isinstance(answer, Integral) and not isinstance(answer, bool), hint)
-    return int(answer)

@@ -1,0 +1,297 @@
+"""Checks of the exercises of chapter 02, pruning: global_masks, csr_limit, remove_filters, choose_sparsities."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from course_lib.checks import call, expect, judge, passed
+
+
+def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Tensor]]) -> None:
+    """Exercise 1: global_masks(weights, sparsity) -> a bool mask for each weight, True = keep.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake.
+    """
+    weights = [
+        torch.tensor([[-0.9, 0.1], [0.2, -0.3], [0.1, 0.8]]),
+        torch.tensor([2.0, -0.1, -1.0, 0.4]),
+    ]
+    given = [weight.clone() for weight in weights]
+    answer = call(function, weights, 0.4)
+    expect(
+        isinstance(answer, Sequence) and all(isinstance(mask, Tensor) for mask in answer),
+        "Return a list of tensors, one mask for each weight.",
+    )
+    expect(
+        [mask.shape for mask in answer] == [weight.shape for weight in weights],
+        f"The masks have the shapes {[list(mask.shape) for mask in answer]}; each must have the shape of its weight, "
+        f"{[list(weight.shape) for weight in weights]}.",
+    )
+    expect(all(map(torch.equal, weights, given)), "The weights were changed. Only say what stays.")
+    expect(
+        all(mask.dtype == torch.bool for mask in answer),
+        f"The masks have dtype {answer[0].dtype}; a mask is bool, True where the weight stays.",
+    )
+
+    def masks_for(scores: Sequence[Tensor], count: int) -> list[Tensor]:
+        flat = torch.cat([score.flatten() for score in scores])
+        keep = torch.ones(len(flat), dtype=torch.bool)
+        keep[flat.argsort(stable=True)[:count]] = False
+        parts = keep.split([score.numel() for score in scores])
+        return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
+
+    sizes = [weight.abs() for weight in weights]
+    right = masks_for(sizes, 4)
+    mistakes = [
+        (
+            [~mask for mask in right],
+            "The masks are the wrong way round: True is a weight that stays.",
+        ),
+        (
+            [masks_for([size], round(0.4 * size.numel()))[0] for size in sizes],
+            "Each weight is ranked on its own. One threshold is meant for all of them together.",
+        ),
+        (
+            masks_for(weights, 4),
+            "Large negative weights go first: the signs were kept. Rank the magnitudes, abs().",
+        ),
+        (masks_for([-size for size in sizes], 4), "The largest weights go. It is the smallest that go."),
+    ]
+    _name_mistake(answer, right, mistakes, "sparsity 0.4")
+    # The threshold falls among equal magnitudes here, where "all that are not above it" removes too many.
+    tied = call(function, weights, 0.2)
+    gone = sum(int((~mask).sum()) for mask in tied)
+    expect(
+        gone == 2,
+        f"At sparsity 0.2 {gone} of the 10 weights go; it must be exactly 2. Three have the same magnitude 0.1, so a "
+        "comparison with the threshold takes all of them or none. Sort, and take the first 2.",
+    )
+    expect(
+        all(map(torch.equal, tied, masks_for(sizes, 2))),
+        "Of three equal weights the wrong two go: those that come first must go. argsort(stable=True) keeps equals in "
+        "order.",
+    )
+    for sparsity, count in ((0.0, 0), (1.0, 10), (0.79, 8)):
+        gone = sum(int((~mask).sum()) for mask in call(function, weights, sparsity))
+        expect(
+            gone == count,
+            f"At sparsity {sparsity} {gone} of the 10 weights go; it must be round({sparsity} * 10) = {count}.",
+        )
+    passed("one threshold for all tensors, the exact number of weights, and ties broken by order.")
+
+
+def check_csr_limit(function: Callable[..., int]) -> None:
+    """Exercise 2: csr_limit(rows, columns, index_bytes=4) -> int.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake.
+    """
+    cases = [
+        {"rows": 10, "columns": 16},
+        {"rows": 64, "columns": 64, "index_bytes": 2},
+        {"rows": 1, "columns": 1000},
+        {"rows": 31, "columns": 18, "index_bytes": 8},
+        {"rows": 3, "columns": 8},  # CSR and dense can be equal here
+    ]
+
+    def limit(
+        rows: int, columns: int, index_bytes: int = 4, *, pointers: int | None = None, strict: int = 1
+    ) -> int:
+        pointers = rows + 1 if pointers is None else pointers
+        return (4 * rows * columns - pointers * index_bytes - strict) // (4 + index_bytes)
+
+    mistakes = [
+        (
+            lambda **case: limit(**case, pointers=0),
+            "The row pointers are missing: CSR also stores where each row starts, and where the last one ends.",
+        ),
+        (
+            lambda **case: limit(**case, pointers=case["rows"]),
+            "There is one row pointer more than there are rows: the last one says where the last row ends.",
+        ),
+        (
+            lambda **case: limit(**case, strict=0),
+            "With so many weights CSR is as large as dense in one of the cases. Smaller is meant.",
+        ),
+        (
+            lambda index_bytes=4, **case: limit(**case),
+            "It is right as long as index_bytes is 4. Column indices and row pointers take index_bytes each.",
+        ),
+        (
+            lambda **case: case["rows"] * case["columns"] - limit(**case),
+            "That many must be zero. The question is how many may be left.",
+        ),
+        (
+            lambda **case: limit(**case) + 1,
+            "One too many: with that number of weights CSR is no longer smaller than dense.",
+        ),
+    ]
+    judge(function, cases, limit, mistakes)
+    passed("each weight left costs its value and its column, each row a pointer, and one more for the end.")
+
+
+def check_remove_filters(
+    function: Callable[
+        [nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, Sequence[int]],
+        tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d],
+    ],
+) -> None:
+    """Exercise 3: remove_filters(conv, bn, following, indices) -> smaller (conv, bn, following).
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake.
+    """
+    generator = torch.Generator().manual_seed(3)
+    conv, bn, following = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Conv2d(5, 3, 3, padding=1)
+    with torch.no_grad():
+        for tensor in [*conv.parameters(), *bn.parameters(), *following.parameters(), bn.running_mean]:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator))
+        bn.running_var.copy_(torch.rand(5, generator=generator) + 0.5)
+    layers = [layer.eval() for layer in (conv, bn, following)]
+    before = copy.deepcopy([layer.state_dict() for layer in layers])
+    gone, kept = [3, 0], [1, 2, 4]
+    answer = call(function, *layers, gone)
+    expect(
+        isinstance(answer, Sequence) and len(answer) == 3 and all(isinstance(x, nn.Module) for x in answer),
+        "Return three layers: (conv, bn, following).",
+    )
+    unchanged = all(
+        torch.equal(old[key], value)
+        for old, layer in zip(before, layers, strict=True)
+        for key, value in layer.state_dict().items()
+        if old[key].shape == value.shape
+    ) and all(layer.weight.shape == old["weight"].shape for old, layer in zip(before, layers, strict=True))
+    expect(unchanged, "The layers that were given have changed. Make new ones, or copy.deepcopy them first.")
+    shapes = {
+        "conv.weight": (answer[0].weight, conv.weight[kept]),
+        "conv.bias": (answer[0].bias, conv.bias[kept]),
+        "bn.weight": (answer[1].weight, bn.weight[kept]),
+        "bn.bias": (answer[1].bias, bn.bias[kept]),
+        "bn.running_mean": (answer[1].running_mean, bn.running_mean[kept]),
+        "bn.running_var": (answer[1].running_var, bn.running_var[kept]),
+        "following.weight": (answer[2].weight, following.weight[:, kept]),
+        "following.bias": (answer[2].bias, following.bias),
+    }
+    if isinstance(answer[2].weight, Tensor) and answer[2].weight.shape[0] != 3:
+        expect(
+            False,
+            "The next layer lost filters of its own. It loses input channels: axis 1 of its weight.",
+        )
+    if isinstance(answer[0].weight, Tensor) and torch.equal(answer[0].weight, conv.weight[sorted(gone)]):
+        expect(False, "The filters in `indices` are the ones that are left. They are the ones that go.")
+    for name, (tensor, wanted) in shapes.items():
+        expect(
+            isinstance(tensor, Tensor), f"{name} is {tensor!r:.40}; it must be there, as in the layer given."
+        )
+        expect(
+            tensor.shape == wanted.shape,
+            f"{name} has shape {list(tensor.shape)}; with filters 0 and 3 gone it is {list(wanted.shape)}.",
+        )
+    for name, (tensor, wanted) in shapes.items():
+        expect(
+            torch.allclose(tensor, wanted),
+            f"{name} has the right shape and wrong numbers. Copy those of the channels that stay: 1, 2 and 4.",
+        )
+    image = torch.randn(2, 2, 6, 6, generator=generator)
+    silenced = copy.deepcopy(following)
+    with torch.no_grad():
+        silenced.weight[:, gone] = 0
+        wanted = silenced(bn(conv(image)))
+        try:
+            result = answer[2].eval()(answer[1].eval()(answer[0].eval()(image)))
+        except Exception as error:
+            expect(False, f"The three layers do not run one after the other: {type(error).__name__}: {error}")
+    expect(
+        result.shape == wanted.shape and torch.allclose(result, wanted, atol=1e-4),
+        "The weights are right, the output is not: the layers must keep the stride, padding and eps of the old ones.",
+    )
+    sizes = (answer[0].out_channels, answer[1].num_features, answer[2].in_channels)
+    expect(
+        sizes == (3, 3, 3),
+        f"out_channels, num_features and in_channels say {sizes}; the layers have 3 channels now. Say so, or the next "
+        "program that reads them is wrong.",
+    )
+    passed("filter, bias, batch norm with its statistics, and the next layer's kernels go together.")
+
+
+def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Mapping[str, float]]) -> None:
+    """Exercise 4: choose_sparsities(scan, baseline, tolerance) -> {layer: sparsity}.
+
+    `scan` has the columns layer, sparsity, validation and test.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake.
+    """
+    rows = [
+        # layer, validation at 50, 70 and 90 %, test at the same
+        ("first", (0.74, 0.70, 0.40), (0.74, 0.74, 0.74)),
+        ("middle", (0.76, 0.76, 0.75), (0.74, 0.40, 0.40)),
+        ("last", (0.625, 0.50, 0.30), (0.74, 0.74, 0.50)),  # loses exactly the tolerance at 50 %
+        ("fragile", (0.50, 0.40, 0.20), (0.74, 0.40, 0.20)),
+    ]
+    scan = pd.DataFrame(
+        [
+            {"layer": layer, "sparsity": sparsity, "validation": v, "test": e}
+            for layer, validation, test in rows
+            for sparsity, v, e in zip((0.5, 0.7, 0.9), validation, test, strict=True)
+        ]
+    )
+    answer = call(function, scan.sample(frac=1, random_state=0), 0.75, 0.125)
+    expect(isinstance(answer, Mapping), f"Return a dict {{layer: sparsity}}, not a {type(answer).__name__}.")
+    chosen = {str(layer): round(float(sparsity), 6) for layer, sparsity in answer.items()}
+
+    def largest(column: str, least: float) -> dict[str, float]:
+        fits = scan[scan[column] >= least]
+        return fits.groupby("layer")["sparsity"].max().to_dict()
+
+    every = dict.fromkeys(scan["layer"], 0.0)
+    mistakes = [
+        (
+            every | largest("test", 0.625),
+            "These are chosen on the test split. Test data never chooses: use validation.",
+        ),
+        (
+            largest("validation", 0.625),
+            "A layer that bears none of the sparsities is missing. It is not pruned: 0.0.",
+        ),
+        (
+            every | largest("validation", 0.75),
+            "No loss at all is allowed here. The accuracy may fall by `tolerance`.",
+        ),
+        (
+            every | largest("validation", 0.626),
+            "A loss of exactly `tolerance` is allowed: compare with >=.",
+        ),
+        (
+            every | scan[scan["validation"] >= 0.625].groupby("layer")["sparsity"].min().to_dict(),
+            "These are the smallest sparsities that a layer bears. Take the largest.",
+        ),
+    ]
+    right = every | largest("validation", 0.625)
+    for wrong, hint in mistakes:
+        expect(chosen != wrong, hint)
+    expect(chosen == right, f"Not right yet: for this scan it is {right}, and you return {chosen}.")
+    passed("each layer gets the largest sparsity that it bears, and validation decides.")
+
+
+def _name_mistake(
+    answer: Sequence[Tensor],
+    right: Sequence[Tensor],
+    mistakes: Sequence[tuple[Sequence[Tensor], str]],
+    case: str,
+) -> None:
+    """Accept `right`; name the mistake whose masks the answer is."""
+    if all(map(torch.equal, answer, right)):
+        return
+    for wrong, hint in mistakes:
+        expect(not all(map(torch.equal, answer, wrong)), hint)
+    gone = sum(int((~mask).sum()) for mask in answer)
+    wanted = sum(int((~mask).sum()) for mask in right)
+    expect(
+        False,
+        f"Not right yet: at {case} {gone} weights go where {wanted} should, or others than the smallest.",
+    )
