@@ -164,7 +164,9 @@ def prune_with_rollback(
     Soft mode only sets weights to zero. The candidate with its zeros is evaluated and kept or not. If `train` is given,
     each attempt after the first begins by training a copy of the network, where zeros may grow again, and proposes from
     that copy. So zeros do not add up over attempts, and a proposal that is to remove more must name more. The network
-    that is returned is the last accepted one, before any further training.
+    that is returned is the last accepted one, before any further training. Channels proposed by index are silenced
+    whole, with bias, gamma and beta (`surgery.channel_masks`). Behind a ReLU such a channel gets no gradient and stays
+    silent; propose masks of the weights alone where channels are to come back.
 
     Soft Filter Pruning (He et al. 2018) is the soft mode with a rising share, every attempt accepted (`tolerance=1`):
 

@@ -1,0 +1,331 @@
+"""Filter pruning by norm: per-layer ratios, sensitivity of each layer, one-shot and iterative schedules."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Int64, Shaped
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm.auto import tqdm
+
+from course_lib import borrow
+from course_lib.pruning.criteria import l1_norm, lowest
+from course_lib.pruning.graph import ChannelGroup, follow_channels
+from course_lib.pruning.surgery import remove_channels
+from course_lib.validation import check_count, check_number, unknown_name
+
+Criterion = Callable[[Tensor], Tensor]
+Ratios = float | Mapping[str, float]
+
+
+def filter_plan(
+    model: nn.Module,
+    example: Shaped[Tensor, "N *rest"],
+    ratios: Ratios,
+    *,
+    criterion: Criterion = l1_norm,
+) -> dict[str, Int64[Tensor, "..."]]:
+    """The filters with the lowest scores of each layer, in the form that `surgery.remove_channels` takes.
+
+    Of the n filters of a layer round(ratio * n) go, but never all: one stays. Filters that must go together (see
+    `graph.channel_groups`) count as one, scored by the mean over the layers that compute them; so a residual stage has
+    one ratio. Of equal scores the lower index goes first.
+
+    Args:
+        model: network, traceable by torch.fx; it is left as it was.
+        example: input [N, ...] of the dtype and on the device that the model runs on.
+        ratios: share of filters that go, in [0, 1): one for all layers, or {layer: ratio}, where layers that are not
+            named keep all. Name one layer of those that are tied, or give all of them the same.
+        criterion: scores the filters of a weight [C_out, ...] with one number each, the lowest going first: one of
+            `criteria`, or a function such as `lambda weight: -l1_norm(weight)` (largest first).
+
+    Returns:
+        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any.
+
+    Raises:
+        TypeError: a ratio that is no number, a criterion that cannot be called; or as `channel_groups`.
+        KeyError: an unknown layer; the message lists the nearest names.
+        ValueError: a ratio outside [0, 1); a layer whose filters cannot be removed; two ratios for tied layers; a
+            criterion that does not give one finite score a filter; or as `channel_groups`.
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, sections 3.1 and 3.3.
+    """
+    if not callable(criterion):
+        raise TypeError(
+            f"criterion is {criterion!r}; it must be a function of a weight, such as criteria.l1_norm."
+        )
+    groups, fixed = follow_channels(model, example)
+    wanted = _ratio_of_each(groups, fixed, dict(model.named_modules()), ratios)
+    counts = {number: _share_of(groups[number].size, ratio) for number, ratio in wanted.items()}
+    return _plan(model, groups, counts, criterion)
+
+
+def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> list[str]:
+    """The layers each of whose filters can go without taking a filter of another layer with it.
+
+    In a chain these are all layers but the last. In a residual network they are the first convolution of each basic
+    block (the first two of a bottleneck): the ones that Li et al. prune, since the last is tied to the shortcut.
+
+    Args:
+        model, example: as in `filter_plan`.
+
+    Returns:
+        Names, in the order in which the network computes them.
+    """
+    groups, _ = follow_channels(model, example)
+    return [
+        group.producers[0].layer
+        for group in groups
+        if len(group.producers) == 1 and len(group.producers[0].units) == group.size
+    ]
+
+
+def sensitivity(
+    model: nn.Module,
+    example: Shaped[Tensor, "N *rest"],
+    evaluate: Callable[[nn.Module], float],
+    *,
+    ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+    layers: Sequence[str] | None = None,
+    criterion: Criterion = l1_norm,
+) -> list[dict[str, str | float]]:
+    """Accuracy after pruning one layer alone, for each layer and ratio, without any training.
+
+    Args:
+        model, example, criterion: as in `filter_plan`.
+        evaluate: returns the accuracy of a network; use images that are neither trained on nor tested on.
+        ratios: shares of filters that go, in [0, 1).
+        layers: names; where not given, one of every group that can lose a filter.
+
+    Returns:
+        A row for each layer and ratio: {"layer", "ratio", "accuracy"}.
+
+    Raises:
+        TypeError, KeyError, ValueError: as `filter_plan`.
+
+    Source: Li et al. 2017, section 3.2.
+    """
+    if layers is None:
+        groups, _ = follow_channels(model, example)
+        layers = [group.producers[0].layer for group in groups if group.size > 1]
+        layers = list(dict.fromkeys(layers))
+    pairs = [(layer, ratio) for layer in layers for ratio in ratios]
+    rows = []
+    for layer, ratio in tqdm(pairs, desc="sensitivity", leave=False):
+        plan = filter_plan(model, example, {layer: ratio}, criterion=criterion)
+        rows.append(
+            {"layer": layer, "ratio": ratio, "accuracy": evaluate(remove_channels(model, example, plan))}
+        )
+    return rows
+
+
+def ratios_from_sensitivity(
+    rows: Sequence[Mapping[str, str | float]], least: float, *, baseline: float
+) -> dict[str, float]:
+    """How much each layer can lose while the network, pruned in that layer alone, stays at an accuracy of `least`.
+
+    The curve of a layer starts at (0, baseline) and joins the measured points by straight lines; its ratio is where it
+    first falls below `least`, or the largest measured one if it never does.
+
+    Args:
+        rows: as `sensitivity` gives them.
+        least: accuracy that must be left, in [0, baseline].
+        baseline: accuracy of the whole network on the same images.
+
+    Returns:
+        {layer: ratio}, in the order of the rows, in the form that `filter_plan` takes.
+
+    Raises:
+        TypeError: `least` or `baseline` is no number.
+        ValueError: no rows; `least` or `baseline` out of range.
+    """
+    check_number(baseline, "baseline", low=0, high=1)
+    check_number(
+        least, "least", low=0, high=baseline, hint="It is an accuracy, at most that of the whole network."
+    )
+    if not rows:
+        raise ValueError("there are no rows; give those that sensitivity() returns.")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        curves.setdefault(row["layer"], []).append((row["ratio"], row["accuracy"]))
+    return {
+        layer: _first_below([(0.0, baseline), *sorted(points)], least) for layer, points in curves.items()
+    }
+
+
+def ratios_for_macs(
+    model: nn.Module,
+    example: Shaped[Tensor, "N *rest"],
+    ratios_at: Callable[[float], Ratios],
+    share: float,
+) -> Ratios:
+    """The mildest ratios of a family that leave at most a share of the MACs, found by bisection.
+
+    Uniform ratios are the family `lambda t: t`. To share out the same budget by sensitivity, let t be the accuracy
+    that may be lost: `lambda t: ratios_from_sensitivity(rows, baseline * (1 - t), baseline=baseline)`.
+
+    Args:
+        model, example: as in `filter_plan`.
+        ratios_at: gives ratios for each t in [0, 1), pruning more as t grows.
+        share: of the MACs of `model` that may be left, in (0, 1].
+
+    Returns:
+        `ratios_at(t)` for the smallest t that keeps the budget, to within 1/1024.
+
+    Raises:
+        TypeError, KeyError, ValueError: as `filter_plan`; a share outside (0, 1]; one that no t reaches.
+    """
+    check_number(
+        share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
+    )
+    budget = share * _macs(model, example)
+    steps = 1024
+
+    def left(step: int) -> int:
+        plan = filter_plan(model, example, ratios_at(step / steps))
+        return _macs(remove_channels(model, example, plan), example)
+
+    low, high = -1, steps - 1  # `high` keeps the budget, `low` does not
+    if left(high) > budget:
+        raise ValueError(
+            f"share is {share:g}, but even the largest ratios leave {left(high) * share / budget:.3g} of the MACs. "
+            "Give a larger share, or ratios for more layers."
+        )
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if left(middle) <= budget else (middle, high)
+    return ratios_at(high / steps)
+
+
+def prune_iteratively(
+    model: nn.Module,
+    example: Shaped[Tensor, "N *rest"],
+    ratios: Ratios,
+    *,
+    rounds: int,
+    fine_tune: Callable[[nn.Module], object],
+    criterion: Criterion = l1_norm,
+) -> nn.Module:
+    """Prune in several rounds with fine-tuning after each; one round is one-shot pruning.
+
+    Each round removes about the same share of what is left; after the last the widths are those of `filter_plan`:
+
+        share kept after round r = (1 - ratio)^(r / rounds)
+
+    Args:
+        model, example, ratios, criterion: as in `filter_plan`; the shares are of the network that was given.
+        rounds: at least 1.
+        fine_tune: trains a network in place.
+
+    Returns:
+        A new network; `model` is left as it was.
+
+    Raises:
+        TypeError, KeyError, ValueError: as `filter_plan`; `rounds` below 1.
+
+    Source: Li et al. 2017, section 3.4 (prune once and retrain; prune and retrain iteratively).
+    """
+    check_count(rounds, "rounds")
+    filter_plan(
+        model, example, ratios, criterion=criterion
+    )  # what is wrong is said before anything is trained
+    groups, fixed = follow_channels(model, example)
+    wanted = _ratio_of_each(groups, fixed, dict(model.named_modules()), ratios)
+    sizes = {number: groups[number].size for number in wanted}
+    for done in range(1, rounds + 1):
+        groups, _ = follow_channels(model, example)  # the same groups in the same order, with fewer units
+        counts = {}
+        for number, ratio in wanted.items():
+            gone = ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
+            counts[number] = _share_of(sizes[number], gone) - (sizes[number] - groups[number].size)
+        model = remove_channels(model, example, _plan(model, groups, counts, criterion))
+        fine_tune(model)
+    return model
+
+
+def _plan(
+    model: nn.Module, groups: Sequence[ChannelGroup], counts: Mapping[int, int], criterion: Criterion
+) -> dict[str, Tensor]:
+    """The plan that takes so many of the lowest units from each numbered group."""
+    plan: dict[str, Tensor] = {}
+    for number, count in counts.items():
+        if not count:
+            continue
+        group = groups[number]
+        scores = group.mean_scores(
+            {axis.layer: _score(model, axis.layer, axis.axis, criterion) for axis in group.producers}
+        )
+        for layer, indices in group.channels(lowest(scores, count)).items():
+            plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
+    return plan
+
+
+def _share_of(size: int, ratio: float) -> int:
+    """How many of `size` filters a ratio takes: one always stays."""
+    return min(round(ratio * size), size - 1)
+
+
+def _ratio_of_each(
+    groups: Sequence[ChannelGroup], fixed: Mapping[str, str], modules: Mapping[str, nn.Module], ratios: Ratios
+) -> dict[int, float]:
+    """The numbers of the groups that are to be pruned, each with its ratio."""
+    if not isinstance(ratios, Mapping):
+        ratio = _check_ratio(ratios, "ratios")
+        return dict.fromkeys(range(len(groups)), ratio)
+    place = {axis.layer: number for number, group in enumerate(groups) for axis in group.producers}
+    found: dict[int, tuple[str, float]] = {}
+    for layer, given in ratios.items():
+        ratio = _check_ratio(given, f"the ratio of {layer!r}")
+        if layer in fixed and layer not in place:
+            raise ValueError(
+                f"filters of {layer!r} cannot be removed: {fixed[layer]}. Leave it out of the ratios."
+            )
+        if layer not in place:
+            kind = (
+                f" ({type(modules[layer]).__name__} computes no channels of its own)"
+                if layer in modules
+                else ""
+            )
+            raise KeyError(unknown_name(layer, "layer", place) + kind)
+        other, other_ratio = found.setdefault(place[layer], (layer, ratio))
+        if other_ratio != ratio:
+            raise ValueError(
+                f"{other!r} and {layer!r} are tied and lose the same filters, but their ratios are {other_ratio:g} and "
+                f"{ratio:g}. Give one ratio to both."
+            )
+    return {number: ratio for number, (_, ratio) in found.items()}
+
+
+def _first_below(curve: Sequence[tuple[float, float]], least: float) -> float:
+    """Where a curve of (ratio, accuracy) points joined by straight lines first goes below `least`."""
+    for (ratio, accuracy), (next_ratio, next_accuracy) in pairwise(curve):
+        if next_accuracy < least:
+            return ratio + (next_ratio - ratio) * (accuracy - least) / (accuracy - next_accuracy)
+    return curve[-1][0]
+
+
+def _macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates, as `cost.measure` counts them, without its other measurements."""
+    counter = FlopCounterMode(display=False)
+    with borrow.borrowed(model), torch.inference_mode(), counter:
+        borrow.run(model, example)
+    return counter.get_total_flops() // 2
+
+
+def _check_ratio(ratio: object, name: str) -> float:
+    hint = "It is the share of filters that go, such as 0.5."
+    return check_number(ratio, name, low=0, high=1, high_open=True, hint=hint)
+
+
+def _score(model: nn.Module, layer: str, axis: int, criterion: Criterion) -> Tensor:
+    """The criterion's scores of one layer, [C_out]."""
+    weight = model.get_submodule(layer).weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
+    scores = criterion(weight)
+    if not isinstance(scores, Tensor) or scores.shape != (len(weight),) or not torch.isfinite(scores).all():
+        given = f"a tensor of shape {list(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:80]
+        raise ValueError(
+            f"the criterion gives {given} for {layer!r}; it must give one finite score for each of the {len(weight)} "
+            "filters of the weight."
+        )
+    return scores

@@ -1,0 +1,139 @@
+"""Network slimming: an L1 penalty on the scales of batch norm, and one threshold over all of them."""
+
+import torch
+from jaxtyping import Float64, Shaped
+from torch import Tensor, nn
+
+from course_lib.pruning.criteria import bn_scale, lowest
+from course_lib.pruning.graph import ChannelGroup, channel_groups
+from course_lib.validation import check_number
+
+_BatchNorm = nn.modules.batchnorm._BatchNorm
+_REMEDY = (
+    "Network slimming reads the scales (gamma) of batch norm layers. Put a batch norm after the convolutions and train "
+    "again, or choose filters by their own norm (course_lib.pruning.filters)."
+)
+
+
+def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
+    """Add the gradient of the penalty `strength * sum |gamma|` to the scales of all batch norms, in place.
+
+        gamma.grad += strength * sign(gamma)
+
+    To be called between the backward pass and the optimizer's step, for instance as the `after_backward` of
+    `training.fit`. At gamma = 0 the sign is 0: a scale that has arrived there is left to the loss alone.
+
+    Args:
+        model: network whose gradients have just been computed.
+        strength: of the penalty, at least 0; the paper uses 1e-4 (VGG) and 1e-5 (ResNet, DenseNet) on CIFAR-10.
+
+    Raises:
+        TypeError: a strength that is no number.
+        ValueError: a strength that is negative or not finite; a model without batch norm scales that are trained, or
+            without gradients on them.
+
+    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
+    """
+    strength = check_number(strength, "strength", low=0)
+    scales = [
+        layer.weight
+        for layer in model.modules()
+        if isinstance(layer, _BatchNorm) and layer.weight is not None and layer.weight.requires_grad
+    ]
+    if not scales:
+        raise ValueError(f"the model has no batch norm whose scales are trained. {_REMEDY}")
+    without = sum(scale.grad is None for scale in scales)
+    if without == len(scales):
+        raise ValueError(
+            "no batch norm has a gradient; add the penalty after loss.backward() and before optimizer.step()."
+        )
+    with torch.no_grad():
+        for scale in scales:
+            if scale.grad is not None:
+                scale.grad.add_(scale.sign(), alpha=strength)
+
+
+def slimming_plan(
+    model: nn.Module, example: Shaped[Tensor, "N *rest"], ratio: float
+) -> dict[str, Shaped[Tensor, "..."]]:
+    """The channels with the lowest |gamma| of the whole network, in the form that `surgery.remove_channels` takes.
+
+    All channels that a batch norm scales are ranked in one list, whatever layer they are in; exactly
+    round(ratio * channels) of them go, of equal ones that of the earlier layer and the lower index first. Channels that
+    must go together (see `graph.channel_groups`) count as one, scored by the mean of their |gamma|. The best channel of
+    each group stays whatever its score, so that no layer vanishes; the next in the list goes instead.
+
+    Args:
+        model: network with batch norm, traceable by torch.fx; it is left as it was.
+        example: input [N, ...] of the dtype and on the device that the model runs on.
+        ratio: share of the ranked channels that go, in [0, 1).
+
+    Returns:
+        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any.
+
+    Raises:
+        TypeError: a ratio that is no number; or as `channel_groups`.
+        ValueError: a ratio outside [0, 1), or one so high that a layer would vanish; a model without batch norm scales
+            behind channels that can be removed; NaN among the scales; or as `channel_groups`.
+
+    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3. (Its
+        reference code removes one channel more and all ties, and lets layers vanish.)
+    """
+    ratio = check_number(
+        ratio,
+        "ratio",
+        low=0,
+        high=1,
+        high_open=True,
+        hint="It is the share of channels that go, such as 0.7.",
+    )
+    ranked = channel_scales(model, example)
+    scores = torch.cat([scales for _, scales in ranked])
+    count = round(ratio * len(scores))
+    if count > len(scores) - len(ranked):
+        most = (len(scores) - len(ranked)) / len(scores)
+        raise ValueError(
+            f"ratio {ratio:g} would remove {count} of {len(scores)} channels, but one must stay in each of the "
+            f"{len(ranked)} groups. Choose a ratio of at most {most:.3f}."
+        )
+    start = 0
+    for _, scales in ranked:  # the best of each group cannot be chosen; of equal ones it is the last
+        scores[start + int((scales == scales.max()).nonzero()[-1])] = torch.inf
+        start += len(scales)
+    chosen = lowest(scores, count)
+    plan: dict[str, Tensor] = {}
+    start = 0
+    for group, scales in ranked:
+        mine = chosen[(chosen >= start) & (chosen < start + len(scales))] - start
+        for layer, indices in group.channels(mine).items():
+            plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
+        start += len(scales)
+    return plan
+
+
+def channel_scales(
+    model: nn.Module, example: Shaped[Tensor, "N *rest"]
+) -> list[tuple[ChannelGroup, Float64[Tensor, "units"]]]:
+    """The groups of channels that batch norms scale, and the mean |gamma| of each unit in them.
+
+    Args:
+        model, example: as in `slimming_plan`.
+
+    Returns:
+        (group, float64 [units of the group]) for each group of `graph.channel_groups` whose channels all have a scale.
+
+    Raises:
+        ValueError: there is none, NaN among the scales, or as `channel_groups`.
+    """
+    layers = {
+        name: bn_scale(layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.weight is not None
+    }
+    if not layers:
+        raise ValueError(f"the model has no batch norm with scales. {_REMEDY}")
+    scored = [(group, group.mean_scores(layers)) for group in channel_groups(model, example)]
+    ranked = [(group, scales) for group, scales in scored if scales is not None]
+    if not ranked:
+        raise ValueError(f"no batch norm follows a layer whose channels can be removed. {_REMEDY}")
+    return ranked
