@@ -81,6 +81,14 @@ def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Te
             gone == count,
             f"At sparsity {sparsity} {gone} of the 10 weights go; it must be round({sparsity} * 10) = {count}.",
         )
+    three = [*weights, torch.tensor([0.05, -3.0])]
+    answer = call(function, three, 0.25)
+    expect(
+        isinstance(answer, Sequence)
+        and len(answer) == 3
+        and all(map(torch.equal, answer, masks_for([weight.abs() for weight in three], 3))),
+        "With three weights instead of two the masks are wrong. Take as many as the list holds.",
+    )
     passed("one threshold for all tensors, the exact number of weights, and ties broken by order.")
 
 
@@ -102,7 +110,7 @@ def check_csr_limit(function: Callable[..., int]) -> None:
         rows: int, columns: int, index_bytes: int = 4, *, pointers: int | None = None, strict: int = 1
     ) -> int:
         pointers = rows + 1 if pointers is None else pointers
-        return (4 * rows * columns - pointers * index_bytes - strict) // (4 + index_bytes)
+        return max(4 * rows * columns - pointers * index_bytes - strict, 0) // (4 + index_bytes)
 
     mistakes = [
         (
@@ -146,7 +154,9 @@ def check_remove_filters(
         NotYet: the answer is not right; the message names the likely mistake.
     """
     generator = torch.Generator().manual_seed(3)
-    conv, bn, following = nn.Conv2d(2, 5, 3, padding=1), nn.BatchNorm2d(5), nn.Conv2d(5, 3, 3, padding=1)
+    # Nothing as it is by default: a fresh layer of the right size is not the old one made smaller.
+    conv = nn.Conv2d(2, 5, 3, stride=2, padding=2)
+    bn, following = nn.BatchNorm2d(5, eps=0.1), nn.Conv2d(5, 3, 3, stride=2, padding=1)
     with torch.no_grad():
         for tensor in [*conv.parameters(), *bn.parameters(), *following.parameters(), bn.running_mean]:
             tensor.copy_(torch.randn(tensor.shape, generator=generator))
@@ -215,6 +225,20 @@ def check_remove_filters(
         f"out_channels, num_features and in_channels say {sizes}; the layers have 3 channels now. Say so, or the next "
         "program that reads them is wrong.",
     )
+    given = {tensor.data_ptr() for layer in layers for tensor in layer.state_dict().values()}
+    shared = [
+        tensor for layer in answer for tensor in layer.state_dict().values() if tensor.data_ptr() in given
+    ]
+    expect(
+        not shared,
+        "A new layer shares a tensor with an old one, so training one changes the other. Copy it, with clone() or "
+        "copy.deepcopy.",
+    )
+    without_bias = [nn.Conv2d(1, 3, 1, bias=False), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1)]
+    expect(
+        call(function, *without_bias, [1])[0].bias is None,
+        "A convolution without bias must stay without: `if conv.bias is not None`.",
+    )
     passed("filter, bias, batch norm with its statistics, and the next layer's kernels go together.")
 
 
@@ -229,6 +253,7 @@ def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Map
     rows = [
         # layer, validation at 50, 70 and 90 %, test at the same
         ("first", (0.74, 0.70, 0.40), (0.74, 0.74, 0.74)),
+        ("better", (0.95, 0.95, 0.60), (0.95, 0.60, 0.60)),  # gains more than the tolerance
         ("middle", (0.76, 0.76, 0.75), (0.74, 0.40, 0.40)),
         ("last", (0.625, 0.50, 0.30), (0.74, 0.74, 0.50)),  # loses exactly the tolerance at 50 %
         ("fragile", (0.50, 0.40, 0.20), (0.74, 0.40, 0.20)),
@@ -271,6 +296,13 @@ def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Map
             "These are the smallest sparsities that a layer bears. Take the largest.",
         ),
     ]
+    near = scan[(scan["validation"] - 0.75).abs() <= 0.125]
+    mistakes.append(
+        (
+            every | near.groupby("layer")["sparsity"].max().to_dict(),
+            "A layer that gains accuracy is treated as one that loses it: only a fall counts, without abs().",
+        )
+    )
     right = every | largest("validation", 0.625)
     for wrong, hint in mistakes:
         expect(chosen != wrong, hint)

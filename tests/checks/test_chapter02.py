@@ -25,7 +25,8 @@ def csr_limit(rows, columns, index_bytes=4):
 def remove_filters(conv, bn, following, indices):
     kept = [i for i in range(conv.out_channels) if i not in indices]
     conv, bn, following = copy.deepcopy((conv, bn, following))
-    conv.weight, conv.bias = nn.Parameter(conv.weight[kept]), nn.Parameter(conv.bias[kept])
+    conv.weight = nn.Parameter(conv.weight[kept])
+    conv.bias = None if conv.bias is None else nn.Parameter(conv.bias[kept])
     bn.weight, bn.bias = nn.Parameter(bn.weight[kept]), nn.Parameter(bn.bias[kept])
     bn.running_mean, bn.running_var = bn.running_mean[kept], bn.running_var[kept]
     following.weight = nn.Parameter(following.weight[:, kept])
@@ -155,6 +156,30 @@ def _no_relation(conv, bn, following, indices):
     return smaller
 
 
+def _fresh_layers(conv, bn, following, indices):
+    smaller = remove_filters(conv, bn, following, indices)
+    fresh = nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 3, padding=1)
+    for new, old in zip(fresh, smaller, strict=True):
+        new.load_state_dict(old.state_dict())
+    return fresh
+
+
+def _shared_bias(conv, bn, following, indices):
+    smaller = remove_filters(conv, bn, following, indices)
+    smaller[2].bias = following.bias
+    return smaller
+
+
+def _always_a_bias(conv, bn, following, indices):
+    smaller = remove_filters(conv, bn, following, indices)
+    smaller[0].bias = nn.Parameter(conv.bias[[i for i in range(len(conv.bias)) if i not in indices]])
+    return smaller
+
+
+def _first_two(weights, sparsity):
+    return global_masks(weights[:2], sparsity)
+
+
 def _each_on_its_own(weights, sparsity):
     return [global_masks([weight], sparsity)[0] for weight in weights]
 
@@ -193,6 +218,11 @@ def _chosen(column="validation", slack=1.0, pick="max", every=True, least=0.0):
     return choose
 
 
+def _within_the_tolerance(scan, baseline, tolerance):
+    near = scan[(scan["validation"] - baseline).abs() <= tolerance]
+    return dict.fromkeys(scan["layer"], 0.0) | near.groupby("layer")["sparsity"].max().to_dict()
+
+
 WRONG = {
     "global_masks": [
         (lambda w, s: [~mask for mask in global_masks(w, s)], "wrong way round"),
@@ -213,6 +243,7 @@ WRONG = {
         (lambda w, s: torch.cat([mask.flatten() for mask in global_masks(w, s)]), "Return a list of tensors"),
         (_changing, "The weights were changed"),
         (lambda w, s: w[5], "raised IndexError"),
+        (_first_two, "With three weights instead of two"),
     ],
     "csr_limit": [
         (lambda rows, columns, index_bytes=4: (4 * rows * columns - 1) // (4 + index_bytes), "row pointers"),
@@ -253,6 +284,9 @@ WRONG = {
         (_no_relation, "do not run one after the other"),
         (_in_place, "were given have changed"),
         (lambda c, b, f, i: remove_filters(c, b, f, i)[:2], "Return three layers"),
+        (_fresh_layers, "stride, padding and eps"),
+        (_shared_bias, "shares a tensor with an old one"),
+        (_always_a_bias, r"_always_a_bias raised TypeError"),
     ],
     "choose_sparsities": [
         (_chosen("test"), "Test data never chooses"),
@@ -260,6 +294,7 @@ WRONG = {
         (_chosen(slack=0.0), "No loss at all is allowed"),
         (_chosen(least=1e-6), "exactly `tolerance` is allowed"),
         (_chosen(pick="min"), "smallest sparsities"),
+        (_within_the_tolerance, "gains accuracy is treated as one that loses it"),
         (lambda scan, baseline, tolerance: dict.fromkeys(scan["layer"], 0.5), "Not right yet"),
         (lambda scan, baseline, tolerance: [0.5], "not a list"),
     ],
