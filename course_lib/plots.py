@@ -209,7 +209,9 @@ def compare_arms(
         left.errorbar(position, interval.mean, errors, fmt="D", color=colour, capsize=5, zorder=2)
     left.set_xticks(range(len(arms)), [name.replace(" ", "\n") for name in arms], fontsize=9)
     left.set(ylabel=ylabel, title="every seed", xlim=(-0.4, len(arms) - 0.6))
-    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    # Close runs have ticks at half points.
+    decimals = 0 if np.ptp(values) > 0.05 else 1
+    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=decimals))
     _draw_differences(
         right, {name: paired_difference(list(arms[name]), list(arms[baseline])) for name in others}
     )

@@ -209,6 +209,12 @@ def test_no_curve_is_lost_however_many_there_are(count):
         assert len(set(markers)) == len(markers)  # so that they differ without colour
 
 
+def test_ticks_of_close_runs_are_told_apart():
+    left = plots.compare_arms({"a": [0.901, 0.903], "b": [0.911, 0.913]}, baseline="a").axes[0]
+    texts = [left.yaxis.get_major_formatter()(value) for value in left.get_yticks()]
+    assert len(set(texts)) == len(texts)
+
+
 def test_arms_are_compared_with_their_baseline_seed_by_seed():
     left, right = plots.compare_arms(ARMS, baseline="alone").axes
     runs = [list(line.get_ydata()) for line in left.lines if len(line.get_xdata()) == 3]
