@@ -1,5 +1,6 @@
 """Trained networks that chapters start from: weights as safetensors, everything else in a JSON file beside them."""
 
+import functools
 import hashlib
 import json
 import platform
@@ -23,17 +24,24 @@ class CheckpointError(RuntimeError):
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How a checkpoint is made: an architecture, a data set and a recipe."""
+    """How a checkpoint is made: an architecture, a data set, a recipe, and the strength of a penalty on |gamma|."""
 
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     dataset: str = "glyphs"
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
+    sparsity: float = 0.0  # see `pruning.slimming.add_sparsity_gradient`
 
 
 # Shifting the images keeps a teacher unsure of its own training images, which is what a student learns from.
 _SHIFTED = Recipe(epochs=15, augment="shift")
+# Wide where the image is small, so that many channels can be spared; gamma starts at 0.5 as in the paper.
+_SLIMMING = Blueprint(
+    "vgg",
+    {"widths": [16, "M", 32, "M", 64, "M", 128, 128, 128], "gamma": 0.5},
+    recipe=Recipe(epochs=6, channels_last=True),
+)
 CATALOGUE = {
     "glyphs-mlp": Blueprint(
         "mlp",
@@ -45,6 +53,10 @@ CATALOGUE = {
     "glyphs-vgg-wide": Blueprint("vgg", {"widths": [64, 64, "M", 128, 128, "M", 256, 256]}, recipe=_SHIFTED),
     "glyphs-resnet": Blueprint("resnet", recipe=_SHIFTED),
     "glyphs-mobilenet": Blueprint("mobilenet", recipe=_SHIFTED),
+    "glyphs-slimming-none": _SLIMMING,
+    "glyphs-slimming-weak": replace(_SLIMMING, sparsity=0.0015),
+    "glyphs-slimming-medium": replace(_SLIMMING, sparsity=0.005),
+    "glyphs-slimming-strong": replace(_SLIMMING, sparsity=0.015),
 }
 NAMES = tuple(CATALOGUE)
 
@@ -119,7 +131,12 @@ def retrain(name: str) -> Path:
     blueprint = CATALOGUE[name]
     dataset = data.load_dataset(blueprint.dataset)
     model = models.build(blueprint.model, seed=blueprint.seed, **blueprint.options)
-    history = training.fit(model, dataset, blueprint.recipe)
+    penalty = None
+    if blueprint.sparsity:
+        from course_lib.pruning.slimming import add_sparsity_gradient  # here, since most users only load
+
+        penalty = functools.partial(add_sparsity_gradient, strength=blueprint.sparsity)
+    history = training.fit(model, dataset, blueprint.recipe, after_backward=penalty)
     metrics = {
         "validation_accuracy": training.evaluate(model, dataset.validation),
         "test_accuracy": training.evaluate(model, dataset.test),
@@ -141,6 +158,7 @@ def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, f
         "architecture": {"name": blueprint.model, "options": blueprint.options},
         "dataset": blueprint.dataset,
         "recipe": asdict(blueprint.recipe),
+        "sparsity": blueprint.sparsity,
         "seed": blueprint.seed,
         "metrics": metrics,
         "versions": {"python": platform.python_version(), "torch": torch.__version__},

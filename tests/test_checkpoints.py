@@ -1,7 +1,8 @@
 """Checkpoints: what is saved comes back bit for bit, every damage is named, and the shipped ones are what they say."""
 
+import functools
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from course_lib import checkpoints, data, files, models, training
 from course_lib.checkpoints import Blueprint, CheckpointError
 from course_lib.data import Dataset, Split
+from course_lib.pruning.slimming import add_sparsity_gradient
 from course_lib.training import Recipe
 
 TINY = Blueprint(
@@ -109,6 +111,18 @@ def test_retrain_follows_the_blueprint_and_records_what_it_measured(home):
         assert record["metrics"][f"{split}_accuracy"] == pytest.approx(measured)
     assert record["recipe"] == asdict(TINY.recipe)
     assert path.parent == home / "data" / "checkpoints"
+
+
+def test_a_penalty_in_the_blueprint_is_trained_with_and_recorded(home, monkeypatch):
+    sparse = replace(TINY, sparsity=0.02)
+    monkeypatch.setitem(checkpoints.CATALOGUE, "tiny", sparse)
+    checkpoints.retrain("tiny")
+    loaded, expected = checkpoints.load("tiny"), models.build("vgg", seed=7, **TINY.options)
+    penalty = functools.partial(add_sparsity_gradient, strength=0.02)
+    training.fit(expected, data.load_dataset("glyphs"), TINY.recipe, after_backward=penalty)
+    for ours, theirs in zip(loaded.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert checkpoints.info("tiny")["sparsity"] == 0.02
 
 
 # Nothing is lost
@@ -279,6 +293,7 @@ def test_the_record_of_a_shipped_checkpoint_is_its_blueprint(name):
     assert record["architecture"] == {"name": blueprint.model, "options": blueprint.options}
     assert record["recipe"] == asdict(blueprint.recipe)
     assert (record["dataset"], record["seed"]) == (blueprint.dataset, blueprint.seed)
+    assert record.get("sparsity", 0.0) == blueprint.sparsity  # not recorded before there was one
     listed = files.checksums()
     for suffix in ("safetensors", "json"):
         assert listed[f"checkpoints/{name}.{suffix}"] == files.sha256(

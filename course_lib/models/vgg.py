@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from course_lib.validation import check_count
+from course_lib.validation import check_count, check_number
 
 
 def vgg(
     in_channels: int = 1,
     widths: Sequence[int | str] = (32, 32, "M", 64, 64, "M", 128, 128),
     classes: int = 10,
+    gamma: float = 1.0,
 ) -> nn.Sequential:
     """3x3 convolutions with batch norm and ReLU, max pooling at each "M", global average pooling, one linear layer.
 
@@ -18,12 +19,15 @@ def vgg(
         in_channels: C of the images.
         widths: output channels of each convolution, and "M" where the image is halved.
         classes: K.
+        gamma: initial scale of every batch norm; network slimming starts from 0.5.
 
     Raises:
-        ValueError: a width that is neither a positive int nor "M", or no convolution at all.
+        TypeError: a gamma that is no number.
+        ValueError: a width that is neither a positive int nor "M", no convolution at all, or a gamma not finite.
 
-    Source: Simonyan and Zisserman 2015 (configuration), Ioffe and Szegedy 2015 (batch norm).
+    Source: Simonyan and Zisserman 2015 (configuration), Ioffe and Szegedy 2015 (batch norm), Liu et al. 2017 (gamma).
     """
+    check_number(gamma, "gamma")
     layers: list[nn.Module] = []
     channels = in_channels
     for width in widths:
@@ -36,6 +40,9 @@ def vgg(
         channels = width
     if channels == in_channels and not any(isinstance(layer, nn.Conv2d) for layer in layers):
         raise ValueError(f"widths is {tuple(widths)!r}; a VGG needs at least one convolution.")
+    for layer in layers:
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.constant_(layer.weight, gamma)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 

@@ -230,6 +230,17 @@ def test_what_is_near_to_nothing_is_answered_with_all_names(given):
         models.build(given)
 
 
+def test_a_vgg_starts_from_the_scale_it_is_told_and_from_the_same_weights():
+    plain, told = (models.build("vgg", seed=3, widths=(4, "M", 6), **more) for more in ({}, {"gamma": 0.5}))
+    for (name, one), other in zip(plain.state_dict().items(), told.state_dict().values(), strict=True):
+        scale = isinstance(dict(plain.named_modules())[name.rpartition(".")[0]], nn.BatchNorm2d)
+        if scale and name.endswith("weight"):
+            assert (one == 1).all()
+            assert (other == 0.5).all()
+        else:
+            assert torch.equal(one, other)
+
+
 @pytest.mark.bad_input
 def test_an_unknown_option_is_answered_with_the_nearest():
     with pytest.raises(
@@ -257,6 +268,8 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ("vgg", {"widths": (8, 4.0)}, ValueError, r"widths holds 4\.0"),
         ("vgg", {"widths": (8, 0)}, ValueError, "width is 0; it must be at least 1"),
         ("vgg", {"widths": ("M",)}, ValueError, "needs at least one convolution"),
+        ("vgg", {"gamma": float("nan")}, ValueError, "gamma is nan"),
+        ("vgg", {"gamma": "0.5"}, TypeError, "gamma"),
         ("vgg", {"widths": ()}, ValueError, "needs at least one convolution"),
         (
             "resnet",
