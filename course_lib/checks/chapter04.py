@@ -40,8 +40,12 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
         NotYet: not right yet; the hint names the likely mistake.
     """
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(5, 2, 3, 3, generator=generator)
-    weight *= torch.tensor([3.0, 0.1, 5.0, 1.0, 0.2]).reshape(-1, 1, 1, 1)  # norms in the order 1, 4, 3, 0, 2
+    one_large = torch.zeros(18)
+    one_large[4] = 9.0
+    alternating = torch.tensor([2.0, -2.0]).repeat(9)
+    # L1 norms 18, 9, 36, 27, 14.4. By L2 norm or largest weight 0 and 4 would go, by sums without abs 1 and 2.
+    rows = [torch.full((18,), 1.0), one_large, alternating, torch.full((18,), 1.5), torch.full((18,), 0.8)]
+    weight = torch.stack(rows).reshape(5, 2, 3, 3)
     following = torch.randn(5, 5, 3, 3, generator=generator)
     before = weight.clone(), following.clone()
     answer = call(prune_pair, weight, following, 2)
@@ -53,8 +57,8 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
         torch.equal(weight, before[0]) and torch.equal(following, before[1]),
         "The tensors given were changed. Index them; indexing makes new ones.",
     )
-    keep, by_size = torch.tensor([0, 2, 3]), torch.tensor([3, 0, 2])
-    largest_gone = torch.tensor([1, 3, 4])
+    keep, by_size = torch.tensor([0, 2, 3]), torch.tensor([0, 3, 2])
+    largest_gone = torch.tensor([0, 1, 4])
     _compare(
         answer[0],
         weight[keep],
@@ -63,6 +67,10 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
             "The right filters stay, but sorted by norm. Sort the indices that stay.": weight[by_size],
             "These are the filters that go. Return those that stay.": weight[[1, 4]],
             "The last filters were cut, whatever their norm.": weight[:3],
+            "These are ranked by the largest weight or by the L2 norm. Sum the magnitudes.": weight[
+                [1, 2, 3]
+            ],
+            "The signs were kept in the sum, so large weights cancel. Take abs() first.": weight[[0, 3, 4]],
         },
         "the three filters that stay",
     )
@@ -124,10 +132,10 @@ def check_read_ratio(read_ratio: Callable[[Sequence[float], Sequence[float], flo
     """
     ratios = [0.1, 0.3, 0.5, 0.7, 0.9]
     cases = [
-        ([0.95, 0.90, 0.80, 0.40, 0.10], 0.85, 0.3, "a falling curve"),
-        ([0.95, 0.90, 0.80, 0.40, 0.10], 0.80, 0.5, "a point exactly at the level is kept"),
-        ([0.95, 0.80, 0.90, 0.40, 0.10], 0.85, 0.1, "a curve that falls below and comes up again"),
-        ([0.60, 0.50, 0.40, 0.30, 0.10], 0.85, 0.0, "a layer that cannot lose anything"),
+        ([0.95, 0.89, 0.80, 0.42, 0.12], 0.85, 0.3, "a falling curve"),
+        ([0.95, 0.89, 0.80, 0.42, 0.12], 0.80, 0.5, "a point exactly at the level is kept"),
+        ([0.95, 0.80, 0.89, 0.42, 0.12], 0.85, 0.1, "a curve that falls below and comes up again"),
+        ([0.60, 0.52, 0.42, 0.32, 0.12], 0.85, 0.0, "a layer that cannot lose anything"),
         ([0.95, 0.94, 0.93, 0.92, 0.91], 0.85, 0.9, "a layer that hardly matters"),
     ]
     for accuracies, least, right, what in cases:

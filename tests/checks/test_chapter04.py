@@ -66,6 +66,11 @@ def _order(w):
     return norms(w).argsort()
 
 
+def _keep_by(weight, following, count, scores):
+    keep = scores.argsort()[count:].sort().values
+    return weight[keep], following[:, keep]
+
+
 def _changes(weight, following, count):
     result = pair(weight, following, count)
     weight[0] = 0
@@ -85,6 +90,9 @@ def _changes(weight, following, count):
         (lambda w, f, n: (pair(w, f, n)[0], f[:, :-n]), "kernels at its end"),
         (lambda w, f, n: (pair(w, f, n)[0], f[:, _order(w)[n:]]), "in another order"),
         (lambda w, f, n: (w * 1.0, f), r"shape \[5, 2, 3, 3\]; it must be \[3, 2, 3, 3\]"),
+        (lambda w, f, n: _keep_by(w, f, n, w.flatten(1).norm(dim=1)), "largest weight or by the L2 norm"),
+        (lambda w, f, n: _keep_by(w, f, n, w.abs().amax((1, 2, 3))), "largest weight or by the L2 norm"),
+        (lambda w, f, n: _keep_by(w, f, n, w.sum((1, 2, 3)).abs()), "signs were kept in the sum"),
         (_changes, "were changed"),
         (todo, "not written yet"),
     ],
