@@ -116,6 +116,12 @@ def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], Plan]
         "A layer is kept alive, but now fewer channels go than asked for. The next one in the list goes instead.",
     )
     _expect_plan(answer, {"a": [0], "b": [0, 2]})
+    third = _plan(call(global_plan, plain, 0.28), plain)
+    expect(
+        third == {"a": [1], "b": [0, 2]},
+        f"At ratio 0.28 of 10 channels {sum(map(len, third.values()))} go; round(0.28 * 10) is 3: "
+        "round, do not cut off.",
+    )
     empty = _plan(call(global_plan, plain, 0.0), plain)
     expect(not any(empty.values()), "At ratio 0 nothing may go.")
     passed("one list for all layers, exactly as many channels as asked for, and no layer vanishes.")
@@ -128,8 +134,8 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
         NotYet: not right yet; the hint names the likely mistake.
     """
     beta = torch.tensor([0.4, -0.3, 0.2, 0.1])
-    weight = torch.linspace(-1, 1, 3 * 4 * 2 * 2).reshape(3, 4, 2, 2).square()
-    removed = torch.tensor([0, 1])
+    weight = torch.linspace(-1, 1, 3 * 4 * 2 * 2).reshape(3, 4, 2, 2)
+    removed = torch.tensor([0, 1, 2])
     answer = call(left_behind, beta, weight, removed)
     expect(isinstance(answer, Tensor), f"The result is a {type(answer).__name__}; return a tensor.")
     constant = beta.relu()
@@ -141,7 +147,7 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
             "oikl,i->o", weight, constant
         ),
         "These are the channels that stay. The removed ones leave something behind.": torch.einsum(
-            "oikl,i->o", weight[:, 2:], constant[2:]
+            "oikl,i->o", weight[:, 3:], constant[3:]
         ),
         "The sum over the places of the kernel is missing; this is their mean.": torch.einsum(
             "oikl,i->o", weight[:, removed], constant[removed]
@@ -162,6 +168,12 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
     expect(
         torch.allclose(answer, right, atol=1e-6),
         f"Not right yet: expected {_numbers(right)}, got {_numbers(answer)}.",
+    )
+    others = torch.tensor([3, 1])
+    right = torch.einsum("oikl,i->o", weight[:, others], constant[others])
+    expect(
+        torch.allclose(call(left_behind, beta, weight, others), right, atol=1e-6),
+        "It is right for removed = [0, 1, 2] and wrong for [3, 1]. Index with `removed`, not with fixed places.",
     )
     passed("a silent channel still hands on ReLU(beta), and you know how much the next layer misses.")
 

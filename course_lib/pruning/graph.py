@@ -248,8 +248,7 @@ class _Ties:
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = dict(model.named_modules())
-        self.tensors = dict(model.named_parameters(remove_duplicate=False))
-        self.tensors |= dict(model.named_buffers(remove_duplicate=False))
+        self.tensors = named_tensors(self.layers)
         self.labels = 1
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.tied: list[tuple[Tensor, Tensor]] = []
@@ -347,6 +346,16 @@ class _Ties:
             ChannelGroup(size, *(tuple(axes[kind]) for kind in ("producer", "consumer", "follower")))
             for size, axes in zip(sizes.tolist(), found, strict=True)
         ], refused
+
+
+def named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The parameters and buffers of these layers by their full names; shared ones under each of them."""
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, layer in layers.items()
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items())
+        if tensor is not None
+    }
 
 
 def tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
-from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels, tensors_along
+from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels, named_tensors, tensors_along
 from course_lib.validation import unknown_name
 
 Plan = Mapping[str, Sequence[int] | Tensor]
@@ -46,8 +46,7 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     if not cuts:
         return copy.deepcopy(model)
     modules = dict(model.named_modules())
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    buffers = dict(model.named_buffers(remove_duplicate=False))
+    tensors = named_tensors(modules)
     # deepcopy takes from `memo` what has been copied before: the smaller tensors enter instead of full-size copies.
     memo: dict[int, Tensor | nn.Module] = {}
     done: set[tuple[int, int]] = set()
@@ -68,7 +67,7 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
             for tensor, its_axis in tensors_along(modules[name], axis):
                 shorten(tensor, its_axis, keep)
         else:
-            shorten(parameters.get(name, buffers.get(name)), axis, keep)
+            shorten(tensors[name], axis, keep)
     for layer in modules.values():
         if not layer._modules and type(layer).__module__.startswith("torch.nn.modules."):
             memo[id(layer)] = _copied(layer, memo)
@@ -89,6 +88,8 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
             vars(clone)[name] = value
         elif isinstance(value, dict | set) and not value:
             vars(clone)[name] = type(value)()
+        elif name in ("_parameters", "_buffers"):
+            vars(clone)[name] = {key: copy.deepcopy(tensor, memo) for key, tensor in value.items()}
         else:
             vars(clone)[name] = copy.deepcopy(value, memo)
     return clone

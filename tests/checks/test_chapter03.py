@@ -31,6 +31,13 @@ def global_plan(scales, ratio):
     return as_plan(free[: round(ratio * len(entries))], scales)
 
 
+def cut_off(scales, ratio):
+    entries = ranked(scales)
+    best = {name: max(e for e in entries if e[3] == name) for name in scales}
+    free = [e for e in entries if e != best[e[3]]]
+    return as_plan(free[: int(ratio * len(entries))], scales)
+
+
 def left_behind(beta, next_weight, removed):
     return (next_weight[:, removed] * beta[removed].relu()[:, None, None]).sum((1, 2, 3))
 
@@ -137,6 +144,7 @@ def never_nothing(scales, ratio):
     ("wrong", "hint"),
     [
         (per_layer, "threshold of its own"),
+        (cut_off, "round, do not cut off"),
         (by_sign, r"What scales a channel is \|gamma\|"),
         (up_to_the_threshold, "One channel too many"),
         (below_the_threshold, "all ties or none"),
@@ -163,7 +171,9 @@ def test_global_plan_names_the_mistake(wrong, hint):
     [
         (lambda b, w, r: (w[:, r] * b[r][:, None, None]).sum((1, 2, 3)), "ReLU is missing"),
         (lambda b, w, r: (w * b.relu()[:, None, None]).sum((1, 2, 3)), "All channels are in it"),
-        (lambda b, w, r: (w[:, 2:] * b[2:].relu()[:, None, None]).sum((1, 2, 3)), "channels that stay"),
+        (lambda b, w, r: (w[:, 3:] * b[3:].relu()[:, None, None]).sum((1, 2, 3)), "channels that stay"),
+        (lambda b, w, r: (w[:, :3] * b[:3].relu()[:, None, None]).sum((1, 2, 3)), "not with fixed places"),
+        (lambda b, w, r: (w[:, r].sum((2, 3)) * b[r]).relu().sum(1), "Not right yet"),
         (lambda b, w, r: (w[:, r] * b[r].relu()[:, None, None]).mean((2, 3)).sum(1), "this is their mean"),
         (lambda b, w, r: w[:, r].sum((1, 2, 3)), "beta is not used"),
         (lambda b, w, r: (w[:, r] * b[r].relu()[:, None, None]).sum((2, 3)), "both axes of the kernel"),
