@@ -16,7 +16,7 @@ import scipy.stats
 import torch
 
 from course_lib import files
-from course_lib.validation import unknown_name
+from course_lib.validation import check_choice, unknown_name
 
 KEY_FIGURES = "application/vnd.course.key-figures+json"
 
@@ -167,6 +167,32 @@ def repeat(
                     f"[{low:.4f}, {high:.4f}]. If the code or the data changed, set recompute = True."
                 )
     return frame
+
+
+def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
+    """The measurements of one arm, in the order of its seeds, so that arms can be compared in pairs.
+
+    Args:
+        frame: a row for each run, as `repeat` returns it, with a column "seed".
+        metric: the column that is wanted.
+        settings: column=value, which together name the arm.
+
+    Returns:
+        One number for each run of the arm.
+
+    Raises:
+        KeyError: an unknown column; the message lists the nearest ones.
+        ValueError: no run has these settings.
+    """
+    for column in (metric, *settings):
+        check_choice(column, "column", map(str, frame.columns), error=KeyError)
+    for column, value in settings.items():
+        frame = frame[frame[column] == value]
+    if frame.empty:
+        raise ValueError(
+            f"no run has the settings {settings}. Look at the runs of the record for those it has."
+        )
+    return frame.sort_values("seed")[metric].tolist()
 
 
 def _prediction_interval(

@@ -338,3 +338,19 @@ def test_a_failed_run_does_not_replace_the_record(sweep, home):
     with pytest.raises(ValueError, match="zip"):  # fewer answers than runs
         results.repeat("sweep", RUNS, lambda runs: [{"accuracy": 0.5}], recompute=True, configuration=SHARED)
     assert results.load("sweep") == before
+
+
+def test_values_are_those_of_one_arm_in_the_order_of_seeds():
+    frame = pd.DataFrame(
+        [
+            {"arm": "a", "ratio": 0.5, "seed": 1, "test": 0.7},
+            {"arm": "b", "ratio": 0.5, "seed": 0, "test": 0.1},
+            {"arm": "a", "ratio": 0.5, "seed": 0, "test": 0.6},
+            {"arm": "a", "ratio": 0.7, "seed": 0, "test": 0.2},
+        ]
+    )
+    assert results.values(frame, "test", arm="a", ratio=0.5) == [0.6, 0.7]
+    with pytest.raises(KeyError, match="Did you mean 'ratio'"):
+        results.values(frame, "test", ratios=0.5)
+    with pytest.raises(ValueError, match="no run has the settings"):
+        results.values(frame, "test", arm="c")

@@ -120,7 +120,7 @@ def test_the_count_is_exact_and_every_removed_scale_is_below_every_kept_one(name
     plan = slimming_plan(model, EXAMPLE, ratio)
     gone, kept, best = [], [], []
     for group, scales in channel_scales(model, EXAMPLE):
-        axis = next(axis for axis in group.producers)
+        axis = group.producers[0]
         removed = torch.zeros(group.size, dtype=torch.bool)
         removed[axis.units[plan.get(axis.layer, torch.zeros(0, dtype=torch.int64))]] = True
         best.append(int((scales == scales.max()).nonzero()[-1]))
@@ -150,8 +150,8 @@ def test_the_widths_are_those_of_torch_pruning_up_to_its_rounding(name, ratio):
         np.array([layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)])
         for network in (mine, theirs)
     ]
-    units = {len(group.producers): group for group, _ in channel_scales(model, EXAMPLE)}
-    most_tied = max(units) * 2  # one unit more or less changes all layers that are tied in it
+    # One unit more or less changes all layers that are tied in it.
+    most_tied = 2 * max(len(group.producers) for group, _ in channel_scales(model, EXAMPLE))
     assert np.abs(widths[0] - widths[1]).max() <= 1
     assert np.abs(widths[0] - widths[1]).sum() <= most_tied
 
