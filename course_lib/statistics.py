@@ -5,7 +5,7 @@ Two runs that differ only in their seed differ in their result. A figure without
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import SupportsFloat
 
@@ -159,29 +159,83 @@ def correlation(
         Kendall, "A New Measure of Rank Correlation", Biometrika 30, 1938.
     """
     first, second = _check_pairs(x, y, "x", "y", least=3)
+    function = _correlation_function(method, confidence, seed, x=first, y=second)
+    return _bootstrap((first, second), function, confidence, seed, vectorized=method != "kendall")
+
+
+def correlation_difference(
+    x: Values, other: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+) -> Interval:
+    """How much better x goes with y than `other` does: the difference of two correlations, with a bootstrap interval.
+
+        correlation(x, y) - correlation(other, y)
+
+    All three figures of a run are drawn together, so that what the two correlations share cancels. Two intervals of
+    their own may overlap where the difference is clear.
+
+    Args:
+        x: [n] one figure for each run or candidate, n at least 3.
+        other: [n] its rival, in the same order.
+        y: [n] what both should foretell.
+        method, confidence, seed: as in `correlation`.
+
+    Returns:
+        The difference as `mean`, and its interval.
+
+    Raises:
+        TypeError, ValueError: as `correlation`.
+
+    References:
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
+    """
+    first, rival = _check_pairs(x, other, "x", "other", least=3)
+    _, last = _check_pairs(x, y, "x", "y", least=3)
+    function = _correlation_function(method, confidence, seed, x=first, other=rival, y=last)
+
+    def difference(x: np.ndarray, other: np.ndarray, y: np.ndarray, **axis: int) -> np.ndarray | float:
+        return function(x, y, **axis) - function(other, y, **axis)
+
+    return _bootstrap((first, rival, last), difference, confidence, seed, vectorized=method != "kendall")
+
+
+def _correlation_function(
+    method: str, confidence: float, seed: int, **series: np.ndarray
+) -> Callable[..., np.ndarray | float]:
+    """The function of that name, once everything it is to be used with is checked."""
     check_choice(method, "method", ("pearson", "spearman", "kendall"))
     _check_confidence(confidence)
     check_count(seed, "seed", low=0)
-    for name, values in (("x", first), ("y", second)):
+    for name, values in series.items():
         if np.ptp(values) == 0:
             raise ValueError(
                 f"{name} is {values[0]:g} in all {len(values)} places; correlation is defined only where both vary. "
                 "Check that it was measured anew for every run, or leave this comparison out."
             )
-    function = {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}[method]
+    return {"pearson": _pearson, "spearman": _spearman, "kendall": _kendall}[method]
+
+
+def _bootstrap(
+    series: tuple[np.ndarray, ...],
+    function: Callable[..., np.ndarray | float],
+    confidence: float,
+    seed: int,
+    *,
+    vectorized: bool,
+) -> Interval:
+    """The function of the series, with a percentile interval over resamples of their places."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about constant resamples, which are dealt with below
         drawn = stats.bootstrap(
-            (first, second),
+            series,
             function,
             paired=True,
-            vectorized=function is not _kendall,
+            vectorized=vectorized,
             n_resamples=RESAMPLES,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution
     low, high = np.nanquantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(function(first, second)), float(low), float(high), len(first))
+    return Interval(float(function(*series)), float(low), float(high), len(series[0]))
 
 
 def _pearson(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray | float:

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from course_lib import statistics
-from course_lib.statistics import Interval, correlation, mean_interval, paired_difference
+from course_lib.statistics import (
+    Interval,
+    correlation,
+    correlation_difference,
+    mean_interval,
+    paired_difference,
+)
 
 numbers = st.floats(-1e3, 1e3)
 samples = st.lists(numbers, min_size=2, max_size=12)
@@ -288,6 +294,43 @@ def test_each_resample_is_ranked_by_itself():
     x, y = np.random.default_rng(2).integers(0, 9, size=(2, 20, 7)).astype(float)
     expected = [stats.spearmanr(*rows).statistic for rows in zip(x, y, strict=True)]
     np.testing.assert_allclose(statistics._spearman(x, y), expected)
+
+
+@pytest.mark.parametrize("method", ["pearson", "spearman", "kendall"])
+@few_resamples
+def test_a_difference_of_correlations_is_their_difference(method, scatter):
+    x, y = scatter
+    other = np.random.default_rng(7).normal(size=30)
+    found = correlation_difference(x, other, y, method)
+    assert found.mean == pytest.approx(correlation(x, y, method).mean - correlation(other, y, method).mean)
+    turned = correlation_difference(other, x, y, method)
+    assert [turned.mean, turned.low, turned.high] == pytest.approx([-found.mean, -found.high, -found.low])
+    assert found.n == 30
+
+
+def test_the_difference_draws_all_three_figures_of_a_run_together(scatter):
+    x, y = scatter
+    nearly = x + 0.05 * np.random.default_rng(3).normal(size=30)
+    found = correlation_difference(nearly, x, y)
+    alone = correlation(x, y)
+    assert found.high - found.low < 0.3 * (alone.high - alone.low)  # what they share cancels
+    rows = np.random.default_rng(99).integers(30, size=(4000, 30))
+    drawn = [np.corrcoef(nearly[r], y[r])[0, 1] - np.corrcoef(x[r], y[r])[0, 1] for r in rows]
+    assert [found.low, found.high] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.01)
+
+
+@pytest.mark.bad_input
+def test_a_difference_of_correlations_needs_three_figures_a_run():
+    with pytest.raises(ValueError, match="x holds 3 numbers and other 2"):
+        correlation_difference([1, 2, 3], [1, 2], [1, 2, 3])
+    with pytest.raises(ValueError, match="x holds 3 numbers and y 4"):
+        correlation_difference([1, 2, 3], [3, 1, 2], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="other is 1 in all 3 places"):
+        correlation_difference([1, 2, 3], [1, 1, 1], [1, 3, 2])
+    with pytest.raises(ValueError, match="unknown method 'pearsons'"):
+        correlation_difference([1, 2, 3], [1, 3, 1], [1, 3, 2], "pearsons")
+    with pytest.raises(ValueError, match="finite"):
+        correlation_difference([1, 2, math.nan], [1, 3, 1], [1, 3, 2])
 
 
 def test_unrelated_figures_do_not_exclude_zero(scatter):
