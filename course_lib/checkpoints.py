@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import platform
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -131,18 +132,57 @@ def retrain(name: str) -> Path:
     blueprint = CATALOGUE[name]
     dataset = data.load_dataset(blueprint.dataset)
     model = models.build(blueprint.model, seed=blueprint.seed, **blueprint.options)
-    penalty = None
-    if blueprint.sparsity:
-        from course_lib.pruning.slimming import add_sparsity_gradient  # here, since most users only load
-
-        penalty = functools.partial(add_sparsity_gradient, strength=blueprint.sparsity)
-    history = training.fit(model, dataset, blueprint.recipe, after_backward=penalty)
+    history = training.fit(model, dataset, blueprint.recipe, after_backward=_penalty(blueprint))
     metrics = {
         "validation_accuracy": training.evaluate(model, dataset.validation),
         "test_accuracy": training.evaluate(model, dataset.test),
         "train_seconds": round(sum(history.seconds), 1),
     }
     return save(name, model, blueprint, metrics)
+
+
+def another(
+    name: str,
+    seed: int,
+    dataset: data.Dataset,
+    *,
+    options: dict[str, Any] | None = None,
+    device: str = "cpu",
+    **changes: Any,
+) -> nn.Module:
+    """A network like a checkpoint, trained here from another seed, so that an experiment can be repeated.
+
+    Where everything is as in the blueprint, the seed too, it is the checkpoint itself.
+
+    Args:
+        name: of the checkpoint.
+        seed: of the initial weights and of the training.
+        dataset: to train on; the network gets its channels and classes.
+        options: of the architecture, over those of the blueprint.
+        device: to train on.
+        changes: of the recipe, such as `epochs=40`.
+
+    Returns:
+        The network, in eval mode, on that device.
+
+    Raises:
+        KeyError: unknown name.
+        CheckpointError: the checkpoint is absent or damaged.
+        TypeError, ValueError: as `models.build`, `Recipe` and `training.fit`.
+    """
+    blueprint = CATALOGUE[_check_name(name)]
+    own = {"in_channels": dataset.train.images.shape[1], "classes": len(dataset.classes)}
+    model = models.build(blueprint.model, seed=seed, **(blueprint.options | own | (options or {}))).eval()
+    recipe = replace(blueprint.recipe, **changes)
+    if (seed, dataset.name, recipe) == (blueprint.seed, blueprint.dataset, blueprint.recipe):
+        checkpoint = load(name)
+        if str(checkpoint) == str(model):  # as wide, and with as many layers
+            return checkpoint.to(device)
+    # Another layout in memory is faster for all but depthwise convolutions; checkpoints were trained without.
+    recipe = replace(recipe, seed=seed, channels_last=blueprint.model != "mobilenet")
+    unwatched = replace(dataset, validation=dataset.validation.subset(torch.arange(0)))
+    training.fit(model.to(device), unwatched, recipe, after_backward=_penalty(blueprint))
+    return model
 
 
 def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, float]) -> Path:
@@ -173,6 +213,15 @@ def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, f
     files.record_checksum(path)
     files.record_checksum(record_path)
     return path
+
+
+def _penalty(blueprint: Blueprint) -> Callable[[nn.Module], None] | None:
+    """What is done to the gradients of a blueprint with sparsity."""
+    if not blueprint.sparsity:
+        return None
+    from course_lib.pruning.slimming import add_sparsity_gradient  # here, since most users only load
+
+    return functools.partial(add_sparsity_gradient, strength=blueprint.sparsity)
 
 
 def _check_name(name: str) -> str:

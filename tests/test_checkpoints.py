@@ -299,3 +299,55 @@ def test_the_record_of_a_shipped_checkpoint_is_its_blueprint(name):
         assert listed[f"checkpoints/{name}.{suffix}"] == files.sha256(
             checkpoints.folder() / f"{name}.{suffix}"
         )
+
+
+# Another network by the same recipe
+
+
+def test_another_seed_gives_another_network_and_the_same_seed_the_same(saved):
+    dataset = data.load_dataset("glyphs")
+    first, again = (checkpoints.another("tiny", 1, dataset) for _ in range(2))
+    assert_same_weights(first, again)
+    assert not torch.equal(first[0].weight, checkpoints.another("tiny", 2, dataset)[0].weight)
+    assert not first.training
+
+
+def test_another_is_the_checkpoint_where_nothing_differs(saved):
+    dataset = data.load_dataset("glyphs")
+    own = checkpoints.load("tiny")
+    assert_same_weights(checkpoints.another("tiny", TINY.seed, dataset), own)
+    assert_same_weights(checkpoints.another("tiny", TINY.seed, dataset, epochs=2), own)
+    for change in ({"epochs": 1}, {"augment": "shift"}):
+        assert not torch.equal(
+            checkpoints.another("tiny", TINY.seed, dataset, **change)[0].weight, own[0].weight
+        )
+    wider = checkpoints.another("tiny", TINY.seed, dataset, options={"widths": [5, "M", 4]})
+    assert wider[0].out_channels == 5
+    renamed = replace(dataset, name="other")
+    assert not torch.equal(checkpoints.another("tiny", TINY.seed, renamed)[0].weight, own[0].weight)
+
+
+def test_another_fits_the_data_set_and_keeps_the_penalty(saved, monkeypatch):
+    dataset = data.load_dataset("glyphs")
+    three = replace(
+        dataset,
+        train=Split(dataset.train.images.repeat(1, 3, 1, 1), dataset.train.labels + 1),
+        classes=("a", "b", "c"),
+    )
+    network = checkpoints.another("tiny", 1, three)
+    assert network[0].in_channels == 3
+    assert network[-1].out_features == 3
+    plain = checkpoints.another("tiny", 1, dataset)
+    monkeypatch.setitem(checkpoints.CATALOGUE, "tiny", replace(TINY, sparsity=0.5))
+    assert checkpoints.another("tiny", 1, dataset)[1].weight.sum() < plain[1].weight.sum()
+
+
+@pytest.mark.bad_input
+def test_another_says_what_it_does_not_know(saved):
+    dataset = data.load_dataset("glyphs")
+    with pytest.raises(KeyError, match="unknown checkpoint 'tinny'"):
+        checkpoints.another("tinny", 0, dataset)
+    with pytest.raises(TypeError, match="unknown option of vgg 'width'"):
+        checkpoints.another("tiny", 0, dataset, options={"width": [3]})
+    with pytest.raises(TypeError, match="epoch"):
+        checkpoints.another("tiny", 0, dataset, epoch=3)
