@@ -687,3 +687,100 @@ def width_bars(
     axis.grid(visible=False, axis="x")
     axis.legend(loc="upper left", fontsize=9)
     return figure
+
+
+@styled
+def score_scatter(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    marked: Mapping[str, Sequence[int]] | None = None,
+) -> Figure:
+    """What a score says against what came out, a dot a candidate; one row of panels, sharing the vertical axis.
+
+    Args:
+        panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note written into the panel)}.
+        xlabel: of all panels.
+        ylabel: of all panels.
+        marked: {panel title: places of the dots that are drawn as filled diamonds}.
+    """
+    figure = Figure(figsize=(7.2, 3.4))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for number, (axis, (name, (scores, outcomes, note))) in enumerate(zip(axes, panels.items(), strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.75)
+        chosen = list((marked or {}).get(name, ()))
+        axis.plot(np.take(scores, chosen), np.take(outcomes, chosen), "D", color="black", markersize=7)
+        axis.set_title(f"{name}\n{note}", fontsize=10, loc="center")
+        axis.set_xlim(0, max(*scores, 0.1) * 1.05)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure
+
+
+@styled
+def before_and_after(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> Figure:
+    """Pairs of positive numbers as dots beside the line of no change, a panel for each named set of pairs.
+
+    Args:
+        panels: {panel title: (values before, values after)}.
+        xlabel: what the values before are.
+        ylabel: what the values after are.
+        log: logarithmic axes.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for number, (axis, (name, (before, after))) in enumerate(zip(axes, panels.items(), strict=True)):
+        low, high = min(*before, *after), max(*before, *after)
+        axis.plot([low, high], [low, high], color="black", linewidth=1, zorder=1)
+        axis.plot(before, after, "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.75)
+        if log:
+            axis.set(xscale="log", yscale="log")
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.tick_params(labelsize=9)
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure
+
+
+@styled
+def ridges(
+    panels: Mapping[str, Sequence[Sequence[float]]], *, xlabel: str, step: str = "epoch", bins: int = 40
+) -> Figure:
+    """How distributions move: one histogram for each step, the first at the bottom, a panel for each quantity.
+
+    Args:
+        panels: {panel title: values at each step}, the same number of steps in each panel.
+        xlabel: of all panels.
+        step: what the steps are.
+        bins: of the histograms, shared within a panel.
+    """
+    figure = Figure(figsize=(7.2, 3.6))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    shades = mpl.colormaps["viridis"]
+    for axis, (name, steps) in zip(axes, panels.items(), strict=True):
+        edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in steps]), bins)
+        middles = (edges[:-1] + edges[1:]) / 2
+        counts = [np.histogram(values, edges)[0] for values in steps]
+        scale = 1.8 / max(count.max() for count in counts)
+        for number, count in reversed(list(enumerate(counts))):
+            colour = shades(0.9 * number / max(len(steps) - 1, 1))
+            axis.fill_between(middles, number, number + scale * count, color=colour, alpha=0.8, linewidth=0)
+            axis.plot(middles, number + scale * count, color="white", linewidth=0.8)
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.grid(visible=False, axis="y")
+        axis.set_yticks(range(len(steps)))
+    axes[0].set_ylabel(step)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure

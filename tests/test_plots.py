@@ -94,6 +94,26 @@ EXAMPLES = {
         },
         xlabel="channels cut",
     ),
+    "score_scatter": lambda: plots.score_scatter(
+        {
+            "plain": ([0.1, 0.2, 0.1], [0.9, 0.8, 0.7], "r = 0.1"),
+            "adaptive": ([0.4, 0.6, 0.5], [0.9, 0.8, 0.7], "r = 0.8"),
+        },
+        xlabel="score",
+        ylabel="accuracy",
+        marked={"adaptive": [1]},
+    ),
+    "before_and_after": lambda: plots.before_and_after(
+        {"mean": ([0.1, 0.2], [0.1, 0.4]), "variance": ([1.0, 2.0], [0.5, 1.0])},
+        xlabel="inherited",
+        ylabel="own",
+        log=True,
+    ),
+    "ridges": lambda: plots.ridges(
+        {"norms": [[1.0, 2.0, 2.0], [1.0, 1.0, 2.0]], "variances": [[3.0, 3.0], [5.0, 4.0]]},
+        xlabel="value",
+        bins=4,
+    ),
     "width_bars": lambda: plots.width_bars([4, 8, 16], {"weak": [3, 6, 8], "strong": [4, 7, 1]}),
 }
 
@@ -340,6 +360,29 @@ def test_widths_stand_on_their_bars():
 def test_widths_of_another_network_are_refused():
     with pytest.raises(ValueError, match="'weak' has 2 layers, 3 were there before"):
         plots.width_bars([4, 8, 16], {"weak": [3, 6]})
+
+
+def test_a_score_stands_across_and_its_outcome_upwards():
+    axes = EXAMPLES["score_scatter"]().axes
+    dots, marked = axes[1].lines
+    assert dots.get_xydata().tolist() == [[0.4, 0.9], [0.6, 0.8], [0.5, 0.7]]
+    assert marked.get_xydata().tolist() == [[0.6, 0.8]]
+    assert len(axes[0].lines[1].get_xydata()) == 0
+    assert "r = 0.8" in axes[1].get_title(loc="center")
+    assert axes[0].get_ylim() == axes[1].get_ylim()
+
+
+def test_what_does_not_change_lies_on_the_line():
+    line, dots = EXAMPLES["before_and_after"]().axes[1].lines
+    assert line.get_xydata().tolist() == [[0.5, 0.5], [2.0, 2.0]]
+    assert dots.get_xydata().tolist() == [[1.0, 0.5], [2.0, 1.0]]
+
+
+def test_each_step_has_a_ridge_that_starts_at_its_number():
+    axis = EXAMPLES["ridges"]().axes[0]
+    heights = [line.get_ydata().tolist() for line in axis.lines]  # drawn from the last step to the first
+    assert heights[1] == pytest.approx([0.9, 0, 0, 1.8])
+    assert heights[0] == pytest.approx([1 + 1.8, 1, 1, 1 + 0.9])
 
 
 @pytest.fixture
