@@ -111,19 +111,34 @@ def measure(model: nn.Module, example: Example) -> Cost:
             f"model is a {type(model).__name__}, which hides its operations; it must be a plain torch.nn.Module. "
             "Measure the network that it was compiled from (model._orig_mod after torch.compile); latency() takes both."
         )
+    operations = macs(model, example)
     with borrow.borrowed(model), _attention_in_parts():
-        counter = FlopCounterMode(display=False)
-        with counter:
-            borrow.run(model, example)
         peak = _peak_bytes(_trace(model, example))
     parameters = [p.detach() for p in _without_aliases(dict(model.named_parameters()))[0].values()]
     return Cost(
         parameters=sum(p.numel() for p in parameters),
         nonzero_parameters=sum(int(torch.count_nonzero(p)) for p in parameters),
-        macs=counter.get_total_flops() // 2,
+        macs=operations,
         bytes=_stored_bytes(model),
         peak_activation_bytes=peak,
     )
+
+
+def macs(model: nn.Module, example: Example) -> int:
+    """The multiply-accumulates of one forward pass, as `measure` counts them, without its other measurements.
+
+    Args:
+        model, example: as in `measure`.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or `example` not a tensor.
+        ValueError: an example that the model does not accept.
+    """
+    borrow.check(model, example)
+    counter = FlopCounterMode(display=False)
+    with borrow.borrowed(model), _attention_in_parts(), counter:
+        borrow.run(model, example)
+    return counter.get_total_flops() // 2
 
 
 def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds: float = 0.2) -> Latency:

@@ -391,17 +391,18 @@ def run_parallel(
         check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
     )
     if workers == 1:
-        calls = (_on_one_thread(function, argument) for argument in arguments)
+        calls = (on_one_thread(function, argument) for argument in arguments)
     else:
-        tasks = (joblib.delayed(_on_one_thread)(function, argument) for argument in arguments)
+        tasks = (joblib.delayed(on_one_thread)(function, argument) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
     return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
 
 
-def _on_one_thread(function: Callable[[Any], Any], argument: Any) -> Any:
+def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call `function` with PyTorch on one thread: what it computes then does not depend on the machine's cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return function(argument)
+        return function(*arguments)
     finally:
         torch.set_num_threads(threads)

@@ -109,7 +109,7 @@ def test_frozen_parameters_count_too():
     ],
 )
 def test_macs_follow_the_closed_formula(model, shape, macs):
-    assert measure(model, torch.rand(shape)).macs == macs
+    assert measure(model, torch.rand(shape)).macs == cost.macs(model, torch.rand(shape)) == macs
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
@@ -123,6 +123,12 @@ def test_published_figures_are_met(name):
 def test_a_layer_that_runs_twice_counts_twice():
     layer = nn.Linear(4, 4)
     assert measure(nn.Sequential(layer, layer), torch.rand(1, 4)).macs == 2 * 16
+
+
+def test_macs_alone_need_no_path_that_is_free_of_the_data():
+    model = Forward(lambda self, x: self.layer(x) if x.sum() > 0 else x, layer=nn.Linear(4, 4))
+    assert cost.macs(model, torch.ones(2, 4)) == 2 * 16
+    assert cost.macs(model, torch.zeros(2, 4)) == 0
 
 
 # Bytes
@@ -404,10 +410,10 @@ def quick_latency(model, example):
     return latency(model, example, min_seconds=0.001)
 
 
-both = pytest.mark.parametrize("function", [measure, quick_latency])
+each = pytest.mark.parametrize("function", [measure, cost.macs, quick_latency])
 
 
-@both
+@each
 def test_each_layer_keeps_its_own_mode(function):
     model, example = small_convnet().train(), torch.rand(2, 1, 8, 8)
     model[1].eval()
@@ -417,7 +423,7 @@ def test_each_layer_keeps_its_own_mode(function):
     assert not model[1].training
 
 
-@both
+@each
 def test_running_statistics_and_random_numbers_are_left_alone(function):
     def forward(self, x):
         self.calls += 1
@@ -433,7 +439,7 @@ def test_running_statistics_and_random_numbers_are_left_alone(function):
     assert (model.calls, model.steps.item()) == (0, 0)
 
 
-@both
+@each
 def test_hooks_run_and_stay(function):
     seen = []
     model = nn.Linear(4, 4)
@@ -446,7 +452,7 @@ def test_hooks_run_and_stay(function):
     assert model(torch.rand(1, 4)).requires_grad
 
 
-@both
+@each
 def test_a_failing_forward_leaves_the_mode_as_it_was(function):
     model, example = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(5, 2)).train(), torch.rand(3, 4)
     with unchanged(model), pytest.raises(ValueError, match="does not run"):
@@ -568,7 +574,7 @@ def test_a_cost_and_a_latency_read_as_sentences():
 # Bad input
 
 
-@both
+@each
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("model", "example", "error", "message"),
@@ -637,7 +643,7 @@ def test_what_cannot_run_is_refused(function, model, example, error, message):
         function(model, example)
 
 
-@both
+@each
 @pytest.mark.bad_input
 def test_two_devices_are_named(function):
     example = mock.Mock(spec=torch.Tensor, ndim=2, shape=(1, 4), device=torch.device("cuda:1"))

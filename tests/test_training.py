@@ -692,6 +692,15 @@ def test_an_error_in_a_run_reaches_the_caller(workers):
     assert torch.get_num_threads() == 3
 
 
+@pytest.mark.usefixtures("three_threads")
+def test_a_call_on_one_thread_takes_any_arguments_and_gives_the_threads_back():
+    assert training.on_one_thread(lambda *all: (*all, torch.get_num_threads()), "a", 2) == ("a", 2, 1)
+    assert torch.get_num_threads() == 3
+    with pytest.raises(ZeroDivisionError):
+        training.on_one_thread(lambda: 1 / 0)
+    assert torch.get_num_threads() == 3
+
+
 def test_no_arguments_give_no_results():
     assert training.run_parallel(len, []) == []
 

@@ -4,12 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Int64, Shaped
+from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from course_lib import borrow
+from course_lib import cost
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, follow_channels
 from course_lib.pruning.surgery import remove_channels
@@ -59,6 +58,26 @@ def filter_plan(
     wanted = _ratio_of_each(groups, fixed, dict(model.named_modules()), ratios)
     counts = {number: _share_of(groups[number].size, ratio) for number, ratio in wanted.items()}
     return _plan(model, groups, counts, criterion)
+
+
+def unit_scores(
+    model: nn.Module, group: ChannelGroup, criterion: Criterion = l1_norm
+) -> Float64[Tensor, "size"]:
+    """One score for each unit of a group: the mean of the criterion over the filters that go together.
+
+    Args:
+        model: the network that the group belongs to.
+        group: one of `graph.channel_groups(model, example)`.
+        criterion: as in `filter_plan`.
+
+    Returns:
+        float64 [group.size]; the lowest go first.
+
+    Raises:
+        ValueError: a criterion that does not give one finite score a filter.
+    """
+    scores = {axis.layer: _score(model, axis.layer, axis.axis, criterion) for axis in group.producers}
+    return group.mean_scores(scores)
 
 
 def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> list[str]:
@@ -179,12 +198,12 @@ def ratios_for_macs(
     check_number(
         share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
     )
-    budget = share * _macs(model, example)
+    budget = share * cost.macs(model, example)
     steps = 1024
 
     def left(step: int) -> int:
         plan = filter_plan(model, example, ratios_at(step / steps))
-        return _macs(remove_channels(model, example, plan), example)
+        return cost.macs(remove_channels(model, example, plan), example)
 
     low, high = -1, steps - 1  # `high` keeps the budget, `low` does not
     if left(high) > budget:
@@ -253,10 +272,8 @@ def _plan(
         if not count:
             continue
         group = groups[number]
-        scores = group.mean_scores(
-            {axis.layer: _score(model, axis.layer, axis.axis, criterion) for axis in group.producers}
-        )
-        for layer, indices in group.channels(lowest(scores, count)).items():
+        units = lowest(unit_scores(model, group, criterion), count)
+        for layer, indices in group.channels(units).items():
             plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
     return plan
 
@@ -303,14 +320,6 @@ def _first_below(curve: Sequence[tuple[float, float]], least: float) -> float:
         if next_accuracy < least:
             return ratio + (next_ratio - ratio) * (accuracy - least) / (accuracy - next_accuracy)
     return curve[-1][0]
-
-
-def _macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates, as `cost.measure` counts them, without its other measurements."""
-    counter = FlopCounterMode(display=False)
-    with borrow.borrowed(model), torch.inference_mode(), counter:
-        borrow.run(model, example)
-    return counter.get_total_flops() // 2
 
 
 def _check_ratio(ratio: object, name: str) -> float:

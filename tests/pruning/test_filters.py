@@ -16,8 +16,10 @@ from course_lib.pruning.filters import (
     ratios_for_macs,
     ratios_from_sensitivity,
     sensitivity,
+    unit_scores,
     untied_layers,
 )
+from course_lib.pruning.graph import channel_groups
 from course_lib.pruning.surgery import remove_channels
 
 EXAMPLE = torch.rand(2, 1, 16, 16)
@@ -77,6 +79,18 @@ def test_tied_layers_lose_the_same_filters_by_their_mean_score():
     with pytest.raises(ValueError, match=r"'0' and '3\.conv2' are tied.*0\.5 and 0\.25"):
         filter_plan(model, EXAMPLE, {"0": 0.5, "3.conv2": 0.25})
     assert as_lists(filter_plan(model, EXAMPLE, {"0": 0.5, "3.conv2": 0.5})) == as_lists(plan)
+
+
+def test_scores_of_a_group_are_means_over_the_filters_that_go_together():
+    [group, *_] = channel_groups(three_filters(), EXAMPLE)
+    assert unit_scores(three_filters(), group).tolist() == [6.0, 2.0, 4.0]
+    assert unit_scores(three_filters(), group, lambda w: -l1_norm(w)).tolist() == [-6.0, -2.0, -4.0]
+    model = models.build("resnet")
+    tied = channel_groups(model, EXAMPLE)[0]
+    scores = unit_scores(model, tied, l2_norm)
+    norms = [l2_norm(model.get_submodule(name).weight).double() for name in ("0", "3.conv2", "4.conv2")]
+    assert scores.dtype == torch.float64
+    torch.testing.assert_close(scores, torch.stack(norms).mean(0))
 
 
 def test_untied_layers_are_the_first_of_each_block_and_all_of_a_chain():
@@ -245,6 +259,8 @@ def test_layers_that_cannot_be_pruned_are_refused_with_the_reason():
 def test_a_criterion_that_gives_no_score_a_filter_is_refused(criterion):
     with pytest.raises(ValueError, match="one finite score for each of the 3 filters"):
         filter_plan(three_filters(), EXAMPLE, 0.5, criterion=criterion)
+    with pytest.raises(ValueError, match="one finite score for each of the 3 filters"):
+        unit_scores(three_filters(), channel_groups(three_filters(), EXAMPLE)[0], criterion)
     with pytest.raises(TypeError, match="criterion is 'l1'"):
         filter_plan(three_filters(), EXAMPLE, 0.5, criterion="l1")
 
