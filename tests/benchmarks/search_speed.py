@@ -1,0 +1,78 @@
+"""Judging pruned candidates: two workers beside one, and judging one beside fine-tuning it."""
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from course_lib import checkpoints, data, training
+from course_lib.data import Dataset, to_float
+from course_lib.pruning.eagleeye import Strategy, sample_strategies, search
+from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.surgery import remove_channels
+from course_lib.training import Recipe
+from tests.benchmarks.row import Row
+
+GOAL_WORKERS = 1.7
+GOAL_JUDGING = 20.0
+_NAME = "glyphs-vgg-narrow"
+_CANDIDATES = 100
+_TUNING = Recipe(epochs=2, learning_rate=0.03, schedule="cosine", augment="shift", channels_last=True)
+
+
+def judging(repeats: int) -> Iterator[Row]:
+    """A search in two processes beside the same in one; then a candidate's judgement beside two epochs of training."""
+    model, dataset = checkpoints.load(_NAME), data.load_dataset("glyphs")
+    example = to_float(dataset.validation.images[:1])
+    strategies = sample_strategies(
+        model, example, count=_CANDIDATES, mac_range=(0.25, 0.35), max_ratio=0.8, seed=0
+    )
+    yield _workers(model, dataset, strategies, repeats)
+    yield _judging(model, dataset, strategies, repeats)
+
+
+def _workers(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy], repeats: int) -> Row:
+    """Run both in turn; the ratio is the median of the ratios within the pairs, so slow spells cancel."""
+    search(model, dataset, strategies[:8], workers=2)  # starts the processes, which then stay
+    runs = []
+    for repeat in range(repeats):
+        seconds = {}
+        for workers in (1, 2) if repeat % 2 else (2, 1):
+            started = time.perf_counter()
+            search(model, dataset, strategies, workers=workers)
+            seconds[workers] = time.perf_counter() - started
+        runs.append((seconds[2], seconds[1]))
+    ratio = statistics.median(one / two for two, one in runs)
+    return Row(
+        f"{_CANDIDATES} candidates, two workers / one",
+        f"{statistics.median(two for two, _ in runs):.1f} s",
+        f"{statistics.median(one for _, one in runs):.1f} s",
+        f"{ratio:.2f}",
+        f">= {GOAL_WORKERS:.2f}",
+        "yes" if ratio >= GOAL_WORKERS else "no",
+    )
+
+
+def _judging(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy], repeats: int) -> Row:
+    """Another candidate in each pair; the training is not watched, since judging would be its own validation."""
+    example = to_float(dataset.validation.images[:1])
+    unwatched = replace(dataset, validation=dataset.validation.subset(torch.arange(0)))
+    runs = []
+    for strategy in strategies[:repeats]:
+        [judged] = search(model, dataset, [strategy], workers=1).seconds
+        small = remove_channels(model, example, filter_plan(model, example, strategy.ratios))
+        started = time.perf_counter()
+        training.fit(small, unwatched, _TUNING)
+        runs.append((judged, time.perf_counter() - started))
+    ratio = statistics.median(tuned / judged for judged, tuned in runs)
+    return Row(
+        f"judging a candidate / {_TUNING.epochs} epochs of it",
+        f"{statistics.median(judged for judged, _ in runs) * 1000:,.0f} ms",
+        f"{statistics.median(tuned for _, tuned in runs) * 1000:,.0f} ms",
+        f"{ratio:.1f}",
+        f">= {GOAL_JUDGING:.1f}",
+        "yes" if ratio >= GOAL_JUDGING else "no",
+    )
