@@ -109,6 +109,18 @@ EXAMPLES = {
         ylabel="own",
         log=True,
     ),
+    "number_lines": lambda: plots.number_lines(
+        {"int2": [-1.0, 0.0, 1.0], "int3": [-1.0, -0.5, 0.0, 0.5, 1.0]}, xlabel="number"
+    ),
+    "integer_maps": lambda: plots.integer_maps(
+        {
+            "symmetric": ([-1.0, 0.3, 9.0], [-3, 1, 3], 0.4, 0, -3, 3),
+            "asymmetric": ([-1.0, 0.3], [0, 4], 0.3, 3, 0, 7),
+        }
+    ),
+    "histogram_with_thresholds": lambda: plots.histogram_with_thresholds(
+        {"layer 1": ([5, 0, 2], 0.5, {"max": 1.5, "entropy": 0.5}), "layer 2": ([1, 1], 2.0, {"max": 4.0})}
+    ),
     "ridges": lambda: plots.ridges(
         {"norms": [[1.0, 2.0, 2.0], [1.0, 1.0, 2.0]], "variances": [[3.0, 3.0], [5.0, 4.0]]},
         xlabel="value",
@@ -383,6 +395,31 @@ def test_each_step_has_a_ridge_that_starts_at_its_number():
     heights = [line.get_ydata().tolist() for line in axis.lines]  # drawn from the last step to the first
     assert heights[1] == pytest.approx([0.9, 0, 0, 1.8])
     assert heights[0] == pytest.approx([1 + 1.8, 1, 1, 1 + 0.9])
+
+
+def test_every_number_of_a_format_is_a_stroke_in_its_row():
+    (axis,) = EXAMPLES["number_lines"]().axes
+    assert [sorted(row.get_positions()) for row in axis.collections] == [[-1, 0, 1], [-1, -0.5, 0, 0.5, 1]]
+    assert [row.get_lineoffset() for row in axis.collections] == [0, 1]
+
+
+def test_a_line_leads_from_each_number_to_where_its_integer_stands():
+    above, below = EXAMPLES["integer_maps"]().axes
+    leads = [line.get_xydata().tolist() for line in above.lines[::2]]
+    assert np.allclose(leads, [[[-1.0, 1], [-1.2, 0]], [[0.3, 1], [0.4, 0]], [[9.0, 1], [1.2, 0]]])
+    assert np.allclose(above.collections[0].get_positions(), 0.4 * np.arange(-3, 4))
+    assert np.allclose(below.collections[0].get_positions(), 0.3 * np.arange(-3, 5))
+    assert {text.get_text() for text in below.texts} == {"-1", "0.3", "0", "3", "4", "7"}
+
+
+def test_thresholds_stand_in_the_histogram_of_their_panel():
+    first, second = EXAMPLES["histogram_with_thresholds"]().axes
+    assert [line.get_xdata()[0] for line in first.lines] == [1.5, 0.5]
+    assert [line.get_xdata()[0] for line in second.lines] == [4.0]
+    values, edges, _ = first.patches[0].get_data()
+    assert (values.tolist(), edges.tolist()) == ([5, 0, 2], [0, 0.5, 1, 1.5])
+    assert first.get_legend_handles_labels()[1] == ["max: 1.50", "entropy: 0.50"]
+    assert first.get_yscale() == "log"
 
 
 @pytest.fixture
