@@ -751,9 +751,13 @@ def before_and_after(
         axis.plot(before, after, "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.75)
         if log:
             axis.set(xscale="log", yscale="log")
+            for each in (axis.xaxis, axis.yaxis):
+                each.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+                each.set_major_formatter("{x:g}")
+                each.set_minor_locator(mpl.ticker.NullLocator())
         axis.set_title(name, fontsize=10, loc="center")
         axis.set_aspect("equal", adjustable="datalim")
-        axis.tick_params(labelsize=9)
+        axis.tick_params(labelsize=8)
     axes[0].set_ylabel(ylabel)
     figure.supxlabel(xlabel, fontsize=11)
     return figure

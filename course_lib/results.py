@@ -49,13 +49,20 @@ def report(**figures: float | str) -> None:
     _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: shown})
 
 
-def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[str, Any]) -> Path:
+def save(
+    name: str,
+    rows: Sequence[Mapping[str, Any]],
+    configuration: Mapping[str, Any],
+    *,
+    origin: Mapping[str, Any] | None = None,
+) -> Path:
     """Keep the rows of a run in data/results/NAME.json, with what is needed to judge and repeat it.
 
     Args:
         name: of the record, for instance "01-temperature-alpha".
         rows: one mapping a measurement, of numbers and strings.
         configuration: everything that decided the run: data set, recipe, seeds, grid.
+        origin: the `provenance` of the runs, if they were made at another time or on another machine.
 
     Returns:
         The path of the record.
@@ -69,13 +76,7 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[st
     record = {
         "name": name,
         "configuration": dict(configuration),
-        "provenance": {
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commit": _commit(),
-            "device": "cuda" if torch.cuda.is_available() else "cpu",
-            "machine": platform.machine(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        },
+        "provenance": provenance() if origin is None else dict(origin),
         "rows": [dict(row) for row in rows],
     }
     try:
@@ -89,6 +90,17 @@ def save(name: str, rows: Sequence[Mapping[str, Any]], configuration: Mapping[st
     files.write_text(path, text)
     files.record_checksum(path)
     return path
+
+
+def provenance() -> dict[str, Any]:
+    """When and where this runs: date, commit, device, machine, versions."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
+        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "machine": platform.machine(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
 
 
 def load(name: str) -> dict[str, Any]:
@@ -116,7 +128,7 @@ def repeat(
     """The recorded measurements of many runs, a few of them repeated now to show that the record holds.
 
     Runs that differ in "seed" alone form an arm. A repeated run agrees if it falls in the 99.9 % prediction
-    interval of its arm (at least 3 points either way): training gives slightly other weights on another processor.
+    interval of its arm (at least 3 points either way, and 5 where the arm has two runs): training gives slightly other weights on another processor.
 
     Args:
         name: of the record in data/results.
@@ -201,7 +213,9 @@ def _prediction_interval(
     """Where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), and never closer than `least`."""
     mean, count = float(np.mean(values)), len(values)
     reach = least
-    if count > 1:
+    if count == 2:
+        reach = 0.05  # t is 637 with one degree of freedom, an interval that would hold anything
+    if count > 2:
         quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
         reach = max(least, quantile * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / count))
     return mean - reach, mean + reach

@@ -304,6 +304,16 @@ def test_a_live_run_must_fall_in_the_prediction_interval_of_its_own_arm(place, r
         answer(math.nan)
 
 
+def test_a_live_run_of_an_arm_of_two_may_be_five_points_away(home):
+    runs = [{"arm": "pair", "seed": seed} for seed in range(2)]
+    results.repeat("pair", runs, lambda runs: [{"accuracy": 0.6}, {"accuracy": 0.7}], recompute=True)
+    for value in (0.601, 0.699):
+        results.repeat("pair", runs, lambda runs, value=value: [{"accuracy": value}])
+    for value in (0.599, 0.701):
+        with pytest.raises(ValueError, match=r"gives accuracy = .* outside \[0.6000, 0.7000\]"):
+            results.repeat("pair", runs, lambda runs, value=value: [{"accuracy": value}])
+
+
 @pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize(
     ("runs", "shared"),
