@@ -8,7 +8,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import importing, surgery_speed, training_speed
+from tests.benchmarks import (
+    calibration_speed,
+    importing,
+    onnx_speed,
+    search_speed,
+    surgery_speed,
+    training_speed,
+)
 
 
 def main() -> None:
@@ -31,6 +38,9 @@ def main() -> None:
         *training_speed.against_data_loader(images, arguments.repeats),
         *training_speed.against_bare_loop(arguments.repeats),
         *surgery_speed.against_torch_pruning(arguments.repeats),
+        *search_speed.judging(arguments.repeats),
+        *calibration_speed.against_candidate_loop(arguments.repeats),
+        *onnx_speed.int8_against_float(arguments.repeats),
         importing.beyond_torch(arguments.repeats),
     ):
         table.add_row(*row)

@@ -1,0 +1,368 @@
+"""Affine quantization: real numbers as integers of a few bits, by a scale and a zero point.
+
+    q = clip(round(x / scale) + zero_point, low, high),    x ~ (q - zero_point) * scale
+
+Halves round to the even integer, and scales and zero points are those that ONNX Runtime chooses.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Float32, Int32, Integer
+from torch import Tensor
+
+from course_lib.validation import check_count, check_number
+
+Bound = float | Float[Tensor, "*channels"]
+
+
+@dataclass(frozen=True, eq=False)
+class QuantParams:
+    """The map between the real numbers of a tensor and its integers.
+
+    Attributes:
+        scale: float32 [], or [C] with one for each channel: the real distance between neighbouring integers.
+        zero_point: int32 of the same shape: the integer that stands for 0.
+        bits: width of the integers, 2 to 16.
+        signed: whether they are signed.
+        axis: the axis of a tensor that a [C] scale runs along; None where there is one scale for the whole tensor.
+        symmetric: whether the range is the same on both sides of 0, so that a product needs no zero point. Signed
+            integers then leave out the lowest: 8 bits run from -127 to 127, as ONNX Runtime's symmetric weights do.
+
+    Raises:
+        TypeError, ValueError: a field of another type, dtype, shape or range than said here.
+    """
+
+    scale: Float32[Tensor, "*channels"]
+    zero_point: Int32[Tensor, "*channels"]
+    bits: int
+    signed: bool
+    axis: int | None = None
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        check_count(self.bits, "bits", low=2, high=16)
+        check_flag(self.signed, "signed")
+        check_flag(self.symmetric, "symmetric")
+        for name, dtype in (("scale", torch.float32), ("zero_point", torch.int32)):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.dtype != dtype:
+                given = (
+                    f"dtype {value.dtype}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+                )
+                raise TypeError(
+                    f"{name} has {given}; it must be a tensor of {dtype}. choose_params() makes both."
+                )
+        _check_channels(self.scale, self.axis, "scale")
+        if self.zero_point.shape != self.scale.shape or self.zero_point.device != self.scale.device:
+            raise ValueError(
+                f"zero_point has shape {list(self.zero_point.shape)} on {self.zero_point.device} and scale "
+                f"{list(self.scale.shape)} on {self.scale.device}; give one zero point for each scale, on its device."
+            )
+        if not (torch.isfinite(self.scale) & (self.scale > 0)).all():
+            raise ValueError(f"scale is {_shown(self.scale)}; every scale must be finite and above 0.")
+        if ((self.zero_point < self.low) | (self.zero_point > self.high)).any():
+            raise ValueError(
+                f"zero_point is {_shown(self.zero_point)}; with {self.bits} bits, signed={self.signed} and "
+                f"symmetric={self.symmetric} it must lie in [{self.low}, {self.high}]."
+            )
+        if self.symmetric and self.zero_point.any():
+            raise ValueError(
+                f"zero_point is {_shown(self.zero_point)}; a symmetric map has the zero point 0."
+            )
+
+    @property
+    def low(self) -> int:
+        """The smallest integer in use: 0 where unsigned, else -2^(bits-1), or one more where symmetric."""
+        return int(self.symmetric) - 2 ** (self.bits - 1) if self.signed else 0
+
+    @property
+    def high(self) -> int:
+        """The largest integer in use: 2^(bits-1) - 1 where signed, else 2^bits - 1."""
+        return 2 ** (self.bits - self.signed) - 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What stores the integers: int8 or uint8 up to 8 bits, int16 or int32 (torch cannot add uint16) above."""
+        if self.bits <= 8:
+            return torch.int8 if self.signed else torch.uint8
+        return torch.int16 if self.signed else torch.int32
+
+
+def choose_params(
+    low: Bound,
+    high: Bound,
+    *,
+    bits: int = 8,
+    symmetric: bool,
+    signed: bool | None = None,
+    axis: int | None = None,
+) -> QuantParams:
+    """The scale and zero point with which b-bit integers cover the real numbers from low to high.
+
+    The range is first widened to hold 0, so that 0 (padding, ReLU) has an integer of its own. Then
+
+        symmetric, signed:    scale = max(-low, high) / (2^(b-1) - 1),   zero_point = 0
+        symmetric, unsigned:  scale = high / (2^b - 1),                  zero_point = 0
+        asymmetric:           scale = (high - low) / (2^b - 1),          zero_point = round(q_min - low / scale)
+
+    with q_min = -2^(b-1) where signed, else 0. A range so narrow that its scale is not a normal float32 number, such as
+    that of a tensor of zeros, gets scale 1 and zero point 0, as in ONNX Runtime.
+
+    Args:
+        low, high: ends of the range, numbers or tensors [] or [C], finite.
+        bits: width of the integers, 2 to 16.
+        symmetric: whether the range is the same on both sides of 0. Of data without negative numbers symmetric and
+            unsigned uses every integer; ONNX Runtime's symmetric uint8 (zero point 128) wastes half of them.
+        signed: of the integers; where not given, symmetric ones are signed and asymmetric ones are not.
+        axis: the axis of the tensor that the C channels run along; only with bounds [C].
+
+    Returns:
+        The parameters, with scales in float32.
+
+    Raises:
+        TypeError: a bound that is neither number nor floating-point tensor, or another argument of the wrong type.
+        ValueError: a bound that is NaN, infinite, empty or of another shape; low above high; symmetric and unsigned
+            with a negative low; bits or axis out of range.
+
+    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", CVPR 2018, section 2.1; Wu et al., "Integer Quantization for Deep Learning Inference: Principles and
+    Empirical Evaluation", 2020, section 3.1.
+    """
+    check_count(bits, "bits", low=2, high=16)
+    check_flag(symmetric, "symmetric")
+    if signed is None:
+        signed = symmetric
+    check_flag(signed, "signed")
+    low, high = _check_bounds(low, high, axis)
+    low, high = low.double().clamp(max=0), high.double().clamp(min=0)
+    if symmetric and not signed and (low < 0).any():
+        raise ValueError(
+            f"low is {_shown(low)}, but symmetric unsigned integers hold no negative numbers. Take signed=True, or "
+            "symmetric=False."
+        )
+    steps = 2**bits - 1
+    if symmetric and signed:
+        low, high = -torch.maximum(-low, high), torch.maximum(-low, high)
+        steps -= 1
+    scale = (high - low) / steps
+    narrow = scale < torch.finfo(torch.float32).tiny
+    smallest = -(2 ** (bits - 1)) if signed else 0
+    zero_point = torch.zeros_like(scale) if symmetric else (smallest - low / scale).round()
+    return QuantParams(
+        scale=scale.float().masked_fill(narrow, 1),
+        zero_point=zero_point.masked_fill(narrow, 0).int(),
+        bits=bits,
+        signed=signed,
+        axis=axis,
+        symmetric=symmetric,
+    )
+
+
+def params_of(
+    x: Float[Tensor, "*shape"],
+    *,
+    bits: int = 8,
+    symmetric: bool,
+    signed: bool | None = None,
+    axis: int | None = None,
+) -> QuantParams:
+    """The parameters for the smallest and largest value of a tensor, such as a layer's weight.
+
+    Args:
+        x: floating point, finite, not empty.
+        bits, symmetric, signed: as in `choose_params`.
+        axis: where given, each slice along it gets parameters of its own; 0 is the output channels of a convolution or
+            linear layer.
+
+    Returns:
+        Parameters with scale [], or [C] along the axis.
+
+    Raises:
+        TypeError, ValueError: as `choose_params`; `x` is no tensor of finite floating-point numbers, or has no such
+            axis.
+    """
+    check_real(x, "x")
+    if x.numel() == 0:
+        raise ValueError(f"x has shape {list(x.shape)}, without a value; a range needs at least one.")
+    x = x.detach()
+    if not torch.isfinite(x).all():
+        found = "NaN" if torch.isnan(x).any() else "infinity"
+        raise ValueError(f"x holds {found}; a range needs finite numbers. Look for a diverged network.")
+    if axis is None:
+        low, high = x.aminmax()
+    else:
+        if check_count(axis, "axis", low=0) >= x.ndim:
+            raise ValueError(
+                f"axis is {axis}, but x has shape {list(x.shape)}; give one of its axes, or none."
+            )
+        low, high = x.movedim(axis, 0).reshape(x.shape[axis], -1).aminmax(dim=1)
+    return choose_params(low, high, bits=bits, symmetric=symmetric, signed=signed, axis=axis)
+
+
+def quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Integer[Tensor, "*shape"]:
+    """Real numbers to integers.
+
+        q = clip(round_half_even(x / scale) + zero_point, low, high)
+
+    The quotient is taken in float32, as the QuantizeLinear operator of ONNX does; so the integers are equal to its, but
+    for -128 at symmetric signed parameters, where the range here ends at -127.
+
+    Args:
+        x: floating point, without NaN; what lies outside the range saturates, infinity too.
+        params: as `choose_params` gives them; with one scale a channel, x has as many along `params.axis`.
+
+    Returns:
+        Integers of `params.dtype`.
+
+    Raises:
+        TypeError: `x` is no floating-point tensor, `params` no QuantParams.
+        ValueError: `x` holds NaN, or not the channels that the parameters are for.
+    """
+    steps, _, zero_point = _steps(x, params)
+    return (steps + zero_point).to(params.dtype)
+
+
+def dequantize(q: Integer[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
+    """Integers back to real numbers.
+
+        x = (q - zero_point) * scale
+
+    Args:
+        q: integers of the width of `params`, stored in any integer dtype.
+        params: those that made them.
+
+    Returns:
+        float32, the same shape.
+
+    Raises:
+        TypeError: `q` is no integer tensor, `params` no QuantParams.
+        ValueError: `q` holds integers that so many bits do not, or not the channels that the parameters are for.
+    """
+    if not isinstance(q, Tensor) or q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
+        given = f"has dtype {q.dtype}" if isinstance(q, Tensor) else f"is a {type(q).__name__}"
+        raise TypeError(f"q {given}; it must be a tensor of integers, such as quantize() gives.")
+    scale, zero_point = _shaped(params, q, "q")
+    q = q.to(torch.int64)
+    # What another program has made with symmetric parameters may use the lowest integer too.
+    lowest = params.low - int(params.symmetric and params.signed)
+    if q.numel() and (q.min() < lowest or q.max() > params.high):
+        raise ValueError(
+            f"q runs from {q.min()} to {q.max()}, but {'' if params.signed else 'un'}signed integers of {params.bits} "
+            f"bits lie in [{lowest}, {params.high}]. Give the parameters that q was made with."
+        )
+    return (q - zero_point).float() * scale
+
+
+def fake_quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
+    """The real numbers that are left of x once it has been stored as integers: dequantize(quantize(x)).
+
+    Inside the range |x - fake_quantize(x)| is at most scale / 2, and 0 stays exactly 0.
+
+    Args:
+        x, params: as in `quantize`.
+
+    Returns:
+        float32, the same shape.
+
+    Raises:
+        TypeError, ValueError: as `quantize`.
+    """
+    steps, scale, _ = _steps(x, params)  # q - zero_point, without the way through the integers
+    return steps * scale
+
+
+def _steps(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
+    """q - zero_point for each number, in float32, where 17 bits are exact; and scale and zero point in its shape."""
+    check_real(x, "x")
+    scale, zero_point = _shaped(params, x, "x")
+    x = x.detach().float()
+    if torch.isnan(x).any():
+        raise ValueError("x holds NaN, which no integer stands for. Look for a diverged network.")
+    # Clipped before the zero point is added, which is the same.
+    steps = (x / scale).round_().clamp_(params.low - zero_point, params.high - zero_point)
+    return steps, scale, zero_point
+
+
+def _shaped(params: object, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Scale and zero point, on the device of `x` and in a shape that goes with its channels."""
+    if not isinstance(params, QuantParams):
+        raise TypeError(
+            f"params is a {type(params).__name__}; it must be QuantParams. choose_params() makes them."
+        )
+    pair = params.scale.to(x.device), params.zero_point.to(x.device)
+    if params.axis is None:
+        return pair
+    count = len(params.scale)
+    if x.ndim <= params.axis or x.shape[params.axis] != count:
+        raise ValueError(
+            f"{name} has shape {list(x.shape)}, but the parameters are for {count} channels along axis {params.axis}."
+        )
+    shape = [count if axis == params.axis else 1 for axis in range(x.ndim)]
+    return pair[0].reshape(shape), pair[1].reshape(shape)
+
+
+def _check_bounds(low: object, high: object, axis: int | None) -> tuple[Tensor, Tensor]:
+    """Both ends of a range as float32 tensors of one shape, on one device."""
+    device = next((bound.device for bound in (low, high) if isinstance(bound, Tensor)), None)
+    low, high = _check_bound(low, "low", device), _check_bound(high, "high", device)
+    if low.ndim and high.ndim and low.shape != high.shape:
+        raise ValueError(
+            f"low has shape {list(low.shape)} and high {list(high.shape)}; give one of each for a channel."
+        )
+    low, high = torch.broadcast_tensors(low, high)
+    _check_channels(low, axis, "low, or high,")
+    if (low > high).any():
+        raise ValueError(
+            f"low is {_shown(low)} and high {_shown(high)}; low must not lie above high. Swap them."
+        )
+    return low, high
+
+
+def _check_bound(value: object, name: str, device: torch.device | None) -> Tensor:
+    if isinstance(value, Tensor):
+        check_real(value, name)
+        given = value.detach()
+    else:
+        given = torch.tensor(check_number(value, name), dtype=torch.float64)
+    bound = given.to(device=device, dtype=torch.float32)
+    if not torch.isfinite(bound).all():
+        raise ValueError(
+            f"{name} is {_shown(given)}; the ends of a range must be finite float32 numbers, below 3.4e38."
+        )
+    return bound
+
+
+def _check_channels(value: Tensor, axis: object, name: str) -> None:
+    """A value is [] without an axis, or [C] with one."""
+    if axis is not None:
+        check_count(axis, "axis", low=0)
+    if value.ndim > 1 or value.numel() == 0:
+        raise ValueError(f"{name} has shape {list(value.shape)}; it must be [], or [C] with C at least 1.")
+    if (value.ndim == 1) != (axis is not None):
+        raise ValueError(
+            f"{name} has shape {list(value.shape)} and axis is {axis}; say with axis which axis of the tensor the C "
+            "channels run along, and leave it out where there is one scale for all."
+        )
+
+
+def check_flag(value: object, name: str) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be True or False.")
+
+
+def check_real(x: object, name: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{name} is a {type(x).__name__}; it must be a torch.Tensor of floating-point numbers."
+        )
+    if not x.is_floating_point():
+        raise TypeError(f"{name} has dtype {x.dtype}; it must be floating point. Call .float() on it.")
+
+
+def _shown(values: Tensor) -> str:
+    """A number, or the first few of many, for an error."""
+    if values.ndim == 0:
+        return f"{values.item():g}"
+    first = ", ".join(f"{value:g}" for value in values.flatten()[:4].tolist())
+    return f"[{first}{', ...' if values.numel() > 4 else ''}]"

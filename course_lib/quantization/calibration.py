@@ -1,0 +1,331 @@
+"""Calibration: from the values that a tensor takes on calibration images to the range that its integers cover.
+
+A wide range rounds coarsely, a narrow one clips; a method picks the point between. A new method is a function of the
+histogram's counts and takes its place beside the others:
+
+    def three_sigma(counts, width, **_):
+        centres = (np.arange(len(counts)) + 0.5) * width
+        return 3 * np.sqrt(np.average(centres**2, weights=counts))
+
+    METHODS["three sigma"] = three_sigma
+"""
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from torch import Tensor
+
+from course_lib.quantization.affine import check_flag, check_real
+from course_lib.validation import check_choice, check_count, check_number
+
+Counts = Int64[np.ndarray, "bins"]
+
+_START = 128  # the first threshold that is tried, in bins
+_SMALLEST = 2.0**-149  # float32 above 0
+
+
+class Histogram:
+    """How often each size |x| occurs among the values of a tensor, however many batches they come in.
+
+    Bin k counts the values with k * width <= |x| < (k + 1) * width. The width is the smallest power of two at which all
+    values fit, so that it depends on the largest of them alone. Where a larger one comes, neighbouring bins merge in
+    pairs, which moves no value across an edge. So the counts are the same for every split into batches and every order,
+    and the last value lies in the upper half of the bins.
+
+    Args:
+        bins: number of bins, at least 2.
+
+    Attributes:
+        bins: as given.
+        count: number of values seen.
+        minimum, maximum: the smallest and largest value seen, exactly; inf and -inf before the first.
+
+    Raises:
+        TypeError, ValueError: `bins` is no whole number of at least 2.
+    """
+
+    def __init__(self, bins: int = 2048):
+        self.bins = check_count(bins, "bins", low=2)
+        self.count = 0
+        self.minimum, self.maximum = math.inf, -math.inf
+        self._counts = np.zeros(bins, dtype=np.int64)
+        self._exponent = _exponent(0.0, bins)
+
+    @property
+    def counts(self) -> Counts:
+        """A copy of the counts, int64, up to the last bin that is not empty. Those are more than half of `bins`, or one
+        where all values are 0."""
+        return self._counts[: int(self.largest / self.width) + 1].copy()
+
+    @property
+    def width(self) -> float:
+        """Of each bin: a power of two."""
+        return math.ldexp(1.0, self._exponent)
+
+    @property
+    def largest(self) -> float:
+        """The largest |x| seen, exactly; 0 before the first value."""
+        return max(0.0, -self.minimum, self.maximum)
+
+    @property
+    def edges(self) -> Float64[np.ndarray, "edges"]:
+        """Float64, one more than counts: bin k runs from edges[k] to edges[k + 1]."""
+        return np.arange(len(self.counts) + 1) * self.width
+
+    def __repr__(self) -> str:
+        seen = f"{self.count:,} values in [{self.minimum:g}, {self.maximum:g}]" if self.count else "empty"
+        return f"Histogram(bins={self.bins}): {seen}"
+
+    def update(self, x: Float[Tensor, "*shape"]) -> None:
+        """Count the values of a tensor, in float32.
+
+        Args:
+            x: floating point, finite, of any shape; none of its values is kept. An empty one changes nothing.
+
+        Raises:
+            TypeError: `x` is no floating-point tensor.
+            ValueError: `x` holds NaN or infinity, or numbers beyond float32. Nothing is counted then.
+        """
+        check_real(x, "x")
+        x = x.detach().float().flatten()
+        if not len(x):
+            return
+        low, high = (bound.item() for bound in x.aminmax())
+        if not math.isfinite(low) or not math.isfinite(high):
+            raise ValueError(
+                f"x holds {'NaN' if math.isnan(low) else 'infinity (in float32)'}; a histogram counts finite numbers, "
+                "and has counted nothing of x. Look for a diverged network, or one that overflows in half precision."
+            )
+        exponent = _exponent(max(-low, high), self.bins)
+        # A product with a power of two is exact, but 2^160 is none of float32; so in two steps. What is rounded on the
+        # way, being too small for float32, belongs to bin 0 anyway.
+        half = -exponent // 2
+        places = (x.abs() * 2.0**half * 2.0 ** (-exponent - half)).int()
+        counts = torch.bincount(places, minlength=self.bins).cpu().numpy()
+        self._add(counts, exponent, len(x), low, high)
+
+    def merge(self, other: "Histogram") -> None:
+        """Count the values that another histogram has counted, as if they had been given to this one.
+
+        Args:
+            other: with as many bins; it is left as it is.
+
+        Raises:
+            TypeError: `other` is no Histogram.
+            ValueError: it has another number of bins.
+        """
+        if not isinstance(other, Histogram):
+            raise TypeError(f"other is a {type(other).__name__}; it must be a Histogram.")
+        if other.bins != self.bins:
+            raise ValueError(
+                f"other has {other.bins} bins and this histogram {self.bins}; give both the same."
+            )
+        self._add(other._counts, other._exponent, other.count, other.minimum, other.maximum)
+
+    def threshold(
+        self, method: str, *, bits: int = 8, signed: bool = True, percentile: float = 99.99
+    ) -> float:
+        """The |x| from which on the integers saturate.
+
+            "max"         the largest |x|: nothing is clipped
+            "percentile"  the left edge of the bin in which a share of percentile / 100 of the values is reached
+            "mse"         the least squared error of values rounded and clipped
+            "entropy"     the least relative entropy of the clipped histogram to itself in as many levels as integers
+
+        The last two try the bins from 128 on. They take values for the centre of their bin, and see no rounding that is
+        finer than a bin.
+
+        Args:
+            method: a name in METHODS.
+            bits: width of the integers, 2 to 16.
+            signed: whether half of the integers are for negative numbers, which leaves 2^(bits-1) levels for |x|;
+                else it has 2^bits.
+            percentile: in (0, 100], for the method of that name.
+
+        Returns:
+            A number above 0 and at most the largest |x|; 0 where all values are 0.
+
+        Raises:
+            TypeError: an argument of the wrong type.
+            ValueError: an unknown method; the histogram is empty, or has too few bins for so many levels; bits or
+                percentile out of range.
+
+        Source: Migacz, "8-bit Inference with TensorRT", GTC 2017 (entropy); Wu et al., "Integer Quantization for Deep
+        Learning Inference: Principles and Empirical Evaluation", 2020, section 3.3 (max, percentile and entropy side by
+        side).
+        """
+        check_choice(method, "calibration method", METHODS)
+        check_count(bits, "bits", low=2, high=16)
+        check_flag(signed, "signed")
+        check_number(percentile, "percentile", low=0, high=100, low_open=True)
+        if not self.count:
+            raise ValueError(
+                "the histogram is empty; give it the values on calibration images with update() first."
+            )
+        if self.largest == 0:
+            return 0.0
+        found = METHODS[method](self.counts, self.width, levels=2 ** (bits - signed), percentile=percentile)
+        return min(check_number(found, f"the threshold of method {method!r}", low=0), self.largest)
+
+    def range(
+        self, method: str, *, bits: int = 8, signed: bool | None = None, percentile: float = 99.99
+    ) -> tuple[float, float]:
+        """The range that the integers cover, as `affine.choose_params` takes it.
+
+            low = max(-threshold, min(minimum, 0)),    high = min(threshold, max(maximum, 0))
+
+        After ReLU it is [0, threshold]; with "max" it is the minimum and maximum, widened to hold 0. Both tails are
+        clipped at one threshold; where the short one does not reach it (SiLU, GELU), it ends at the minimum.
+
+        Args:
+            method, bits, percentile: as in `threshold`.
+            signed: as in `threshold`; where not given, whether values lie on both sides of 0, so that data without
+                negative numbers has all 2^bits levels to itself.
+
+        Returns:
+            (low, high), with low <= 0 <= high.
+
+        Raises:
+            TypeError, ValueError: as `threshold`.
+        """
+        if signed is None:
+            signed = self.minimum < 0 < self.maximum
+        threshold = self.threshold(method, bits=bits, signed=signed, percentile=percentile)
+        return max(min(self.minimum, 0.0), -threshold), min(max(self.maximum, 0.0), threshold)
+
+    def _add(self, counts: np.ndarray, exponent: int, count: int, low: float, high: float) -> None:
+        """Add the counts of a histogram of as many bins, of the width 2^exponent."""
+        wider = max(exponent, self._exponent)
+        self._counts = _merged(self._counts, wider - self._exponent) + _merged(counts, wider - exponent)
+        self._exponent = wider
+        self.count += count
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+
+
+def _exponent(largest: float, bins: int) -> int:
+    """The smallest e such that largest < bins * 2^e; the largest that is told from 0 is the smallest float32."""
+    largest = max(largest, _SMALLEST)
+    exponent = math.frexp(largest)[1] - math.frexp(bins)[1]
+    return exponent + (largest >= math.ldexp(bins, exponent))
+
+
+def _merged(counts: np.ndarray, doublings: int) -> np.ndarray:
+    """The counts in bins 2^doublings times as wide, filled up with empty ones."""
+    merged = np.zeros_like(counts)
+    np.add.at(merged, np.arange(len(counts)) >> doublings, counts)
+    return merged
+
+
+# ---- methods: from counts and width to a threshold -----------------------------------------------------------------
+
+
+def _max(counts: Counts, width: float, **_) -> float:
+    """The right edge of the last bin. The histogram, which knows the largest value exactly, takes no more than that."""
+    return len(counts) * width
+
+
+def _percentile(counts: Counts, width: float, *, percentile: float, **_) -> float:
+    """The left edge of the first bin k with (counts[0] + ... + counts[k]) / total >= percentile / 100.
+
+    The shares are summed in floating point, bin by bin, as NVIDIA's and ONNX Runtime's code does: where one of them is
+    the percentage exactly, such as 9,999 values of 10,000, rounding decides between its bin and the next that is not
+    empty. At least one bin, where most values are 0: a threshold of 0 would clip everything.
+    """
+    shares = (counts / counts.sum()).cumsum()
+    return max(int(np.searchsorted(shares, percentile / 100)), 1) * width
+
+
+def _mse(counts: Counts, width: float, *, levels: int, **_) -> float:
+    """The bin centre t, from bin 128 on, with the least
+
+        sum over bins of counts * (c - scale * min(round(c / scale), levels - 1))^2,    scale = t / (levels - 1)
+
+    where c are the centres of the bins. Of equal ones the smallest.
+    """
+    _check_used(counts, levels)
+    centres = np.arange(len(counts)) + 0.5
+    errors = []
+    for tried in _blocks(centres[_START:], len(counts)):
+        scale = tried[:, None] / (levels - 1)
+        rounded = np.minimum(np.rint(centres / scale), levels - 1) * scale
+        errors.append((rounded - centres) ** 2 @ counts)
+    return (_START + np.concatenate(errors).argmin() + 0.5) * width
+
+
+def _entropy(counts: Counts, width: float, *, levels: int, **_) -> float:
+    """The edge of i bins, i from 128 on, with the least relative entropy KL(p || q).
+
+    p is the histogram clipped at i: the counts r of the first i bins, the last with all that lies beyond it. q shares
+    the counts of the first i bins among the levels, bin j going to level floor(j * levels / i), and gives each bin that
+    is not empty the mean m of those of its level. With R and M their sums,
+
+        KL = 1/R * (sum r log r - sum r log m) - log R + log M
+
+    Bin 0 counts as bin 1 does: the zeros after ReLU, which cost nothing to round, would outweigh the rest. Sums over
+    runs of bins are differences of cumulative sums, so that a table of candidates by levels is all that is worked out.
+    """
+    _check_used(counts, levels)
+    counts = counts.copy()
+    counts[0] = counts[1]
+    before = _cumulative(counts)
+    filled = _cumulative(counts > 0)
+    own = _cumulative(_x_log_x(counts))
+    total = before[-1]
+    divergences = []
+    for tried in _blocks(np.arange(_START, len(counts) + 1), levels):
+        first = tried[:, None] * np.arange(levels + 1) / levels  # exact, since levels is a power of two
+        borders = np.ceil(first).astype(np.int64)
+        inside = np.diff(before[borders])
+        mean_log = _log(inside / np.maximum(np.diff(filled[borders]), 1))
+        last, beyond = counts[tried - 1], total - before[tried]
+        last_log = mean_log[np.arange(len(tried)), (tried - 1) * levels // tried]
+        reference = own[tried - 1] + _x_log_x(last + beyond)
+        quantized = (inside * mean_log).sum(1) + beyond * last_log
+        divergence = (reference - quantized) / total - np.log(total) + _log(before[tried])
+        only_beyond = (last == 0) & (beyond > 0)  # p has mass where q has none
+        divergences.append(np.where(only_beyond, np.inf, divergence))
+    return (_START + np.concatenate(divergences).argmin()) * width
+
+
+METHODS: dict[str, Callable[..., float]] = {
+    "max": _max,
+    "percentile": _percentile,
+    "mse": _mse,
+    "entropy": _entropy,
+}
+"""Name to function(counts, width, *, levels, percentile) -> threshold.
+
+`counts` and `width` are those of the histogram; `levels` is the number of integers for |x|. A function that needs only
+some of these takes the rest as **_. A threshold beyond the largest value becomes that value.
+"""
+
+
+def _check_used(counts: np.ndarray, levels: int) -> None:
+    least = max(_START, levels)
+    if len(counts) <= least:
+        raise ValueError(
+            f"the values lie in {len(counts)} bins, too few to choose a threshold for {levels} levels: that takes more "
+            f"than {least}, which Histogram(bins={2 * least}) always has. Or take fewer bits, or the method 'max'."
+        )
+
+
+def _blocks(candidates: np.ndarray, columns: int) -> Iterator[np.ndarray]:
+    """Parts of the candidates, such that a float64 table with so many columns fits into a processor's cache."""
+    yield from np.array_split(candidates, math.ceil(len(candidates) * columns / 2**16))
+
+
+def _cumulative(values: np.ndarray) -> np.ndarray:
+    """Sums of the first 0, 1, 2, ... values."""
+    return np.concatenate([[0], values.cumsum()])
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    """The logarithm, and 0 at 0."""
+    return np.log(values, out=np.zeros(values.shape), where=values > 0)
+
+
+def _x_log_x(values: np.ndarray) -> np.ndarray:
+    return values * _log(values)
