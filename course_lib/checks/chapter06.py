@@ -60,7 +60,7 @@ def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Seque
     Raises:
         NotYet: not right yet; the hint names the likely mistake.
     """
-    values, scale = np.array([-9.0, -0.75, -0.25, 0.0, 0.25, 0.4, 0.75, 1.25, 99.0]), 0.5
+    values, scale = np.array([-9.0, -0.75, -0.25, 0.0, 0.25, 0.4, 0.75, 1.25, 999.0]), 0.5
     for zero_point in (3, 4):
         answer = np.asarray(call(to_integers, values.copy(), scale, zero_point), dtype=float)
         expect(
@@ -71,6 +71,9 @@ def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Seque
         right = np.clip(np.rint(steps) + zero_point, 0, _UNSIGNED)
         mistakes = {
             "Values outside the range must saturate: clip to [0, 255].": np.rint(steps) + zero_point,
+            "Integers above 255 must saturate too: clip at both ends.": np.maximum(
+                np.rint(steps) + zero_point, 0
+            ),
             "Outside the range your integers wrap around instead of saturating. Clip before you convert.": (
                 np.rint(steps) + zero_point
             )
@@ -111,7 +114,7 @@ def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], fl
         NotYet: not right yet; the hint names the likely mistake.
     """
     counts, width = np.array([50, 30, 0, 15, 4, 1]), 0.25
-    for percent, place in ((90.0, 3), (75.0, 1), (99.5, 5)):
+    for percent, place in ((90.0, 3), (75.0, 1), (80.0, 1), (99.5, 5)):
         answer = float(call(percentile_threshold, counts.copy(), width, percent))
         right = place * width
         shown = f"percentile_threshold({counts.tolist()}, {width}, {percent:g})"
@@ -126,6 +129,9 @@ def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], fl
             / 100
             * len(counts)
             * width,
+            '"At least" that share: a bin that reaches it exactly is the one.': (
+                int(np.searchsorted(counts.cumsum(), percent, side="right")) * width
+            ),
             "You add up from the right: that is where the first values lie, not the last.": (
                 int(np.searchsorted(counts[::-1].cumsum(), percent)) * width
             ),
@@ -148,7 +154,7 @@ def check_integer_neuron(
     cases = [
         ([200, 180, 3], 10, [90, -120, 7], 9100, 0.01, 128),
         ([255, 255, 255], 0, [127, 127, 127], -80_000, 0.02, 0),
-        ([0, 40, 5], 20, [-3, 5, 1], 35, 0.5, 3),
+        ([0, 40, 5], 20, [-3, 5, 1], 36, 0.5, 3),  # a sum of 181, and 90.5 goes to 90
     ]
     for x, x_zero, weight, bias, multiplier, y_zero in cases:
         answer = call(
@@ -162,10 +168,15 @@ def check_integer_neuron(
 
         right = integer(total)
         wrapped = int(np.sum((w * (q - x_zero)).astype(np.int8), dtype=np.int8)) + bias
+        with np.errstate(over="ignore"):
+            raw = int((np.array(weight, np.int8) * (np.array(x, np.uint8) - np.uint8(x_zero))).sum()) + bias
         narrow_bias = int(np.int64(bias).astype(np.int8))
         mistakes = {
             "The products do not fit into 8 bits. Convert to a wider integer (int32) before you multiply.": integer(
                 wrapped
+            ),
+            "x minus its zero point wraps around in uint8. Convert to int32 before you subtract.": integer(
+                raw
             ),
             "The zero point of x is not subtracted.": integer(int((w * q).sum()) + bias),
             "The bias is missing.": integer(total - bias),
@@ -175,6 +186,9 @@ def check_integer_neuron(
             "The zero point of y is missing, or added before the multiplication.": integer(total, y_zero=0),
             "Add the zero point of y after the multiplication.": float(
                 np.clip(np.rint((total + y_zero) * multiplier), 0, _UNSIGNED)
+            ),
+            "Halves go to the even integer (round, np.rint); yours go up.": float(
+                np.clip(np.floor(total * multiplier + 0.5) + y_zero, 0, _UNSIGNED)
             ),
             "Round to the nearest; int() cuts the fraction off.": float(
                 np.clip(np.trunc(total * multiplier) + y_zero, 0, _UNSIGNED)

@@ -78,6 +78,7 @@ def test_range_to_integers_names_the_mistake(wrong, hint):
     ("wrong", "hint"),
     [
         (lambda v, s, z: np.round(v / s) + z, "must saturate"),
+        (lambda v, s, z: np.maximum(np.round(v / s) + z, 0), "at both ends"),
         (lambda v, s, z: (np.round(v / s) + z) % 256, "wrap around"),
         (lambda v, s, z: np.clip(np.trunc(v / s) + z, 0, 255), "cutting off the fraction"),
         (lambda v, s, z: np.clip(np.floor(v / s) + z, 0, 255), "Rounding down"),
@@ -104,6 +105,7 @@ def test_to_integers_names_the_mistake(wrong, hint):
         (lambda c, w, p: len(c) * w, "the largest value"),
         (lambda c, w, p: p / 100 * len(c) * w, r"of the \*range\*"),
         (lambda c, w, p: int(np.searchsorted(np.cumsum(c[::-1]), p)) * w, "from the right"),
+        (lambda c, w, p: int(np.searchsorted(np.cumsum(c), p, side="right")) * w, "reaches it exactly"),
         (lambda c, w, p: 0.2, "it should be 0.75"),
         (lambda c, w, p: None, "returned None"),
         (todo, "not written yet"),
@@ -133,6 +135,16 @@ def sums(x, z, w, b, m, zy, *, total=None, after=lambda total, m, zy: np.clip(ro
                 total=int((w.astype(np.int8) * (x - np.uint8(z)).astype(np.int8)).sum(dtype=np.int8)) + b,
             ),
             "wider integer",
+        ),
+        (
+            lambda x, z, w, b, m, zy: sums(x, z, w, b, m, zy, total=int((w * (x - np.uint8(z))).sum()) + b),
+            "wraps around in uint8",
+        ),
+        (
+            lambda x, z, w, b, m, zy: sums(
+                x, z, w, b, m, zy, after=lambda t, m, zy: np.clip(np.floor(t * m + 0.5) + zy, 0, 255)
+            ),
+            "yours go up",
         ),
         (lambda x, z, w, b, m, zy: sums(x, 0, w, b, m, zy), "zero point of x"),
         (lambda x, z, w, b, m, zy: sums(x, z, w, 0, m, zy), "bias is missing"),
