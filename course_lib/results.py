@@ -6,7 +6,7 @@ import json
 import math
 import platform
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def repeat(
     """The recorded measurements of many runs, a few of them repeated now to show that the record holds.
 
     Runs that differ in "seed" alone form an arm. A repeated run agrees if it falls in the 99.9 % prediction
-    interval of its arm (at least 3 points either way, and 5 where the arm has two runs): training gives slightly other weights on another processor.
+    interval of its arm (at least 3 points either way; with the scatter of all arms where it has two runs): training
+    gives slightly other weights on another processor.
 
     Args:
         name: of the record in data/results.
@@ -164,15 +165,13 @@ def repeat(
             f"the record {name!r} was made with other settings than these; set recompute = True to make it again."
         )
     frame = pd.DataFrame(record["rows"])
+    arms: dict[str, list[dict]] = {}
+    for row, run in zip(record["rows"], runs, strict=True):
+        arms.setdefault(_arm(run), []).append(row)
     for place, metrics in zip(live, execute([runs[place] for place in live]) if live else [], strict=True):
-        arm = [key for key in runs[place] if key != "seed"]
-        same = [
-            row
-            for row, run in zip(record["rows"], runs, strict=True)
-            if all(run.get(key) == runs[place][key] for key in arm)
-        ]
         for metric, value in metrics.items():
-            low, high = _prediction_interval([row[metric] for row in same])
+            groups = {arm: [row[metric] for row in rows] for arm, rows in arms.items()}
+            low, high = _prediction_interval(groups[_arm(runs[place])], groups.values())
             if not low <= value <= high:
                 raise ValueError(
                     f"run {runs[place]} of the record {name!r} gives {metric} = {value:.4f} here, outside "
@@ -207,17 +206,31 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
     return frame.sort_values("seed")[metric].tolist()
 
 
+def _arm(run: Mapping[str, Any]) -> str:
+    """What the runs of an arm share: all but the seed."""
+    return json.dumps({key: value for key, value in run.items() if key != "seed"}, sort_keys=True)
+
+
 def _prediction_interval(
-    values: Sequence[float], confidence: float = 0.999, least: float = 0.03
+    values: Sequence[float],
+    arms: Iterable[Sequence[float]],
+    confidence: float = 0.999,
+    least: float = 0.03,
 ) -> tuple[float, float]:
-    """Where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), and never closer than `least`."""
+    """Where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), and never closer than `least`.
+
+    Two runs alone say next to nothing about their scatter (t is 637); s is then that of all arms, pooled.
+    """
     mean, count = float(np.mean(values)), len(values)
+    pooled = arms if count == 2 else [values]
+    squares = [(float(np.var(arm, ddof=1)) * (len(arm) - 1), len(arm) - 1) for arm in pooled if len(arm) > 1]
+    freedom = sum(degrees for _, degrees in squares)
     reach = least
-    if count == 2:
-        reach = 0.05  # t is 637 with one degree of freedom, an interval that would hold anything
-    if count > 2:
-        quantile = scipy.stats.t.ppf((1 + confidence) / 2, count - 1)
-        reach = max(least, quantile * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / count))
+    if freedom:
+        spread = math.sqrt(sum(square for square, _ in squares) / freedom)
+        reach = max(
+            least, scipy.stats.t.ppf((1 + confidence) / 2, freedom) * spread * math.sqrt(1 + 1 / count)
+        )
     return mean - reach, mean + reach
 
 

@@ -304,14 +304,17 @@ def test_a_live_run_must_fall_in_the_prediction_interval_of_its_own_arm(place, r
         answer(math.nan)
 
 
-def test_a_live_run_of_an_arm_of_two_may_be_five_points_away(home):
-    runs = [{"arm": "pair", "seed": seed} for seed in range(2)]
-    results.repeat("pair", runs, lambda runs: [{"accuracy": 0.6}, {"accuracy": 0.7}], recompute=True)
-    for value in (0.601, 0.699):
-        results.repeat("pair", runs, lambda runs, value=value: [{"accuracy": value}])
-    for value in (0.599, 0.701):
-        with pytest.raises(ValueError, match=r"gives accuracy = .* outside \[0.6000, 0.7000\]"):
-            results.repeat("pair", runs, lambda runs, value=value: [{"accuracy": value}])
+def test_a_live_run_of_an_arm_of_two_is_judged_by_the_scatter_of_all_arms(home):
+    """Eleven pairs whose runs lie 2 or 4 points apart; by its own scatter each would have +-1.1 around its mean."""
+    runs = [{"arm": arm, "seed": seed} for arm in range(11) for seed in range(2)]
+    recorded = [{"accuracy": 0.6 + run["seed"] * (0.02 + 0.02 * (run["arm"] % 2))} for run in runs]
+    results.repeat("pairs", runs, lambda runs: recorded, recompute=True)
+    spread = math.sqrt((6 * 0.02**2 + 5 * 0.04**2) / 2 / 11)  # 11 degrees of freedom, t(0.9995, 11) = 4.43698
+    reach = 4.43698 * spread * math.sqrt(1.5)
+    for sign in (-1, 1):
+        results.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach - 1e-5)}])
+        with pytest.raises(ValueError, match=r"gives accuracy = .* here, outside"):
+            results.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach + 1e-5)}])
 
 
 @pytest.mark.usefixtures("sweep")
