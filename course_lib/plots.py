@@ -648,6 +648,8 @@ def interval_panels(
         axis.set_ylim(lowest, 1 + 0.02 * (1 - lowest))  # an interval may reach further; no accuracy does
         if percent_x:
             axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        else:
+            axis.set_xticks(sorted({x for points in series.values() for x in points}))
         axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
         axis.tick_params(labelsize=9)
     axes[0].set_ylabel(ylabel)
@@ -871,6 +873,6 @@ def histogram_with_thresholds(
             axis.axvline(threshold, color=colour, linestyle=style, label=f"{method}: {threshold:.2f}")
         axis.set(yscale="log", ylabel="values", ylim=(0.6, None), xlim=(0, len(counts) * width * 1.02))
         axis.set_title(name, fontsize=10, loc="center")
-        axis.legend(fontsize=9, loc="upper right")
+        axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))  # lines may stand anywhere
     axes[-1].set_xlabel(xlabel)
     return figure

@@ -363,6 +363,14 @@ def test_panels_show_the_ends_of_every_interval_and_no_accuracy_above_one():
     assert tuned.get_ylim()[1] == pytest.approx(1.02)
 
 
+def test_panels_over_other_numbers_than_shares_have_a_tick_at_each_and_may_begin_higher():
+    points = {"max": {3: Interval(0.7, 0.6, 0.8, 5), 8: Interval(0.9, 0.9, 0.9, 5)}}
+    (axis,) = plots.interval_panels({"vgg": points}, xlabel="bits", percent_x=False, lowest=0.5).axes
+    assert axis.get_xticks().tolist() == [3, 8]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["3", "8"]
+    assert axis.get_ylim() == pytest.approx((0.5, 1.01))
+
+
 def test_widths_stand_on_their_bars():
     axis = EXAMPLES["width_bars"]().axes[0]
     assert [bar.get_height() for bar in axis.patches] == [4, 8, 16, 3, 6, 8, 4, 7, 1]
