@@ -26,7 +26,20 @@ def test_the_code_that_takes_channels_out_runs_and_saves(capsys):
     exec(compile(CODE[1], "README.md", "exec"), {})
     before, after = (float(count) for count in re.findall(r"([\d.]+) M parameters", capsys.readouterr().out))
     assert after < 0.3 * before
-    assert len(CODE) == 2
+
+
+@pytest.mark.bad_input  # as above
+def test_the_code_that_quantizes_runs_and_keeps_the_accuracy(capsys):
+    exec(compile(CODE[2], "README.md", "exec"), {})
+    printed = capsys.readouterr().out
+    before, after = (float(number) for number in re.findall(r"([\d.]+)%", printed))
+    assert abs(before - after) < 1
+    assert int(re.search(r"(\d+) bytes", printed)[1]) < 0.27 * checkpoint_bytes("glyphs-vgg")
+    assert len(CODE) == 3
+
+
+def checkpoint_bytes(name):
+    return (files.root() / "data" / "checkpoints" / f"{name}.safetensors").stat().st_size
 
 
 def test_relative_links_lead_to_files():
