@@ -170,8 +170,10 @@ def repeat(
         arms.setdefault(_arm(run), []).append(row)
     for place, metrics in zip(live, execute([runs[place] for place in live]) if live else [], strict=True):
         for metric, value in metrics.items():
-            groups = {arm: [row[metric] for row in rows] for arm, rows in arms.items()}
-            low, high = _prediction_interval(groups[_arm(runs[place])], groups.values())
+            own = [row[metric] for row in arms[_arm(runs[place])]]
+            # Arms may have metrics of their own, such as the accuracy after a fine-tuning that only they had.
+            measured = [[row[metric] for row in rows if metric in row] for rows in arms.values()]
+            low, high = _prediction_interval(own, measured)
             if not low <= value <= high:
                 raise ValueError(
                     f"run {runs[place]} of the record {name!r} gives {metric} = {value:.4f} here, outside "

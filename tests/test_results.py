@@ -317,6 +317,18 @@ def test_a_live_run_of_an_arm_of_two_is_judged_by_the_scatter_of_all_arms(home):
             results.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach + 1e-5)}])
 
 
+def test_arms_may_have_metrics_of_their_own(home):
+    runs = [{"arm": arm, "seed": seed} for arm in ("tuned", "not tuned") for seed in range(2)]
+
+    def execute(runs):
+        return [{"at once": 0.5} | ({"after": 0.9} if run["arm"] == "tuned" else {}) for run in runs]
+
+    for recompute in (True, False):
+        results.repeat("own", runs, execute, live=(0, 3), recompute=recompute)
+    with pytest.raises(ValueError, match=r"gives after = 0\.5"):
+        results.repeat("own", runs, lambda runs: [{"at once": 0.5, "after": 0.5}])
+
+
 @pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize(
     ("runs", "shared"),
