@@ -29,6 +29,11 @@ Chapters = Annotated[
         metavar="[CHAPTER]...", help="A number (01), a file name, or the start of one of its words."
     ),
 ]
+Profile = Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; 01.NAME=VALUE in one chapter."),
+]
 INTERRUPTED = 130
 
 
@@ -88,11 +93,8 @@ def list_chapters() -> None:
 @_clean
 def run(
     chapters: Chapters = None,
-    profile: Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")] = "fast",
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; 01.NAME=VALUE in one chapter."),
-    ] = None,
+    profile: Profile = "fast",
+    assignments: Assignments = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Parameter `seed`, in the chapters that have it.")
     ] = None,
@@ -139,6 +141,101 @@ def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | N
     words += ["--out", str(out)] if out else []
     words += ["--jobs", str(jobs)] if jobs > 1 else []
     return shlex.join([*words, "--resume"])
+
+
+@app.command("sweep")
+@_clean
+def run_seeds(
+    chapter: Annotated[str, typer.Argument(help="One that has a parameter `seed`.")],
+    seeds: Annotated[str, typer.Option(help="Such as 0-9 or 0,3,5-7.")],
+    profile: Profile = "fast",
+    assignments: Assignments = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the results. [build/sweep/CHAPTER]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="To start on this machine; by default one a core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask cluster, to use instead.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, help="Seconds for the scheduler to answer and to have workers.")
+    ] = 10.0,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures to data/results/sweep-CHAPTER.json.")
+    ] = False,
+) -> None:
+    """Run a chapter over many seeds with Dask and merge its key figures: mean and 95 % interval.
+
+    Begun again, it goes on where it ended. Exit status 1 if a seed fails.
+    """
+    from course_lib.book import recorded, show, sweep
+
+    if scheduler is not None and workers is not None:
+        raise CourseError(
+            "--workers are started on this machine; a cluster (--scheduler) has its own. Leave one out"
+        )
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    output = show.console()
+    settings = {"profile": profile, "set": assignments or []}
+    planned = sweep.plan(chapter, sweep.parse_seeds(seeds), settings, out)
+    for note in planned.notes:
+        output.print(note, soft_wrap=True)
+    try:
+        sweep.carry_out(planned, scheduler=scheduler, workers=workers, timeout=timeout, output=output)
+    except (KeyboardInterrupt, OSError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        ended = len(planned.seeds) - len(planned.waiting())
+        _fail(
+            f"{'interrupted' if interrupted else error.strerror or error}; {ended} of {len(planned.seeds)} seeds are "
+            f"kept in {planned.out}. Go on with the same command",
+            INTERRUPTED if interrupted else 1,
+        )
+    failures = planned.failures()
+    output.print(recorded.table(recorded.of_sweep(planned.record)))
+    output.print(f"Executed notebooks and {sweep.NAME}: {planned.out}", soft_wrap=True)
+    for seed, failure in failures.items():
+        output.print(f"seed {seed} {show.describe(failure)}", soft_wrap=True)
+    if failures:
+        nothing = "; nothing was recorded" if record else ""
+        output.print(
+            f"{len(failures)} of {len(planned.seeds)} seeds failed{nothing}. The same command runs them again"
+        )
+        raise typer.Exit(1)
+    if record:
+        output.print(f"Recorded: {sweep.keep(planned)}", soft_wrap=True)
+
+
+@app.command("results")
+@_clean
+def show_results(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="Records as listed, or folders of a sweep; all are listed without."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Draw the record named (png, pdf or svg).")
+    ] = None,
+) -> None:
+    """List what was recorded, or print records: mean and 95 % interval of every arm."""
+    from course_lib.book import recorded, show
+
+    output = show.console()
+    found = recorded.select(names or [])
+    if plot is not None and len(found) != 1:
+        raise CourseError(
+            f"--plot draws one record and {len(found)} are meant; name one: course results NAME --plot FILE"
+        )
+    if plot is not None:
+        recorded.save_plot(found[0], plot)
+        output.print(f"Drawn: {plot}", soft_wrap=True)
+    elif not names:
+        output.print(recorded.listing(found))
+    else:
+        for record in found:
+            output.print(recorded.heading(record), soft_wrap=True)
+            output.print(recorded.table(record))
 
 
 @app.command()

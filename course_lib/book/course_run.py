@@ -54,9 +54,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         seed=settings["seed"],
         assignments=profiles.parse_assignments(settings["set"]),
     )
-    out = out.expanduser().absolute()
-    if out.resolve() == notebooks.folder().resolve():
-        raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
+    out = folder_for(out)
     kept, notes = {}, []
     if resume and (old := state.load(out)) is None:
         notes = [f"there is no earlier run in {out}; everything is run"]
@@ -68,13 +66,26 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         kept = {name: old["chapters"][name] for name in others} | done
     first = {"settings": settings, "chapters": kept}
     state.save(out, first)
+    require_space(out)
+    return Plan(selected, parameters, out, first, notes)
+
+
+def folder_for(out: Path) -> Path:
+    """The folder of a run as an absolute path. Raises CourseError if it is that of the notebooks themselves."""
+    out = out.expanduser().absolute()
+    if out.resolve() == notebooks.folder().resolve():
+        raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
+    return out
+
+
+def require_space(out: Path) -> None:
+    """Raise CourseError if too little of the disk is free."""
     free = shutil.disk_usage(out).free
     if free < SPACE:
         raise CourseError(
             f"only {free / 2**20:.0f} MB are free for {out}; a run wants {SPACE / 2**20:.0f} MB. "
             "Free some disk space or choose another folder with --out"
         )
-    return Plan(selected, parameters, out, first, notes)
 
 
 def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:

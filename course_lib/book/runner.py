@@ -49,12 +49,16 @@ class Outcome:
 
 @dataclass
 class Task:
-    """One notebook to run: what, with which parameters, in which folder; and, while it runs, where it is."""
+    """One notebook to run: what, with which parameters, in which folder; and, while it runs, where it is.
+
+    `environment` is added to the variables of this process.
+    """
 
     chapter: str
     source: Any
     parameters: dict[str, Any]
     folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
     notebook: Any = None
     client: Any = None
     position: int = 0
@@ -176,7 +180,7 @@ class _Engine(NBClientEngine):
             on_cell_executed=lambda **_: on_cell(task),
         )
         before(None, 0)
-        task.client.execute(cwd=str(task.folder), env={**os.environ, "TQDM_DISABLE": "1"})
+        task.client.execute(cwd=str(task.folder), env={**os.environ, "TQDM_DISABLE": "1", **task.environment})
 
 
 papermill_engines.register(ENGINE, _Engine)

@@ -29,19 +29,20 @@ def console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def progress(output: Console, chapters: int) -> Iterator[Reporter]:
+def progress(output: Console, count: int, what: str = "chapters") -> Iterator[Reporter]:
     """Report on a run: bars on a terminal, a line as each chapter starts and ends elsewhere.
 
     Args:
         output: where to.
-        chapters: how many will be run.
+        count: how many will be run.
+        what: they are called.
     """
     if not output.is_terminal:
         yield _Lines(output)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=output) as bars:
-        yield _Bars(bars, chapters)
+        yield _Bars(bars, count, what)
 
 
 class _Lines:
@@ -59,9 +60,9 @@ class _Lines:
 
 
 class _Bars:
-    def __init__(self, bars: Progress, chapters: int):
+    def __init__(self, bars: Progress, count: int, what: str):
         self._bars = bars
-        self._all = bars.add_task("chapters", total=chapters)
+        self._all = bars.add_task(what, total=count)
         self._running: dict[str, Any] = {}
 
     def started(self, task: Task) -> None:
@@ -71,7 +72,8 @@ class _Bars:
         self._bars.advance(self._running[task.chapter])
 
     def done(self, outcome: Outcome) -> None:
-        self._bars.remove_task(self._running.pop(outcome.chapter))
+        if outcome.chapter in self._running:  # nobody tells when a seed starts on another machine
+            self._bars.remove_task(self._running.pop(outcome.chapter))
         self._bars.advance(self._all)
         self._bars.console.print(_line(outcome), soft_wrap=True)
 

@@ -42,16 +42,20 @@ def check_settings(old: dict[str, Any], new: dict[str, Any], folder: Path) -> No
     Raises:
         CourseError: the settings differ; the message says in what, and what to do.
     """
-    differing = [
-        f"{name} was {json.dumps(old.get(name))} and is now {json.dumps(new.get(name))}"
-        for name in sorted({*old, *new})
-        if old.get(name) != new.get(name)
-    ]
-    if differing:
+    if differing := differences(old, new):
         raise CourseError(
             f"the run in {folder} has other settings: {'; '.join(differing)}. Repeat its settings, or leave out "
             "--resume to run everything afresh, or choose another folder with --out"
         )
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What differs between two dicts of settings, in words."""
+    return [
+        f"{name} was {json.dumps(old.get(name))} and is now {json.dumps(new.get(name))}"
+        for name in sorted({*old, *new})
+        if old.get(name) != new.get(name)
+    ]
 
 
 def finished(
