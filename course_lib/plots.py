@@ -702,7 +702,6 @@ def score_scatter(
     *,
     xlabel: str,
     ylabel: str,
-    marked: Mapping[str, Sequence[int]] | None = None,
 ) -> Figure:
     """What a score says against what came out, a dot a candidate; one row of panels, sharing the vertical axis.
 
@@ -710,15 +709,12 @@ def score_scatter(
         panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note written into the panel)}.
         xlabel: of all panels.
         ylabel: of all panels.
-        marked: {panel title: places of the dots that are drawn as filled diamonds}.
     """
     figure = Figure(figsize=(7.2, 3.4))
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for number, (axis, (name, (scores, outcomes, note))) in enumerate(zip(axes, panels.items(), strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.75)
-        chosen = list((marked or {}).get(name, ()))
-        axis.plot(np.take(scores, chosen), np.take(outcomes, chosen), "D", color="black", markersize=7)
         axis.set_title(f"{name}\n{note}", fontsize=10, loc="center")
         axis.set_xlim(0, max(*scores, 0.1) * 1.05)
         for each in (axis.xaxis, axis.yaxis):

@@ -101,7 +101,6 @@ EXAMPLES = {
         },
         xlabel="score",
         ylabel="accuracy",
-        marked={"adaptive": [1]},
     ),
     "before_and_after": lambda: plots.before_and_after(
         {"mean": ([0.1, 0.2], [0.1, 0.4]), "variance": ([1.0, 2.0], [0.5, 1.0])},
@@ -384,10 +383,8 @@ def test_widths_of_another_network_are_refused():
 
 def test_a_score_stands_across_and_its_outcome_upwards():
     axes = EXAMPLES["score_scatter"]().axes
-    dots, marked = axes[1].lines
+    (dots,) = axes[1].lines
     assert dots.get_xydata().tolist() == [[0.4, 0.9], [0.6, 0.8], [0.5, 0.7]]
-    assert marked.get_xydata().tolist() == [[0.6, 0.8]]
-    assert len(axes[0].lines[1].get_xydata()) == 0
     assert "r = 0.8" in axes[1].get_title(loc="center")
     assert axes[0].get_ylim() == axes[1].get_ylim()
 

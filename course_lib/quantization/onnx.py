@@ -26,8 +26,8 @@ from course_lib import borrow, cost
 from course_lib.data import to_float
 from course_lib.files import atomic_path
 from course_lib.quantization.affine import check_flag
-from course_lib.quantization.calibration import METHODS, Histogram
-from course_lib.validation import check_choice, check_count, check_number, unknown_name
+from course_lib.quantization.calibration import METHODS, Histogram, check_ranges
+from course_lib.validation import check_choice, check_count, check_number
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -177,7 +177,7 @@ def quantize(
             name: histogram.range("max" if name in outputs else method, percentile=percentile)
             for name, histogram in _collect(observed, images, 2048, 100).items()
         }
-    quantized = _quantized(model, _check_ranges(ranges, observed.names), reduce_range)
+    quantized = _quantized(model, check_ranges(ranges, observed.names), reduce_range)
     with atomic_path(target) as temporary:
         onnx.save(quantized, temporary)
         _session(temporary, target)
@@ -525,28 +525,6 @@ def _batches(
         batch_size = shape[0]
     for part in images.split(batch_size or len(images)):
         yield {inputs[0].name: to_float(part).cpu().numpy()}
-
-
-def _check_ranges(ranges: object, names: list[str]) -> dict[str, tuple[float, float]]:
-    if not isinstance(ranges, Mapping):
-        raise TypeError(
-            f"ranges are a {type(ranges).__name__}; they must be a mapping {{tensor: (low, high)}}."
-        )
-    for name in ranges:
-        if name not in names:
-            raise KeyError(unknown_name(name, "tensor", names))
-    for name in names:
-        if name not in ranges:
-            raise KeyError(f"ranges lack the tensor {name!r}. Give one for each tensor that collect() gives.")
-        if not isinstance(ranges[name], tuple | list) or len(ranges[name]) != 2:
-            raise ValueError(f"the range of {name!r} is {ranges[name]!r}; it must be a pair (low, high).")
-        largest = torch.finfo(torch.float32).max
-        low, high = (
-            check_number(bound, f"a bound of {name!r}", low=-largest, high=largest) for bound in ranges[name]
-        )
-        if low > high:
-            raise ValueError(f"the range of {name!r} is ({low:g}, {high:g}); low must not lie above high.")
-    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
 
 def _check_path(path: object, name: str) -> Path:

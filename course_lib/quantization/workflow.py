@@ -39,8 +39,8 @@ from course_lib.quantization.affine import (
     params_of,
     quantize,
 )
-from course_lib.quantization.calibration import METHODS, Histogram
-from course_lib.validation import check_choice, check_count, check_number, unknown_name
+from course_lib.quantization.calibration import METHODS, Histogram, check_ranges
+from course_lib.validation import check_choice, check_count, check_number
 
 Images = Shaped[Tensor, "N C H W"]
 Ranges = Mapping[str, tuple[float, float]]
@@ -224,7 +224,7 @@ def quantize_model(
     network = _folded(model)
     steps = _steps(network)
     kept = _check_keep(keep, steps)
-    ranges = _check_ranges(ranges, list(dict.fromkeys(step.tensor for step in steps)))
+    ranges = check_ranges(ranges, list(dict.fromkeys(step.tensor for step in steps)))
     activations = {}
     for tensor in _rounded_tensors(steps, kept):
         bits = max(activation_bits, _OUTPUT_BITS) if tensor == _LOGITS else activation_bits
@@ -968,24 +968,3 @@ def _check_keep(keep: object, steps: "list[_Step]") -> set[str]:
     if isinstance(keep, str) or not isinstance(keep, Iterable):
         raise TypeError(f"keep is {keep!r}; it must be the names of layers, such as ({layers[0]!r},).")
     return {check_choice(name, "layer", layers, error=KeyError) for name in keep}
-
-
-def _check_ranges(ranges: object, names: list[str]) -> dict[str, tuple[float, float]]:
-    if not isinstance(ranges, Mapping):
-        raise TypeError(
-            f"ranges are a {type(ranges).__name__}; they must be {{tensor: (low, high)}}, as calibrate() gives them."
-        )
-    for name in ranges:
-        if name not in names:
-            raise KeyError(unknown_name(name, "tensor", names))
-    checked = {}
-    for name in names:
-        if name not in ranges:
-            raise KeyError(f"ranges lack the tensor {name!r}. Give one for each tensor that collect() gives.")
-        if not isinstance(ranges[name], tuple | list) or len(ranges[name]) != 2:
-            raise ValueError(f"the range of {name!r} is {ranges[name]!r}; it must be a pair (low, high).")
-        low, high = (check_number(bound, f"a bound of {name!r}") for bound in ranges[name])
-        if low > high:
-            raise ValueError(f"the range of {name!r} is ({low:g}, {high:g}); low must not lie above high.")
-        checked[name] = low, high
-    return checked

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections import namedtuple
 
 import nbformat
@@ -13,27 +12,11 @@ import pytest
 
 from course_lib import files
 from course_lib.book import notebooks, state
+from tests.book.processes import alive, wait_for
 
 pytestmark = pytest.mark.bad_input
 
 WRONG = "\nvalue = 1\nraise ValueError('[bold]no[/bold] good')"
-
-
-def wait_for(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stream:
-            return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-    except NotADirectoryError:
-        os.kill(pid, 0)
 
 
 def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):

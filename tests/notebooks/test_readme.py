@@ -66,7 +66,7 @@ def test_every_interval_in_the_readme_stands_in_a_committed_notebook():
     notebooks = "".join(
         path.read_text(encoding="utf-8") for path in (files.root() / "notebooks").glob("*.ipynb")
     )
-    intervals = re.findall(r"[+-]?\d+\.\d+ % \[[^\]]+\]", README)
+    intervals = re.findall(r"[+-]?\d+\.\d+(?: %)? \[[^\]]+\]", README)
     assert intervals
     missing = [interval for interval in intervals if interval not in notebooks]
     assert not missing
