@@ -43,6 +43,16 @@ _SLIMMING = Blueprint(
     {"widths": [16, "M", 32, "M", 64, "M", 128, 128, 128], "gamma": 0.5},
     recipe=Recipe(epochs=6, channels_last=True),
 )
+# Half precision and channels innermost make a processor or GPU that has units for it several times as fast.
+_CIFAR = Recipe(
+    epochs=16,
+    batch_size=256,
+    learning_rate=0.2,
+    label_smoothing=0.1,
+    augment="shift_flip",
+    precision="bfloat16",
+    channels_last=True,
+)
 CATALOGUE = {
     "glyphs-mlp": Blueprint(
         "mlp",
@@ -58,6 +68,12 @@ CATALOGUE = {
     "glyphs-slimming-weak": replace(_SLIMMING, sparsity=0.0015),
     "glyphs-slimming-medium": replace(_SLIMMING, sparsity=0.005),
     "glyphs-slimming-strong": replace(_SLIMMING, sparsity=0.015),
+    "cifar10-vgg": Blueprint(
+        "vgg",
+        {"in_channels": 3, "widths": [64, "M", 128, "M", 256, 256, "M", 256, 256]},
+        "cifar10",
+        _CIFAR,
+    ),
 }
 NAMES = tuple(CATALOGUE)
 
@@ -138,7 +154,7 @@ def retrain(name: str) -> Path:
         "test_accuracy": training.evaluate(model, dataset.test),
         "train_seconds": round(sum(history.seconds), 1),
     }
-    return save(name, model, blueprint, metrics)
+    return save(name, model, replace(blueprint, dataset=dataset.name), metrics)
 
 
 def another(
@@ -174,7 +190,7 @@ def another(
     own = {"in_channels": dataset.train.images.shape[1], "classes": len(dataset.classes)}
     model = models.build(blueprint.model, seed=seed, **(blueprint.options | own | (options or {}))).eval()
     recipe = replace(blueprint.recipe, **changes)
-    if (seed, dataset.name, recipe) == (blueprint.seed, blueprint.dataset, blueprint.recipe):
+    if (seed, recipe) == (blueprint.seed, blueprint.recipe) and dataset.name == info(name)["dataset"]:
         checkpoint = load(name)
         if str(checkpoint) == str(model):  # as wide, and with as many layers
             return checkpoint.to(device)

@@ -5,11 +5,13 @@ import html
 import json
 import math
 import platform
+import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pandas as pd
 import scipy.stats
@@ -18,6 +20,7 @@ import torch
 from course_lib import files
 from course_lib.validation import check_choice, unknown_name
 
+MODES = ("recorded", "run", "record")
 KEY_FIGURES = "application/vnd.course.key-figures+json"
 
 
@@ -116,6 +119,62 @@ def load(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def on_real_data(
+    name: str,
+    measure: Callable[[], tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]],
+    mode: str,
+) -> dict[str, Any]:
+    """The record of an experiment on real data, or the same measured now, with a thread for every core.
+
+    Args:
+        name: of the record in data/results.
+        measure: returns rows and configuration (see `save`); the configuration holds "dataset", its printed name, and
+            "budget", in minutes.
+        mode: "recorded": read the record; "run": measure now and keep nothing; "record": measure now and keep it.
+
+    Returns:
+        name, configuration, provenance, rows.
+
+    Raises:
+        KeyError: an unknown mode, no such record, or a configuration that lacks one of the two.
+    """
+    if check_choice(mode, "mode", MODES, error=KeyError) == "recorded":
+        return load(name)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        joblib.cpu_count()
+    )  # a chapter may have taken one, so that its times can be compared
+    try:
+        rows, configuration = measure()
+    finally:
+        torch.set_num_threads(threads)
+    for needed in ("dataset", "budget"):
+        if needed not in configuration:
+            raise KeyError(
+                f"the configuration of {name!r} lacks {needed!r}; a reader needs it to judge the figures."
+            )
+    if mode == "record":
+        save(name, rows, configuration)
+        return load(name)
+    return _as_json(
+        {
+            "name": name,
+            "configuration": dict(configuration),
+            "provenance": provenance(),
+            "rows": [dict(row) for row in rows],
+        }
+    )
+
+
+def origin(record: Mapping[str, Any]) -> str:
+    """In one line: data set, budget, device, processor, PyTorch, commit and date of a record on real data."""
+    configuration, source = record["configuration"], record["provenance"]
+    return (
+        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes, {source['device']} "
+        f"({source['machine']}), PyTorch {source['versions']['torch']}, commit {source['commit']}, {source['date']}"
+    )
+
+
 def repeat(
     name: str,
     runs: Sequence[Mapping[str, Any]],
@@ -132,7 +191,7 @@ def repeat(
     gives slightly other weights on another processor.
 
     Args:
-        name: of the record in data/results.
+        name: of the record in data/results; that of a data set other than "glyphs" has its name added.
         runs: one mapping a run, "seed" among its keys.
         execute: measures a list of runs and returns one mapping of metrics for each, in order.
         live: the places in `runs` of those that are repeated now.
@@ -148,6 +207,8 @@ def repeat(
     """
     runs = [_as_json(dict(run)) for run in runs]
     shared = dict(configuration or {})
+    if (dataset := shared.get("dataset", "glyphs")) != "glyphs":  # never in the place of the glyphs' record
+        name += "-" + re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
     if recompute:
         rows = [run | dict(metrics) for run, metrics in zip(runs, execute(runs), strict=True)]
         save(name, rows, shared)

@@ -1,11 +1,12 @@
 """Training and evaluating a network: one recipe, one loop, the data set as tensors on the model's device."""
 
 import contextlib
+import copy
 import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -278,6 +279,59 @@ def fit(
                 on_epoch(epoch, model)
     model.eval()
     return history
+
+
+def seconds_per_epoch(
+    model: nn.Module, dataset: Dataset, recipe: Recipe, *, loss: Loss | None = None, images: int = 2048
+) -> float:
+    """About how long an epoch of `fit` takes here, from a short run on a copy of the network.
+
+        epoch = (time of the short run) * (images of the training split) / (images of the short run)
+
+    Args:
+        model: as in `fit`; it is not changed.
+        dataset: as in `fit`; only its training split is used.
+        recipe: as in `fit`; its epochs do not matter.
+        loss: as in `fit`; `batch.indices` then count within the first images of the split.
+        images: of the short run, at most; a shorter one before it warms up.
+
+    Returns:
+        Seconds, without validation.
+
+    Raises:
+        ValueError: as `fit`, or `images` below 1.
+    """
+    count = min(check_count(images, "images"), len(dataset.train))
+    seconds = 0.0
+    for part in (min(count, 4 * recipe.batch_size), count):
+        first = torch.arange(part)
+        short = replace(
+            dataset,
+            train=dataset.train.subset(first),
+            validation=dataset.validation.subset(torch.arange(0)),
+        )
+        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1), loss=loss)
+        seconds = sum(history.seconds)
+    return seconds * len(dataset.train) / max(count, 1)
+
+
+def affordable(minutes: float, seconds: float, *, least: int = 1, most: int) -> int:
+    """How many pieces of work fit into a budget: floor(60 * minutes / seconds), but within [least, most].
+
+    Args:
+        minutes: the budget.
+        seconds: of one piece, as measured on this machine.
+        least: what is done in any case, though the budget be too small for it.
+        most: what is wanted at full scale.
+
+    Raises:
+        TypeError, ValueError: minutes or seconds that are not above 0, counts below 1, or least above most.
+    """
+    check_number(minutes, "minutes", low=0, low_open=True)
+    check_number(seconds, "seconds", low=0, low_open=True)
+    check_count(most, "most")
+    check_count(least, "least", high=most)
+    return min(max(int(60 * minutes / seconds), least), most)
 
 
 @contextlib.contextmanager

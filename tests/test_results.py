@@ -365,6 +365,79 @@ def test_a_failed_run_does_not_replace_the_record(sweep, home):
     assert results.load("sweep") == before
 
 
+def test_the_record_of_another_data_set_has_a_name_of_its_own(sweep, home):
+    theirs = SHARED | {"dataset": "CIFAR-10 (JPEG)"}
+    results.repeat("sweep", RUNS, measuring([], 0.2), recompute=True, configuration=theirs)
+    assert results.load("sweep")["rows"][0]["accuracy"] == 0.60  # as it was
+    assert results.load("sweep-cifar-10-jpeg")["rows"][0]["accuracy"] == pytest.approx(0.80)
+    frame = results.repeat("sweep", RUNS, measuring([], 0.2), live=(0,), configuration=theirs)
+    assert frame["accuracy"][0] == pytest.approx(0.80)
+    ours = SHARED | {"dataset": "glyphs"}
+    results.repeat("sweep", RUNS, measuring([], 0.3), recompute=True, configuration=ours)
+    assert results.load("sweep")["rows"][0]["accuracy"] == pytest.approx(0.90)
+
+
+# Records on real data
+
+REAL = ([{"arm": "alone", "seed": 0, "test": 0.5}], {"dataset": "MNIST", "budget": 2.5, "widths": (1, 2)})
+
+
+def test_real_data_is_read_from_the_record_unless_it_is_to_be_measured(home):
+    def never():
+        raise AssertionError("nothing was to be measured")
+
+    with pytest.raises(KeyError, match="unknown record 'real'"):
+        results.on_real_data("real", never, "recorded")
+    measured = results.on_real_data("real", lambda: REAL, "run")
+    assert not (home / "data" / "results").exists()  # nothing is kept
+    kept = results.on_real_data("real", lambda: REAL, "record")
+    assert kept == measured == results.on_real_data("real", never, "recorded")
+    assert kept["rows"] == REAL[0]
+    assert kept["configuration"] == {"dataset": "MNIST", "budget": 2.5, "widths": [1, 2]}
+    assert set(kept["provenance"]) == set(results.provenance())
+
+
+def test_real_data_is_measured_with_a_thread_a_core_and_the_chapter_keeps_its_own(home, monkeypatch):
+    threads, counts = torch.get_num_threads(), []
+    monkeypatch.setattr("joblib.cpu_count", lambda: 2)
+
+    def measure():
+        counts.append(torch.get_num_threads())
+        if len(counts) == 2:
+            raise RuntimeError("stop")
+        return REAL
+
+    try:
+        torch.set_num_threads(1)
+        results.on_real_data("real", measure, "run")
+        with pytest.raises(RuntimeError, match="stop"):
+            results.on_real_data("real", measure, "record")
+        assert (counts, torch.get_num_threads()) == ([2, 2], 1)
+        assert not (home / "data" / "results").exists()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_where_a_record_comes_from_stands_in_one_line(home):
+    record = results.on_real_data("real", lambda: REAL, "run")
+    record["provenance"] |= {"date": "2026-01-02", "commit": "abc", "device": "cpu", "machine": "x86_64"}
+    record["provenance"]["versions"]["torch"] = "2.15.0"
+    assert results.origin(record) == (
+        "MNIST, budget 2.5 minutes, cpu (x86_64), PyTorch 2.15.0, commit abc, 2026-01-02"
+    )
+
+
+@pytest.mark.bad_input
+def test_a_record_on_real_data_must_say_its_data_set_and_budget(home):
+    with pytest.raises(KeyError, match="unknown mode 'again'"):
+        results.on_real_data("real", lambda: REAL, "again")
+    for lost in ("dataset", "budget"):
+        configuration = {key: value for key, value in REAL[1].items() if key != lost}
+        with pytest.raises(KeyError, match=f"lacks '{lost}'"):
+            results.on_real_data("real", lambda c=configuration: (REAL[0], c), "record")
+    assert not (home / "data" / "results").exists()
+
+
 def test_values_are_those_of_one_arm_in_the_order_of_seeds():
     frame = pd.DataFrame(
         [

@@ -27,7 +27,7 @@ LARGEST = 2**32 - 1  # seed that NumPy's old generators accept, which some code 
 MOST = 10_000  # seeds of one sweep; a slip of the finger asks for more
 
 # Parameters that make a chapter write into data/; many seeds side by side would write over each other.
-WRITING = ("recompute", "retrain")
+WRITING = {"recompute": True, "retrain": True, "real_data": "record"}
 
 _POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
 _RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
@@ -136,11 +136,12 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
     )[chapter.name]
     del parameters["seed"]
     whole = {name: value for name, value in {**chapter.parameters, **parameters}.items() if name != "seed"}
-    for name in WRITING:
-        if whole.get(name) is True:
+    for name, writes in WRITING.items():
+        if whole.get(name) == writes:
+            value, other = ("true", "false") if writes is True else (writes, "run")
             raise CourseError(
-                f"{name} is true: every seed would write the same files in data/ again, one over the other. Do that "
-                f"once, with course run {chapter.number} --set {name}=true; sweep with --set {name}=false"
+                f"{name} is {value}: every seed would write the same files in data/ again, one over the other. Do that "
+                f"once, with course run {chapter.number} --set {name}={value}; sweep with --set {name}={other}"
             )
     out = course_run.folder_for(out or files.root() / "build" / "sweep" / chapter.name)
     configuration = {"chapter": chapter.name, "parameters": whole, "source_sha256": chapter.source_sha256}

@@ -13,7 +13,8 @@ from course_lib.data.dataset import Dataset, DatasetError, Split, cut_validation
 _LAYOUT = (
     "The layout is PATH/{train,test}/<class>/<image>, and PATH/validation/<class>/<image> if there is one."
 )
-_TITLES = {"cifar10-jpeg": "CIFAR-10 (JPEG)"}  # re-encoded, so its figures are not those of CIFAR-10
+# A re-encoded set has a name of its own, since its figures are not those of the original; with its images by split.
+_RE_ENCODED = {"cifar10-jpeg": ("CIFAR-10 (JPEG)", {"train": 50_000, "test": 10_000})}
 _GREY = {"1", "L", "LA"}  # Pillow's modes of up to 8 bits
 _DEEP = ("I", "F")  # 16 and 32 bits
 
@@ -46,12 +47,21 @@ def find(given: str, data_root: Path) -> Path:
     raise DatasetError(f"folder:{given}: there is no folder {tried}. {_LAYOUT}")
 
 
+def re_encoded_cifar10(data_root: Path) -> str | None:
+    """What `load_dataset` calls the JPEG re-encoding of CIFAR-10, where it lies under `data_root` and CIFAR-10 not."""
+    place = data_root / "cifar10-jpeg"
+    original = data_root / "cifar-10-batches-py", data_root / "cifar-10-python.tar.gz"
+    if place.is_dir() and not any(path.exists() for path in original):
+        return f"folder:{place.resolve()}"
+    return None
+
+
 def listing(path: Path) -> Listing:
     """List the images under `path`, sorted by class and file name; hidden files and folders are passed over.
 
     Raises:
-        DatasetError: train or test is absent or empty, a class is empty, the splits do not have the same classes, or
-            train holds a single image and there is no validation folder.
+        DatasetError: train or test is absent or empty, a class is empty, the splits do not have the same classes,
+            train holds a single image and there is no validation folder, or a re-encoded set is not whole.
     """
     splits = [
         split for split in ("train", "validation", "test") if split != "validation" or (path / split).is_dir()
@@ -88,7 +98,13 @@ def listing(path: Path) -> Listing:
         raise DatasetError(
             f"{path / 'train'} holds one image; with no validation folder it needs two or more."
         )
-    name = _TITLES.get(path.name, path.name)
+    name, whole = _RE_ENCODED.get(path.name, (path.name, None))
+    found = dict(zip(splits, counts, strict=True))
+    if whole is not None and found != whole:
+        raise DatasetError(
+            f"{path} is half unpacked: it holds {found} images, {name} has {whole}. Delete the folder and unpack it "
+            "again."
+        )
     return Listing(name, classes, tuple(splits), tuple(counts), tuple(paths), tuple(labels), tuple(stamps))
 
 

@@ -27,13 +27,15 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
     Args:
         name: "glyphs" (embedded), "mnist", "fashion_mnist", "cifar10" (read by torchvision), or "folder:PATH" with
             PATH/{train,test}/<class>/<image>. A relative PATH is looked for in the working folder, then in `root`.
+            Where CIFAR-10 is not under `root` and its JPEG re-encoding is (the folder cifar10-jpeg), "cifar10" is the
+            latter, and says so in its name.
         root: where data sets lie; $COURSE_DATA unless given, else data/downloads.
         download: whether absent files may be downloaded.
 
     Returns:
         The three splits. Where a set brings no validation images of its own, they are cut from its training images
         with a fixed seed: 5,000 of MNIST, Fashion-MNIST and CIFAR-10, a tenth of an image folder. `name` is the name
-        to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, or the folder's.
+        to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-10 (JPEG), or the folder's.
 
     Raises:
         KeyError: unknown name.
@@ -41,6 +43,8 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
         OSError: the root cannot be written to.
     """
     _check(name, root)
+    if name == "cifar10":
+        name = folder.re_encoded_cifar10(files.data_root(root)) or name
     if name == "glyphs":
         dataset = _cached(_read_glyphs, _stamp([_glyphs_file()]))
     elif name.startswith(_FOLDER):

@@ -14,6 +14,7 @@ from tests.benchmarks import (
     onnx_speed,
     search_speed,
     surgery_speed,
+    sweep_speed,
     training_speed,
 )
 
@@ -39,6 +40,7 @@ def main() -> None:
         *training_speed.against_bare_loop(arguments.repeats),
         *surgery_speed.against_torch_pruning(arguments.repeats),
         *search_speed.judging(arguments.repeats),
+        *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
         *onnx_speed.int8_against_float(arguments.repeats),
         importing.beyond_torch(arguments.repeats),

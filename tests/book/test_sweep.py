@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import dask
@@ -22,25 +21,9 @@ from hypothesis import strategies as st
 from course_lib import results
 from course_lib.book import CourseError, notebooks, state, sweep, worker
 from course_lib.statistics import mean_interval
+from tests.book.processes import PATIENCE, alive, wait_for
 
 pytestmark = pytest.mark.bad_input
-
-PATIENCE = 600  # seconds; a loaded machine is slow, not wrong
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-
-
-def alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as stream:
-            return stream.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @contextlib.contextmanager
@@ -177,6 +160,7 @@ def test_a_wrong_text_of_seeds_is_answered_with_what_is_wrong(text, message):
         (["00", "--set", "00.seed=3"], "--set 00.seed: the seed of every run is given by --seeds"),
         (["00", "--set", "rat=3"], "Did you mean 'rate'"),
         (["00", "--set", "recompute=true"], "recompute is true: every seed would write the same files"),
+        (["00", "--set", "real_data=record"], "real_data is record: every seed would write the same files"),
         (["00", "--profile", "fats"], "Did you mean 'fast'"),
         (["03"], "parameter (--seed) seed is 0, a number; chapter 03-text expects a text"),
         (["00", "--out", "notebooks"], "holds the notebooks themselves"),
@@ -186,7 +170,11 @@ def test_a_wrong_text_of_seeds_is_answered_with_what_is_wrong(text, message):
     ],
 )
 def test_a_mistake_is_one_message_on_stderr_and_nothing_is_run(book, monkeypatch, words, message):
-    book.add("00-first", book.counting("first"), parameters="seed = 0\nrate = 1\nrecompute = False")
+    book.add(
+        "00-first",
+        book.counting("first"),
+        parameters="seed = 0\nrate = 1\nrecompute = False\nreal_data = 'run'",
+    )
     book.add("01-none", parameters="rate = 1")
     book.add("02-many", parameters="seeds = 5")
     book.add("03-text", parameters="seed = 'a'")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from course_lib.data import DatasetError, load_dataset
+from course_lib.data import DatasetError, folder, load_dataset
 
 
 def paint(path, value=0, *, size=(6, 4), mode="L"):
@@ -130,8 +130,45 @@ def test_other_modes_of_eight_bits_are_converted(tmp_path, mode, value, expected
     assert load(tmp_path / "set").test.images[0, :, 0, 0].tolist() == expected
 
 
-def test_the_re_encoded_cifar_is_named_so(pictures):
-    assert load(pictures.rename(pictures.parent / "cifar10-jpeg")).name == "CIFAR-10 (JPEG)"
+@pytest.fixture
+def re_encoded(pictures, monkeypatch):
+    """The twenty pictures under the name of the re-encoded CIFAR-10, as if that had no more."""
+    known = {"cifar10-jpeg": ("CIFAR-10 (JPEG)", {"train": 20, "test": 4})}
+    monkeypatch.setattr(folder, "_RE_ENCODED", known)
+    return pictures.rename(pictures.parent / "cifar10-jpeg")
+
+
+def test_the_re_encoded_cifar_is_named_so(re_encoded):
+    assert load(re_encoded).name == "CIFAR-10 (JPEG)"
+
+
+def test_cifar_is_the_re_encoded_one_where_that_alone_lies_under_the_root(re_encoded):
+    dataset = load_dataset("cifar10", root=re_encoded.parent)
+    assert dataset.name == "CIFAR-10 (JPEG)"
+    assert values(dataset.test) == [100, 101, 102, 103]
+    (re_encoded.parent / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DatasetError, match=r"CIFAR-10 is not whole under .*data_batch_1"):
+        load_dataset("cifar10", root=re_encoded.parent, download=False)
+
+
+@pytest.mark.bad_input
+def test_without_either_cifar_the_original_is_what_is_missed(tmp_path):
+    with pytest.raises(DatasetError, match="CIFAR-10 is not whole under"):
+        load_dataset("cifar10", root=tmp_path, download=False)
+
+
+@pytest.mark.bad_input
+def test_a_re_encoded_cifar_that_is_half_unpacked_is_refused_with_both_counts(re_encoded):
+    (re_encoded / "train" / "left" / "03.png").unlink()
+    with pytest.raises(
+        DatasetError,
+        match=r"half unpacked: it holds \{'train': 19, 'test': 4\} images, .*\{'train': 20, 'test': 4\}",
+    ):
+        load_dataset("cifar10", root=re_encoded.parent)
+
+
+def test_the_whole_re_encoded_cifar_has_the_counts_of_cifar():
+    assert folder._RE_ENCODED["cifar10-jpeg"] == ("CIFAR-10 (JPEG)", {"train": 50_000, "test": 10_000})
 
 
 def test_more_images_than_one_thread_takes_at_a_time_keep_their_order(tmp_path):

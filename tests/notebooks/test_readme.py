@@ -6,7 +6,7 @@ import re
 import nbformat
 import pytest
 
-from course_lib import files
+from course_lib import files, results
 
 README = (files.root() / "README.md").read_text(encoding="utf-8")
 
@@ -70,3 +70,19 @@ def test_every_interval_in_the_readme_stands_in_a_committed_notebook():
     assert intervals
     missing = [interval for interval in intervals if interval not in notebooks]
     assert not missing
+
+
+def test_rows_on_real_data_say_where_they_come_from_and_how_to_repeat_them():
+    section = README.split("\n## On real data\n")[1].split("\n## ")[0]
+    rows = [line for line in section.splitlines() if re.match(r"\| \d\d ", line)]
+    shown = set()
+    for row in rows:
+        name = re.search(r"`(\d\d-[a-z0-9-]+)`", row)[1]
+        record = results.load(name)
+        assert results.origin(record) in row
+        minutes = record["configuration"]["budget"]
+        assert f"`course run {name[:2]} --set real_data=run --set minutes={minutes:g}`" in row
+        shown.add(name)
+    folder = files.root() / "data" / "results"
+    names = (path.stem for path in folder.glob("*.json"))
+    assert shown == {name for name in names if "budget" in results.load(name)["configuration"]}
