@@ -840,7 +840,7 @@ RANGES = {"images": (0.0, 1.0), "x": (0.0, 1.0), "y": (-1.0, 1.0)}
             TypeError,
             r"reduce_range is 1 \(int\); it must be True or False",
         ),
-        ({"ranges": [1]}, TypeError, r"ranges are a list; they must be a mapping {tensor: \(low, high\)}"),
+        ({"ranges": [1]}, TypeError, r"ranges are a list; they must be {tensor: \(low, high\)}"),
         ({"ranges": RANGES | {"z": (0, 1)}}, KeyError, "unknown tensor 'z'.*Known: images, x, y"),
         (
             {"ranges": {"images": (0, 1), "y": (0, 1)}},
