@@ -281,9 +281,7 @@ def fit(
     return history
 
 
-def seconds_per_epoch(
-    model: nn.Module, dataset: Dataset, recipe: Recipe, *, loss: Loss | None = None, images: int = 2048
-) -> float:
+def seconds_per_epoch(model: nn.Module, dataset: Dataset, recipe: Recipe, *, images: int = 2048) -> float:
     """About how long an epoch of `fit` takes here, from a short run on a copy of the network.
 
         epoch = (time of the short run) * (images of the training split) / (images of the short run)
@@ -292,7 +290,6 @@ def seconds_per_epoch(
         model: as in `fit`; it is not changed.
         dataset: as in `fit`; only its training split is used.
         recipe: as in `fit`; its epochs do not matter.
-        loss: as in `fit`; `batch.indices` then count within the first images of the split.
         images: of the short run, at most; a shorter one before it warms up.
 
     Returns:
@@ -310,9 +307,9 @@ def seconds_per_epoch(
             train=dataset.train.subset(first),
             validation=dataset.validation.subset(torch.arange(0)),
         )
-        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1), loss=loss)
+        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1))
         seconds = sum(history.seconds)
-    return seconds * len(dataset.train) / max(count, 1)
+    return seconds * len(dataset.train) / count
 
 
 def affordable(minutes: float, seconds: float, *, least: int = 1, most: int) -> int:

@@ -290,6 +290,9 @@ def test_a_shipped_checkpoint_is_whole_and_as_accurate_as_recorded(name, glyphs)
 @pytest.mark.parametrize("name", checkpoints.NAMES)
 def test_the_record_of_a_shipped_checkpoint_is_its_blueprint(name):
     record, blueprint = checkpoints.info(name), checkpoints.CATALOGUE[name]
+    trained, fresh = checkpoints.load(name), models.build(blueprint.model, seed=0, **blueprint.options)
+    assert str(trained) == str(fresh.eval())
+    assert not any(torch.equal(a, b) for a, b in zip(trained.parameters(), fresh.parameters(), strict=True))
     assert record["architecture"] == {"name": blueprint.model, "options": blueprint.options}
     assert record["recipe"] == asdict(blueprint.recipe)
     titles = {"glyphs": ["glyphs"], "cifar10": ["CIFAR-10", "CIFAR-10 (JPEG)"]}

@@ -855,7 +855,7 @@ def test_the_length_of_an_epoch_is_scaled_up_from_a_short_run_that_changes_nothi
     model, images = network(), dataset(40)
     before, runs = weights(model), []
 
-    def fit(model, dataset, recipe, *, loss=None):
+    def fit(model, dataset, recipe):
         runs.append((len(dataset.train), len(dataset.validation), recipe.epochs))
         return training.History(seconds=[0.5 if len(runs) == 2 else 99.0], images=len(dataset.train))
 
