@@ -141,9 +141,8 @@ def on_real_data(
     if check_choice(mode, "mode", MODES, error=KeyError) == "recorded":
         return load(name)
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        joblib.cpu_count()
-    )  # a chapter may have taken one, so that its times can be compared
+    # A chapter may have taken one thread, so that its times can be compared.
+    torch.set_num_threads(joblib.cpu_count())
     try:
         rows, configuration = measure()
     finally:
