@@ -84,9 +84,10 @@ class Book:
         return Ended(ended.value.code or 0, out, err)
 
     def start(self, *words: str) -> subprocess.Popen:
-        """Start the command in a process of its own."""
+        """Start the command in a process of its own; it hears Ctrl-C even where these tests run in the background."""
+        heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
         return subprocess.Popen(
-            [sys.executable, "-c", "from course_lib.book.cli import app; app()", *words],
+            [sys.executable, "-c", f"{heard}; from course_lib.book.cli import app; app()", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
