@@ -1,5 +1,6 @@
 """Runs notebooks with papermill, one kernel process for each, several side by side where asked."""
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -16,6 +17,7 @@ import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
@@ -147,6 +149,8 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
     except Exception as error:
         # A dead kernel, a kernel that does not start: the failure of this chapter, not of the run.
         failure = _failure_at(task, f"{type(error).__name__}: {error}")
+    finally:
+        _close_event_loop()
     return Outcome(task.chapter, time.perf_counter() - start, task.notebook, failure)
 
 
@@ -184,6 +188,17 @@ class _Engine(NBClientEngine):
 
 
 papermill_engines.register(ENGINE, _Engine)
+
+
+def _close_event_loop() -> None:
+    """Close the event loop that jupyter_core opened for this thread and leaves open.
+
+    Collected open, it may print a traceback into whatever the program shows at that moment.
+    """
+    loop = ensure_event_loop()
+    if not loop.is_running():
+        loop.close()
+        asyncio.set_event_loop(None)
 
 
 def _has_code(cell: Any) -> bool:

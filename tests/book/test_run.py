@@ -1,17 +1,20 @@
 """`course run` on a made-up book, with real kernels."""
 
+import asyncio
 import errno
+import gc
 import json
 import os
 import shutil
 import signal
 from collections import namedtuple
+from threading import Thread
 
 import nbformat
 import pytest
 
 from course_lib import files
-from course_lib.book import notebooks, state
+from course_lib.book import notebooks, runner, state
 from tests.book.processes import alive, wait_for
 
 pytestmark = pytest.mark.bad_input
@@ -299,3 +302,31 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_whole(book, monkeyp
     assert sorted(path.name for path in book.out.iterdir()) == ["00-a.ipynb", "run.json"]
     assert list(json.loads((book.out / "run.json").read_text())["chapters"]) == ["00-a"]
     assert book.times("c") == 0
+
+
+def test_no_event_loop_is_left_open_by_a_thread_that_ran_a_notebook(book):
+    """Collected open, a loop may print a traceback into the output of something else."""
+
+    def open_loops():
+        gc.collect()
+        return {
+            id(loop)
+            for loop in gc.get_objects()
+            if isinstance(loop, asyncio.BaseEventLoop) and not loop.is_closed()
+        }
+
+    book.add("00-a", "pass")
+    source = notebooks.read(book.path("00-a"))
+    before = open_loops()
+    seen = []
+
+    def work():
+        seen.append(runner.execute(runner.Task("00-a", source, {"seed": 1}, book.root)))
+        seen.append(open_loops() - before)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    outcome, left = seen
+    assert outcome.failure is None
+    assert not left
