@@ -7,6 +7,7 @@ import math
 import platform
 import re
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def provenance() -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "machine": platform.machine(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
@@ -133,7 +134,7 @@ def on_real_data(
         mode: "recorded": read the record; "run": measure now and keep nothing; "record": measure now and keep it.
 
     Returns:
-        name, configuration, provenance, rows.
+        name, configuration, provenance with the minutes that it took, rows.
 
     Raises:
         KeyError: an unknown mode, no such record, or a configuration that lacks one of the two.
@@ -143,6 +144,7 @@ def on_real_data(
     threads = torch.get_num_threads()
     # A chapter may have taken one thread, so that its times can be compared.
     torch.set_num_threads(joblib.cpu_count())
+    started = time.perf_counter()
     try:
         rows, configuration = measure()
     finally:
@@ -152,25 +154,27 @@ def on_real_data(
             raise KeyError(
                 f"the configuration of {name!r} lacks {needed!r}; a reader needs it to judge the figures."
             )
+    source = provenance() | {"minutes": round((time.perf_counter() - started) / 60, 1)}
     if mode == "record":
-        save(name, rows, configuration)
+        save(name, rows, configuration, origin=source)
         return load(name)
     return _as_json(
         {
             "name": name,
             "configuration": dict(configuration),
-            "provenance": provenance(),
+            "provenance": source,
             "rows": [dict(row) for row in rows],
         }
     )
 
 
 def origin(record: Mapping[str, Any]) -> str:
-    """In one line: data set, budget, device, processor, PyTorch, commit and date of a record on real data."""
+    """In one line: data set, budget, time taken, device, PyTorch, commit and date of a record on real data."""
     configuration, source = record["configuration"], record["provenance"]
     return (
-        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes, {source['device']} "
-        f"({source['machine']}), PyTorch {source['versions']['torch']}, commit {source['commit']}, {source['date']}"
+        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes, took {source['minutes']:g}, "
+        f"{source['device']} ({source['machine']}), PyTorch {source['versions']['torch']}, commit {source['commit']}, "
+        f"{source['date']}"
     )
 
 

@@ -391,7 +391,10 @@ def test_real_data_is_read_from_the_record_unless_it_is_to_be_measured(home):
     measured = results.on_real_data("real", lambda: REAL, "run")
     assert not (home / "data" / "results").exists()  # nothing is kept
     kept = results.on_real_data("real", lambda: REAL, "record")
-    assert kept == measured == results.on_real_data("real", never, "recorded")
+    assert kept == results.on_real_data("real", never, "recorded")
+    assert kept["provenance"].pop("minutes") >= 0
+    assert measured["provenance"].pop("minutes") >= 0
+    assert kept == measured
     assert kept["rows"] == REAL[0]
     assert kept["configuration"] == {"dataset": "MNIST", "budget": 2.5, "widths": [1, 2]}
     assert set(kept["provenance"]) == set(results.provenance())
@@ -418,12 +421,24 @@ def test_real_data_is_measured_with_a_thread_a_core_and_the_chapter_keeps_its_ow
         torch.set_num_threads(threads)
 
 
+def test_a_record_on_real_data_says_how_long_it_took(home, monkeypatch):
+    times = iter([100.0, 250.0])
+    monkeypatch.setattr("course_lib.results.time.perf_counter", lambda: next(times))
+    assert results.on_real_data("real", lambda: REAL, "run")["provenance"]["minutes"] == 2.5
+
+
 def test_where_a_record_comes_from_stands_in_one_line(home):
     record = results.on_real_data("real", lambda: REAL, "run")
-    record["provenance"] |= {"date": "2026-01-02", "commit": "abc", "device": "cpu", "machine": "x86_64"}
+    record["provenance"] |= {
+        "minutes": 2.0,
+        "date": "2026-01-02",
+        "commit": "abc",
+        "device": "cpu",
+        "machine": "x86_64",
+    }
     record["provenance"]["versions"]["torch"] = "2.15.0"
     assert results.origin(record) == (
-        "MNIST, budget 2.5 minutes, cpu (x86_64), PyTorch 2.15.0, commit abc, 2026-01-02"
+        "MNIST, budget 2.5 minutes, took 2, cpu (x86_64), PyTorch 2.15.0, commit abc, 2026-01-02"
     )
 
 
