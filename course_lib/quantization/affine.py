@@ -8,7 +8,7 @@ Halves round to the even integer, and scales and zero points are those that ONNX
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float32, Int32, Integer
+from jaxtyping import Bool, Float, Float32, Int32, Integer
 from torch import Tensor
 
 from course_lib.validation import check_count, check_number
@@ -272,16 +272,41 @@ def fake_quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Te
     return steps * scale
 
 
+def in_range(x: Float[Tensor, "*shape"], params: QuantParams) -> Bool[Tensor, "*shape"]:
+    """Which numbers do not saturate: those whose integer lies in the range before it is clipped.
+
+        low <= round_half_even(x / scale) + zero_point <= high
+
+    So the range ends half a step beyond the numbers of its first and last integer.
+
+    Args:
+        x, params: as in `quantize`.
+
+    Returns:
+        bool, the same shape.
+
+    Raises:
+        TypeError, ValueError: as `quantize`.
+    """
+    steps, _, zero_point = _unclipped(x, params)
+    return (steps >= params.low - zero_point) & (steps <= params.high - zero_point)
+
+
 def _steps(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
     """q - zero_point for each number, in float32, where 17 bits are exact; and scale and zero point in its shape."""
+    steps, scale, zero_point = _unclipped(x, params)
+    # Clipped before the zero point is added, which is the same.
+    return steps.clamp_(params.low - zero_point, params.high - zero_point), scale, zero_point
+
+
+def _unclipped(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_steps`, before what lies outside the range saturates."""
     check_real(x, "x")
     scale, zero_point = _shaped(params, x, "x")
     x = x.detach().float()
     if torch.isnan(x).any():
         raise ValueError("x holds NaN, which no integer stands for. Look for a diverged network.")
-    # Clipped before the zero point is added, which is the same.
-    steps = (x / scale).round_().clamp_(params.low - zero_point, params.high - zero_point)
-    return steps, scale, zero_point
+    return (x / scale).round_(), scale, zero_point
 
 
 def _shaped(params: object, x: Tensor, name: str) -> tuple[Tensor, Tensor]:

@@ -138,7 +138,7 @@ def tensors_of(net, images):
         return found[step.name]
 
     with torch.no_grad():
-        workflow._execute(net._steps, compute, images)
+        workflow.execute(net._steps, compute, images)
     return found
 
 
@@ -269,7 +269,7 @@ def test_both_forms_agree_but_for_halves(name, bits):
         return q
 
     with torch.no_grad():
-        workflow._execute(simulated._steps, compute, to_float(network(name)[1]))
+        workflow.execute(simulated._steps, compute, to_float(network(name)[1]))
 
 
 @tracing
