@@ -54,21 +54,21 @@ def straight_through(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32
     Conditional Computation", 2013, section 4; Krishnamoorthi, "Quantizing deep convolutional networks for efficient
     inference: A whitepaper", 2018, section 2.4.
     """
-    return _Replace.apply(x, fake_quantize(x, params), in_range(x, params))
+    return _Rounded.apply(x, fake_quantize(x, params), in_range(x, params))
 
 
-class _Replace(torch.autograd.Function):
-    """Other values in the place of x, and x gets their gradient, where `passes` says so.
+class _Rounded(torch.autograd.Function):
+    """Rounded values in the place of x, which gets their gradient where `passes`; everywhere if that is None.
 
-    The common x + (values - x).detach() has that gradient too, but adds and takes off x in float32, so that the values
-    are no longer exactly those which integers stand for.
+    The common x + (rounded - x).detach() has that gradient too, but adds and takes off x in float32, so that its
+    values are no longer exactly those which integers stand for.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, values: Tensor, passes: Tensor | None) -> Tensor:
+    def forward(ctx, x: Tensor, rounded: Tensor, passes: Tensor | None) -> Tensor:
         ctx.dtype = x.dtype
         ctx.save_for_backward(passes)
-        return values.view_as(values)
+        return rounded.clone()  # what a caller may change in place
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -84,17 +84,19 @@ def prepare(
     weight_bits: int = 8,
     activation_bits: int = 8,
     per_channel: bool = True,
+    weight_method: str = "max",
     keep: Iterable[str] = (),
 ) -> "PreparedNetwork":
     """The network that `workflow.quantize_model` simulates, to be trained.
 
     Batch norms are folded first, so that the weights which are trained are those which are rounded; there is no batch
-    norm in this training, and no dropout. The ranges of activations stay as they are. The scale of a weight follows its
-    largest value at every step, so that no weight is ever clipped.
+    norm in this training, and no dropout. The ranges of activations stay as they are. The scale of a weight is found
+    anew from its values at every step, by `weight_method`, and is a constant in the gradient.
 
     Args:
-        model, ranges, weight_bits, activation_bits, per_channel, keep: as in `workflow.quantize_model`. The model is
-            trained already; it is left as it was. What it does not train (requires_grad=False) stays frozen.
+        model, ranges, weight_bits, activation_bits, per_channel, weight_method, keep: as in
+            `workflow.quantize_model`. The model is trained already; it is left as it was. What it does not train
+            (requires_grad=False) stays frozen.
 
     Returns:
         A network whose logits are, before training, those of the simulation to the bit. Train it with `training.fit`
@@ -112,6 +114,7 @@ def prepare(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         per_channel=per_channel,
+        weight_method=weight_method,
         keep=keep,
     )
     for name in planned.inputs:
@@ -164,10 +167,13 @@ class PreparedNetwork(nn.Module):
         if name not in self.plan.inputs:
             return layer.weight, layer.bias
         rounded = self.plan.rounded(name)
-        weight = _Replace.apply(layer.weight, rounded.weight, None)
-        return weight, None if layer.bias is None else _Replace.apply(layer.bias, rounded.bias, None)
+        # int32 always holds the bias, so that none is clipped.
+        bias = None if layer.bias is None else _Rounded.apply(layer.bias, rounded.bias, None)
+        return straight_through(layer.weight, rounded.params), bias
 
-    def _compute(self, layers: dict[str, tuple[Tensor, Tensor | None]], step: Step, *inputs: Tensor) -> Tensor:
+    def _compute(
+        self, layers: dict[str, tuple[Tensor, Tensor | None]], step: Step, *inputs: Tensor
+    ) -> Tensor:
         values = on_numbers(step, *inputs, *layers.get(step.layer, ()))
         params = rounding(self.plan.activations, step)
         return values if params is None else straight_through(values, params)

@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from course_lib import borrow
 from course_lib.data import to_float
-from course_lib.quantization import integer
+from course_lib.quantization import affine, integer
 from course_lib.quantization.affine import (
     QuantParams,
     check_flag,
@@ -187,6 +187,7 @@ def quantize_model(
     weight_bits: int = 8,
     activation_bits: int = 8,
     per_channel: bool = True,
+    weight_method: str = "max",
     keep: Iterable[str] = (),
 ) -> "QuantizedNetwork":
     """The network with its numbers rounded to those that integers stand for, still computed in float32.
@@ -202,6 +203,8 @@ def quantize_model(
         ranges: {tensor: (low, high)} for each tensor that `collect` gives.
         weight_bits, activation_bits: 2 to 16.
         per_channel: whether each output channel of a weight has a scale of its own, or the whole weight has one.
+        weight_method: "max" where a weight's range goes to its largest value; "mse" where it ends at the least squared
+            error of the weight, as `affine.params_of` finds it, which with 2 bits is far better.
         keep: names of convolutions and linear layers that stay in float32, such as the first and the last. Tensors
             that only such layers read and write are not rounded.
 
@@ -223,6 +226,7 @@ def quantize_model(
         weight_bits=weight_bits,
         activation_bits=activation_bits,
         per_channel=per_channel,
+        weight_method=weight_method,
         keep=keep,
     )
     return simulate(planned)
@@ -260,7 +264,8 @@ def to_integer(simulated: "QuantizedNetwork") -> "IntegerNetwork":
     """
     if not isinstance(simulated, QuantizedNetwork):
         raise TypeError(
-            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() gives it."
+            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() and "
+            "aware.convert() give it."
         )
     for name, params in (*simulated.weights.items(), *simulated.activations.items()):
         if params.bits > 8:
@@ -280,7 +285,7 @@ class Plan:
         steps: its operations, in order.
         activations: {tensor: parameters} of what is rounded.
         inputs: {layer: parameters of its input} of each layer whose weight and bias are rounded.
-        weight_bits, per_channel: of these weights, as in `quantize_model`.
+        weight_bits, per_channel, weight_method: of these weights, as in `quantize_model`.
     """
 
     network: nn.Module
@@ -289,12 +294,13 @@ class Plan:
     inputs: dict[str, QuantParams]
     weight_bits: int
     per_channel: bool
+    weight_method: str
 
     def rounded(self, name: str) -> "RoundedLayer":
         """A layer as its integers will be, from the weight and bias that it has now."""
         layer, x_params = self.network.get_submodule(name), self.inputs[name]
         try:
-            params = _weight_params(layer, x_params, self.weight_bits, self.per_channel)
+            params = _weight_params(layer, x_params, self.weight_bits, self.per_channel, self.weight_method)
             weight, bias, steps = fake_quantize(layer.weight, params), None, None
             if layer.bias is not None:
                 steps = integer.quantize_bias(layer.bias, x_params=x_params, weight_params=params)
@@ -321,12 +327,14 @@ def plan(
     weight_bits: int,
     activation_bits: int,
     per_channel: bool,
+    weight_method: str,
     keep: Iterable[str],
 ) -> Plan:
     """The first half of `quantize_model`, which says what the arguments are."""
     check_count(weight_bits, "weight_bits", low=2, high=16)
     check_count(activation_bits, "activation_bits", low=2, high=16)
     check_flag(per_channel, "per_channel")
+    check_choice(weight_method, "weight_method", affine.METHODS)
     _check_model(model)
     network = _folded(model)
     steps = _steps(network)
@@ -342,7 +350,7 @@ def plan(
         for step in steps
         if step.layer is not None and step.layer not in kept
     }
-    return Plan(network, steps, activations, inputs, weight_bits, per_channel)
+    return Plan(network, steps, activations, inputs, weight_bits, per_channel, weight_method)
 
 
 def simulate(planned: Plan) -> "QuantizedNetwork":
@@ -356,8 +364,8 @@ def simulate(planned: Plan) -> "QuantizedNetwork":
             layer.bias = _constant(rounded.bias)
     return QuantizedNetwork(
         network,
-        planned.steps,
-        planned.activations,
+        list(planned.steps),
+        dict(planned.activations),
         {name: rounded.params for name, rounded in layers.items()},
         {name: rounded.bias_integers for name, rounded in layers.items() if rounded.bias is not None},
     )
@@ -585,16 +593,20 @@ def _rounded_tensors(steps: "list[Step]", kept: set[str]) -> list[str]:
     return [tensor for tensor in dict.fromkeys(tensors.values()) if tensor in touched]
 
 
-def _weight_params(layer: nn.Module, x_params: QuantParams, bits: int, per_channel: bool) -> QuantParams:
+def _weight_params(
+    layer: nn.Module, x_params: QuantParams, bits: int, per_channel: bool, method: str
+) -> QuantParams:
     """Symmetric parameters, with scales so large that int32 holds the bias: as ONNX Runtime's quantizer has it."""
-    params = params_of(layer.weight, bits=bits, symmetric=True, axis=0 if per_channel else None)
+    axis = 0 if per_channel else None
+    params = params_of(layer.weight, bits=bits, symmetric=True, axis=axis, method=method)
     if layer.bias is None:
         return params
     bias = layer.bias.detach().double().abs()
     least = 1.0001 * 2 * (bias if per_channel else bias.amax()) / (2**32 - 2)
     scale = params.scale.double()
     step = x_params.scale.to(scale.device).double() * scale
-    return replace(params, scale=torch.where(step < least, scale * (least / step), scale).float())
+    wider = (step < least) & torch.isfinite(bias if per_channel else bias.amax())  # others are refused later
+    return replace(params, scale=torch.where(wider, scale * (least / step), scale).float())
 
 
 def _constant(values: Tensor) -> nn.Parameter:
