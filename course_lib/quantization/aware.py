@@ -60,20 +60,18 @@ def straight_through(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32
 class _Rounded(torch.autograd.Function):
     """Rounded values in the place of x, which gets their gradient where `passes`; everywhere if that is None.
 
-    The common x + (rounded - x).detach() has that gradient too, but adds and takes off x in float32, so that its
-    values are no longer exactly those which integers stand for.
+    The common x + (rounded - x).detach() lets it pass everywhere, beyond the range too, where nothing that x does can
+    change the result.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, rounded: Tensor, passes: Tensor | None) -> Tensor:
-        ctx.dtype = x.dtype
         ctx.save_for_backward(passes)
         return rounded.clone()  # what a caller may change in place
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
         [passes] = ctx.saved_tensors
-        gradient = gradient.to(ctx.dtype)
         return gradient if passes is None else gradient * passes, None, None
 
 
