@@ -19,7 +19,7 @@ import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,7 @@ from torch import Tensor, fx, nn
 
 from course_lib import borrow
 from course_lib.data import to_float
-from course_lib.quantization import integer
+from course_lib.quantization import affine, integer
 from course_lib.quantization.affine import (
     QuantParams,
     check_flag,
@@ -117,7 +117,7 @@ def collect(
     steps = _steps(folded)
     histograms = {step.tensor: Histogram(bins) for step in steps if step.operation in _OWN_RANGE}
 
-    def compute(step: _Step, *inputs: Tensor) -> Tensor:
+    def compute(step: Step, *inputs: Tensor) -> Tensor:
         values = _real(folded, step, *inputs)
         if step.operation in _OWN_RANGE:
             try:
@@ -131,8 +131,8 @@ def collect(
         borrow.run(model, _numbers(first))
     with torch.no_grad():
         for part in images.split(batch_size):
-            _execute(steps, compute, _numbers(part.to(device)))
-    _check_same(model, functools.partial(_execute, steps, functools.partial(_real, folded)), first)
+            execute(steps, compute, _numbers(part.to(device)))
+    _check_same(model, functools.partial(execute, steps, functools.partial(_real, folded)), first)
     return histograms
 
 
@@ -187,6 +187,7 @@ def quantize_model(
     weight_bits: int = 8,
     activation_bits: int = 8,
     per_channel: bool = True,
+    weight_method: str = "max",
     keep: Iterable[str] = (),
 ) -> "QuantizedNetwork":
     """The network with its numbers rounded to those that integers stand for, still computed in float32.
@@ -202,6 +203,8 @@ def quantize_model(
         ranges: {tensor: (low, high)} for each tensor that `collect` gives.
         weight_bits, activation_bits: 2 to 16.
         per_channel: whether each output channel of a weight has a scale of its own, or the whole weight has one.
+        weight_method: "max" where a weight's range goes to its largest value; "mse" where it ends at the least squared
+            error of the weight, as `affine.params_of` finds it, which with 2 bits is far better.
         keep: names of convolutions and linear layers that stay in float32, such as the first and the last. Tensors
             that only such layers read and write are not rounded.
 
@@ -217,37 +220,16 @@ def quantize_model(
     Source: Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation", 2020,
     sections 3 and 4.1 (scales for each channel of a weight, one for an activation; layers left in floating point).
     """
-    check_count(weight_bits, "weight_bits", low=2, high=16)
-    check_count(activation_bits, "activation_bits", low=2, high=16)
-    check_flag(per_channel, "per_channel")
-    _check_model(model)
-    network = _folded(model)
-    steps = _steps(network)
-    kept = _check_keep(keep, steps)
-    ranges = check_ranges(ranges, list(dict.fromkeys(step.tensor for step in steps)))
-    activations = {}
-    for tensor in _rounded_tensors(steps, kept):
-        bits = max(activation_bits, _OUTPUT_BITS) if tensor == _LOGITS else activation_bits
-        activations[tensor] = choose_params(*ranges[tensor], bits=bits, symmetric=False)
-    tensors = {step.name: step.tensor for step in steps}
-    weights, biases = {}, {}
-    for step in steps:
-        if step.layer is None or step.layer in kept:
-            continue
-        layer, x_params = network.get_submodule(step.layer), activations[tensors[step.inputs[0]]]
-        try:
-            params = _weight_params(layer, x_params, weight_bits, per_channel)
-            layer.weight = _constant(fake_quantize(layer.weight, params))
-            if layer.bias is not None:
-                biases[step.layer] = integer.quantize_bias(
-                    layer.bias, x_params=x_params, weight_params=params
-                )
-                bias_step = (x_params.scale.to(layer.bias.device) * params.scale).double()
-                layer.bias = _constant((biases[step.layer].double() * bias_step).float())
-        except ValueError as error:
-            raise ValueError(f"layer {step.layer!r}: {error}") from error
-        weights[step.layer] = params
-    return QuantizedNetwork(network, steps, activations, weights, biases)
+    planned = plan(
+        model,
+        ranges,
+        weight_bits=weight_bits,
+        activation_bits=activation_bits,
+        per_channel=per_channel,
+        weight_method=weight_method,
+        keep=keep,
+    )
+    return simulate(planned)
 
 
 def to_integer(simulated: "QuantizedNetwork") -> "IntegerNetwork":
@@ -282,7 +264,8 @@ def to_integer(simulated: "QuantizedNetwork") -> "IntegerNetwork":
     """
     if not isinstance(simulated, QuantizedNetwork):
         raise TypeError(
-            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() gives it."
+            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() and "
+            "aware.convert() give it."
         )
     for name, params in (*simulated.weights.items(), *simulated.activations.items()):
         if params.bits > 8:
@@ -291,6 +274,101 @@ def to_integer(simulated: "QuantizedNetwork") -> "IntegerNetwork":
                 "Quantize with fewer bits."
             )
     return IntegerNetwork(simulated)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What `quantize_model` rounds in a network, and to what; as long as it is a plan, nothing is rounded yet.
+
+    Attributes:
+        network: copy of the original with batch norms folded, in float32.
+        steps: its operations, in order.
+        activations: {tensor: parameters} of what is rounded.
+        inputs: {layer: parameters of its input} of each layer whose weight and bias are rounded.
+        weight_bits, per_channel, weight_method: of these weights, as in `quantize_model`.
+    """
+
+    network: nn.Module
+    steps: "list[Step]"
+    activations: dict[str, QuantParams]
+    inputs: dict[str, QuantParams]
+    weight_bits: int
+    per_channel: bool
+    weight_method: str
+
+    def rounded(self, name: str) -> "RoundedLayer":
+        """A layer as its integers will be, from the weight and bias that it has now."""
+        layer, x_params = self.network.get_submodule(name), self.inputs[name]
+        try:
+            params = _weight_params(layer, x_params, self.weight_bits, self.per_channel, self.weight_method)
+            weight, bias, steps = fake_quantize(layer.weight, params), None, None
+            if layer.bias is not None:
+                steps = integer.quantize_bias(layer.bias, x_params=x_params, weight_params=params)
+                size = (x_params.scale.to(steps.device) * params.scale).double()
+                bias = (steps.double() * size).float()
+        except ValueError as error:
+            raise ValueError(f"layer {name!r}: {error}") from error
+        return RoundedLayer(params, weight, bias, steps)
+
+
+class RoundedLayer(NamedTuple):
+    """The parameters of a weight; weight and bias as the numbers that integers stand for; the integers of the bias."""
+
+    params: QuantParams
+    weight: Float32[Tensor, "C *rest"]
+    bias: Float32[Tensor, "C"] | None
+    bias_integers: Int32[Tensor, "C"] | None
+
+
+def plan(
+    model: nn.Module,
+    ranges: Ranges,
+    *,
+    weight_bits: int,
+    activation_bits: int,
+    per_channel: bool,
+    weight_method: str,
+    keep: Iterable[str],
+) -> Plan:
+    """The first half of `quantize_model`, which says what the arguments are."""
+    check_count(weight_bits, "weight_bits", low=2, high=16)
+    check_count(activation_bits, "activation_bits", low=2, high=16)
+    check_flag(per_channel, "per_channel")
+    check_choice(weight_method, "weight_method", affine.METHODS)
+    _check_model(model)
+    network = _folded(model)
+    steps = _steps(network)
+    kept = _check_keep(keep, steps)
+    ranges = check_ranges(ranges, list(dict.fromkeys(step.tensor for step in steps)))
+    activations = {}
+    for tensor in _rounded_tensors(steps, kept):
+        bits = max(activation_bits, _OUTPUT_BITS) if tensor == _LOGITS else activation_bits
+        activations[tensor] = choose_params(*ranges[tensor], bits=bits, symmetric=False)
+    tensors = {step.name: step.tensor for step in steps}
+    inputs = {
+        step.layer: activations[tensors[step.inputs[0]]]
+        for step in steps
+        if step.layer is not None and step.layer not in kept
+    }
+    return Plan(network, steps, activations, inputs, weight_bits, per_channel, weight_method)
+
+
+def simulate(planned: Plan) -> "QuantizedNetwork":
+    """The second half of `quantize_model`, on a copy of the network."""
+    layers = {name: planned.rounded(name) for name in planned.inputs}
+    network = copy.deepcopy(planned.network).eval()
+    for name, rounded in layers.items():
+        layer = network.get_submodule(name)
+        layer.weight = _constant(rounded.weight)
+        if rounded.bias is not None:
+            layer.bias = _constant(rounded.bias)
+    return QuantizedNetwork(
+        network,
+        list(planned.steps),
+        dict(planned.activations),
+        {name: rounded.params for name, rounded in layers.items()},
+        {name: rounded.bias_integers for name, rounded in layers.items() if rounded.bias is not None},
+    )
 
 
 class QuantizedNetwork(nn.Module):
@@ -306,7 +384,7 @@ class QuantizedNetwork(nn.Module):
     def __init__(
         self,
         network: nn.Module,
-        steps: "list[_Step]",
+        steps: "list[Step]",
         activations: dict[str, QuantParams],
         weights: dict[str, QuantParams],
         biases: dict[str, Int32[Tensor, "C"]],
@@ -317,12 +395,12 @@ class QuantizedNetwork(nn.Module):
         self._steps = steps
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
-        return _in_parts(self._steps, self._compute, _check_numbers(images))
+        return in_parts(self._steps, self._compute, check_numbers(images))
 
-    def _compute(self, step: "_Step", *inputs: Tensor) -> Tensor:
+    def _compute(self, step: "Step", *inputs: Tensor) -> Tensor:
         values = _real(self.network, step, *inputs)
-        params = self.activations.get(step.tensor)
-        if params is None or step.operation in _UNCHANGED:
+        params = rounding(self.activations, step)
+        if params is None:
             return values
         # affine.fake_quantize without its checks, which take longer than the rounding
         scale, zero_point = params.scale.to(values.device), int(params.zero_point)
@@ -352,10 +430,10 @@ class IntegerNetwork(nn.Module):
             self.network.set_submodule(name, IntegerLayer(type(layer).__name__, weight, bias))
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N K"]:
-        values = _in_parts(self._steps, self._compute, _check_numbers(images))
+        values = in_parts(self._steps, self._compute, check_numbers(images))
         return self._as_real(values, self._steps[-1].tensor)
 
-    def _compute(self, step: "_Step", *inputs: Tensor) -> Tensor:
+    def _compute(self, step: "Step", *inputs: Tensor) -> Tensor:
         params = self.activations.get(step.tensor)
         sources = [self._tensors[name] for name in step.inputs]
         is_float = step.layer is not None and step.layer not in self.weights
@@ -396,7 +474,7 @@ class IntegerLayer(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Step:
+class Step:
     """One operation of a network.
 
     Attributes:
@@ -434,7 +512,7 @@ _ON_NUMBERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _execute(steps: "list[_Step]", compute: Callable[..., Tensor], images: Tensor) -> Tensor:
+def execute(steps: "list[Step]", compute: Callable[..., Tensor], images: Tensor) -> Tensor:
     """The result of the last step; other results are let go as soon as nothing reads them any more."""
     last_use = {name: step for step in steps for name in step.inputs}
     results = {}
@@ -447,20 +525,25 @@ def _execute(steps: "list[_Step]", compute: Callable[..., Tensor], images: Tenso
     return results[steps[-1].name]
 
 
-def _in_parts(steps: "list[_Step]", compute: Callable[..., Tensor], images: Tensor) -> Tensor:
-    return torch.cat([_execute(steps, compute, part) for part in images.split(_PART)])
+def in_parts(steps: "list[Step]", compute: Callable[..., Tensor], images: Tensor) -> Tensor:
+    return torch.cat([execute(steps, compute, part) for part in images.split(_PART)])
 
 
-def _real(network: nn.Module, step: _Step, *inputs: Tensor) -> Tensor:
+def _real(network: nn.Module, step: Step, *inputs: Tensor) -> Tensor:
     """One step on real numbers."""
     if step.layer is not None:
         layer = network.get_submodule(step.layer)
         inputs = (*inputs, layer.weight, layer.bias)
+    return on_numbers(step, *inputs)
+
+
+def on_numbers(step: Step, *inputs: Tensor | None) -> Tensor:
+    """One step on real numbers; a layer reads its weight and bias behind its input."""
     values = _ON_NUMBERS[step.operation](*inputs, **step.options)
     return values if step.relu is None else values.clamp(0, step.relu)
 
 
-def _integer_layer(function: Callable[..., Tensor], net: IntegerNetwork, step: _Step, x: Tensor) -> Tensor:
+def _integer_layer(function: Callable[..., Tensor], net: IntegerNetwork, step: Step, x: Tensor) -> Tensor:
     layer = net.network.get_submodule(step.layer)
     return function(
         x,
@@ -473,12 +556,12 @@ def _integer_layer(function: Callable[..., Tensor], net: IntegerNetwork, step: _
     )
 
 
-def _integer_add(net: IntegerNetwork, step: _Step, a: Tensor, b: Tensor) -> Tensor:
+def _integer_add(net: IntegerNetwork, step: Step, a: Tensor, b: Tensor) -> Tensor:
     a_params, b_params = (net.activations[net._tensors[name]] for name in step.inputs)
     return integer.add(a, b, a_params=a_params, b_params=b_params, y_params=net.activations[step.tensor])
 
 
-def _integer_mean(function: Callable[..., Tensor], net: IntegerNetwork, step: _Step, x: Tensor) -> Tensor:
+def _integer_mean(function: Callable[..., Tensor], net: IntegerNetwork, step: Step, x: Tensor) -> Tensor:
     x_params = net.activations[net._tensors[step.inputs[0]]]
     return function(x, **step.options, x_params=x_params, y_params=net.activations[step.tensor])
 
@@ -495,7 +578,12 @@ _ON_INTEGERS: dict[str, Callable[..., Tensor]] = {
 }
 
 
-def _rounded_tensors(steps: "list[_Step]", kept: set[str]) -> list[str]:
+def rounding(activations: Mapping[str, QuantParams], step: Step) -> QuantParams | None:
+    """The parameters that the result of a step is rounded by; None where it is not."""
+    return None if step.operation in _UNCHANGED else activations.get(step.tensor)
+
+
+def _rounded_tensors(steps: "list[Step]", kept: set[str]) -> list[str]:
     """The tensors that an operation on integers reads or writes, in order."""
     tensors = {step.name: step.tensor for step in steps}
     touched = set()
@@ -505,16 +593,20 @@ def _rounded_tensors(steps: "list[_Step]", kept: set[str]) -> list[str]:
     return [tensor for tensor in dict.fromkeys(tensors.values()) if tensor in touched]
 
 
-def _weight_params(layer: nn.Module, x_params: QuantParams, bits: int, per_channel: bool) -> QuantParams:
+def _weight_params(
+    layer: nn.Module, x_params: QuantParams, bits: int, per_channel: bool, method: str
+) -> QuantParams:
     """Symmetric parameters, with scales so large that int32 holds the bias: as ONNX Runtime's quantizer has it."""
-    params = params_of(layer.weight, bits=bits, symmetric=True, axis=0 if per_channel else None)
+    axis = 0 if per_channel else None
+    params = params_of(layer.weight, bits=bits, symmetric=True, axis=axis, method=method)
     if layer.bias is None:
         return params
     bias = layer.bias.detach().double().abs()
     least = 1.0001 * 2 * (bias if per_channel else bias.amax()) / (2**32 - 2)
     scale = params.scale.double()
     step = x_params.scale.to(scale.device).double() * scale
-    return replace(params, scale=torch.where(step < least, scale * (least / step), scale).float())
+    wider = (step < least) & torch.isfinite(bias if per_channel else bias.amax())  # others are refused later
+    return replace(params, scale=torch.where(wider, scale * (least / step), scale).float())
 
 
 def _constant(values: Tensor) -> nn.Parameter:
@@ -616,7 +708,7 @@ def _check_plain(name: str, layer: nn.Module) -> None:
         )
 
 
-def _steps(model: nn.Module) -> "list[_Step]":
+def _steps(model: nn.Module) -> "list[Step]":
     """The steps of a network without batch norms."""
     return _Translator(model).translate()
 
@@ -637,12 +729,12 @@ class _Translator:
 
     def __init__(self, model: nn.Module) -> None:
         self.graph, self.modules = _trace(model), dict(model.named_modules())
-        self.steps: dict[str, _Step] = {}
+        self.steps: dict[str, Step] = {}
         self.readers: dict[str, int] = {}
         self.tensors = {_IMAGES, _LOGITS}
         self.layers: set[str] = set()
 
-    def translate(self) -> "list[_Step]":
+    def translate(self) -> "list[Step]":
         values: dict[fx.Node, object] = {}
         for node in self.graph.nodes:
             self.node = node
@@ -711,7 +803,7 @@ class _Translator:
         names = tuple(x.name for x in inputs)
         if tensor is None:
             tensor = self.steps[names[0]].tensor
-        step = _Step(self.node.name + suffix, operation, names, tensor, **fields)
+        step = Step(self.node.name + suffix, operation, names, tensor, **fields)
         self.steps[step.name] = step
         return _Result(step.name)
 
@@ -935,7 +1027,7 @@ def _numbers(images: Tensor) -> Tensor:
     return to_float(images) if images.dtype == torch.uint8 else images
 
 
-def _check_numbers(images: Tensor) -> Tensor:
+def check_numbers(images: Tensor) -> Tensor:
     if isinstance(images, Tensor) and images.dtype == torch.uint8:
         raise TypeError("images have dtype uint8; the network takes numbers. data.to_float makes them.")
     check_real(images, "images")
@@ -963,7 +1055,7 @@ def _check_same(model: nn.Module, other: Callable[[Tensor], Tensor], images: Ten
         )
 
 
-def _check_keep(keep: object, steps: "list[_Step]") -> set[str]:
+def _check_keep(keep: object, steps: "list[Step]") -> set[str]:
     layers = [step.layer for step in steps if step.layer is not None]
     if isinstance(keep, str) or not isinstance(keep, Iterable):
         raise TypeError(f"keep is {keep!r}; it must be the names of layers, such as ({layers[0]!r},).")

@@ -18,6 +18,7 @@ from course_lib.quantization.affine import (
     choose_params,
     dequantize,
     fake_quantize,
+    in_range,
     params_of,
     quantize,
 )
@@ -69,6 +70,26 @@ def test_an_asymmetric_range_by_hand():
     assert dequantize(q, params).tolist() == pytest.approx([-1, -1, 0, 0.03, 1.55, 1.55])
     signed = choose_params(-1, 1.55, symmetric=False, signed=True)
     assert (signed.zero_point.item(), signed.low, signed.high) == (-28, -128, 127)
+
+
+def test_the_range_ends_half_a_step_beyond_its_last_integers_by_hand():
+    params = choose_params(-1, 2, bits=2, symmetric=False)  # integers 0 to 3 stand for -1, 0, 1 and 2
+    x = torch.tensor([-torch.inf, -1.51, -1.5, -1.49, 0, 2.49, 2.5, 2.51])
+    # -1.5 and 2.5 are rounded to the even steps -2 and 2, of which the first is none of the range.
+    assert in_range(x, params).tolist() == [False, False, False, True, True, True, True, False]
+    both = per_channel([0.5, 1.0], [0, 0], axis=1, symmetric=True)
+    x = torch.tensor([[63.5, 63.5], [-63.8, -127.4], [63.8, 128]])
+    assert in_range(x, both).tolist() == [[True, True], [False, True], [False, False]]
+
+
+def test_the_range_of_least_squares_by_hand():
+    # With 2 bits -1, 0 and 1 steps: at 0.55 all but two are met, of which one costs 0.45^2.
+    x = torch.tensor([0.55] * 40 + [1.0, -0.1])
+    assert params_of(x, bits=2, symmetric=True).scale == 1
+    assert params_of(x, bits=2, symmetric=True, method="mse").scale.item() == pytest.approx(0.55)
+    rows = torch.stack([x, torch.full((42,), 10.0), torch.zeros(42)])
+    found = params_of(rows, bits=2, symmetric=True, axis=0, method="mse")
+    assert found.scale.tolist() == pytest.approx([0.55, 10, 1])
 
 
 def test_halves_go_to_the_even_step_before_the_zero_point_is_added():
@@ -259,6 +280,45 @@ def test_a_channel_is_quantized_as_a_tensor_of_its_own(values, options, draw):
             assert torch.equal(function(x, params).select(axis, channel), function(piece, alone))
 
 
+@given(data, settings_of_map)
+def test_in_range_is_what_is_not_clipped(values, options):
+    x = torch.from_numpy(values)
+    params = params_of(x / 3, **options)
+    steps = (x / params.scale).round().double() + params.zero_point
+    inside = in_range(x, params)
+    assert torch.equal(inside, steps.clamp(params.low, params.high) == steps)
+    assert torch.equal(inside & (quantize(x, params) != params.low), inside & (steps != params.low))
+    assert inside[x == 0].all()
+    assert in_range(x, params_of(x, **options)).all()
+
+
+@given(
+    st.integers(1, 4).flatmap(
+        lambda rows: arrays.arrays(np.float32, (rows, 6), elements=st.floats(-8, 8, width=32))
+    ),
+    settings_of_map,
+    st.sampled_from([None, 0, 1]),
+)
+def test_no_share_of_the_range_has_a_smaller_squared_error(values, options, axis):
+    x = torch.from_numpy(values)
+    found = params_of(x, **options, axis=axis, method="mse")
+    whole = params_of(x, **options, axis=axis)
+
+    def error(params):
+        squares = (fake_quantize(x, params).double() - x.double()).square()
+        return squares.sum() if axis is None else squares.sum(1 - axis)
+
+    moved = x if axis != 1 else x.T
+    low, high = (moved.amin(1), moved.amax(1)) if axis is not None else (x.min(), x.max())
+    for part in range(4, 21):
+        tried = choose_params(low * (part / 20), high * (part / 20), **options, axis=axis)
+        assert (error(found) <= error(tried) * (1 + 1e-5)).all(), part
+    assert ((found.scale <= whole.scale) | (found.scale == 1)).all()
+    assert (found.bits, found.signed, found.axis, found.symmetric) == (
+        *(whole.bits, whole.signed, whole.axis, whole.symmetric),
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precisions_count_as_the_float32_numbers_they_are(dtype):
     x = torch.randn(50, generator=torch.Generator().manual_seed(0)).to(dtype)
@@ -351,6 +411,7 @@ def test_ranges_that_make_no_sense_are_refused(low, high, options, error, messag
         (torch.ones(2, 3), {"axis": 2}, ValueError, r"axis is 2, but x has shape \[2, 3\]"),
         (torch.tensor(1.0), {"axis": 0}, ValueError, r"axis is 0, but x has shape \[\]"),
         (torch.ones(2), {"axis": "0"}, TypeError, "axis is '0'"),
+        (torch.ones(2), {"method": "entropy"}, ValueError, "unknown method 'entropy'.*Known: max, mse"),
     ],
 )
 def test_tensors_without_a_range_are_refused(x, options, error, message):
@@ -361,7 +422,7 @@ def test_tensors_without_a_range_are_refused(x, options, error, message):
 @pytest.mark.bad_input
 def test_tensors_that_the_parameters_are_not_for_are_refused():
     params = choose_params(-1.0, 1.0, symmetric=True)
-    for function in (quantize, fake_quantize):
+    for function in (quantize, fake_quantize, in_range):
         with pytest.raises(ValueError, match="x holds NaN, which no integer stands for"):
             function(torch.tensor([0, torch.nan]), params)
         with pytest.raises(TypeError, match=r"x has dtype torch\.int8; it must be floating point"):

@@ -138,7 +138,7 @@ def tensors_of(net, images):
         return found[step.name]
 
     with torch.no_grad():
-        workflow._execute(net._steps, compute, images)
+        workflow.execute(net._steps, compute, images)
     return found
 
 
@@ -245,11 +245,8 @@ def test_a_weight_much_smaller_than_its_bias_has_a_wider_scale_as_in_onnx_runtim
 # ---- simulated and integer networks --------------------------------------------------------------------------------
 
 
-@tracing
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("bits", [8, 3])
-def test_both_forms_agree_but_for_halves(name, bits):
-    simulated = quantized(name, weight_bits=bits, activation_bits=bits)
+def check_that_both_forms_agree(simulated, images):
+    """Every step of the integer network, but for halves."""
     integers = to_integer(simulated)
     tensors = {step.name: step.tensor for step in simulated._steps}
 
@@ -269,7 +266,16 @@ def test_both_forms_agree_but_for_halves(name, bits):
         return q
 
     with torch.no_grad():
-        workflow._execute(simulated._steps, compute, to_float(network(name)[1]))
+        workflow.execute(simulated._steps, compute, to_float(images))
+
+
+@tracing
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("bits", [8, 3])
+@pytest.mark.parametrize("weight_method", ["max", "mse"])
+def test_both_forms_agree_but_for_halves(name, bits, weight_method):
+    simulated = quantized(name, weight_bits=bits, activation_bits=bits, weight_method=weight_method)
+    check_that_both_forms_agree(simulated, network(name)[1])
 
 
 @tracing
@@ -365,6 +371,21 @@ def test_the_simulation_is_the_network_with_rounded_weights_and_results():
             x = rounded(x, str(place))
             scale = choose_params(*ranges[str(place)], bits=5, symmetric=False).scale
     assert torch.equal(simulated(to_float(images)), rounded(x, "logits"))
+
+
+@tracing
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_weights_lie_in_the_range_that_the_method_finds(per_channel):
+    model, images = network("vgg")
+    axis = 0 if per_channel else None
+    folded = fold_batch_norm(model, to_float(images[:1]))
+    for method in ("max", "mse"):
+        simulated = quantized("vgg", weight_bits=3, per_channel=per_channel, weight_method=method)
+        for name, params in simulated.weights.items():
+            weight = folded.get_submodule(name).weight
+            expected = params_of(weight, bits=3, symmetric=True, axis=axis, method=method)
+            assert torch.equal(params.scale, expected.scale)
+            assert torch.equal(simulated.network.get_submodule(name).weight, fake_quantize(weight, expected))
 
 
 @tracing
@@ -976,6 +997,7 @@ RANGES = {"images": (0.0, 1.0), "1": (0.0, 2.0), "3": (0.0, 2.0), "logits": (-1.
         ({"activation_bits": 0}, ValueError, "activation_bits is 0"),
         ({"activation_bits": "8"}, TypeError, "activation_bits is '8'"),
         ({"per_channel": 1}, TypeError, "per_channel is 1"),
+        ({"weight_method": "entropy"}, ValueError, "unknown weight_method 'entropy'.*Known: max, mse"),
         ({"keep": "1"}, TypeError, r"keep is '1'; it must be the names of layers, such as \('1',\)"),
         ({"keep": 3}, TypeError, "keep is 3"),
         ({"keep": ("1", "2")}, KeyError, "unknown layer '2'.*Known: 1, 3, 5"),
