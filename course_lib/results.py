@@ -171,8 +171,9 @@ def on_real_data(
 def origin(record: Mapping[str, Any]) -> str:
     """In one line: data set, budget, time taken, device, PyTorch, commit and date of a record on real data."""
     configuration, source = record["configuration"], record["provenance"]
+    took = f", took {source['minutes']:g}" if "minutes" in source else ""
     return (
-        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes, took {source['minutes']:g}, "
+        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes{took}, "
         f"{source['device']} ({source['machine']}), PyTorch {source['versions']['torch']}, commit {source['commit']}, "
         f"{source['date']}"
     )
