@@ -85,7 +85,7 @@ def matricized(layer: Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
 
     Raises:
         TypeError: another layer (of a derived class too), or a weight that is not floating point.
-        ValueError: an unknown form; a convolution with groups; a weight that is empty, not finite or computed by a hook.
+        ValueError: an unknown form; a convolution with groups; a weight that is empty, infinite, NaN or made by a hook.
     """
     return _matrix(layer, form, "layer")
 
