@@ -5,11 +5,11 @@ Each message names the value that was given, what is accepted, and what to do.
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_number(
@@ -124,3 +124,87 @@ def check_labels(labels: object, classes: int, count: int) -> Tensor:
             f"[0, {classes - 1}]."
         )
     return labels
+
+
+def check_model(model: object) -> nn.Module:
+    """Return `model` if it is a module.
+
+    Raises:
+        TypeError: it is not.
+    """
+    if not isinstance(model, nn.Module):
+        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
+        raise TypeError(f"model is {given}; it must be a torch.nn.Module.")
+    return model
+
+
+def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) -> nn.Module:
+    """Return `layer` if it is exactly of one of `kinds` and its weight is a finite floating-point parameter.
+
+    A layer of a derived class may compute something else, or be read by code that knows its weight; neither would
+    survive being replaced.
+
+    Raises:
+        TypeError: a layer of another class, or a weight that is not floating point.
+        ValueError: a weight that is computed by a hook, empty, without values, or holds NaN or infinity.
+    """
+    accepted = " or ".join(kind.__name__ for kind in kinds)
+    if type(layer) not in kinds:
+        given = f"the class {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
+        raise TypeError(
+            f"{name} is {given}; it must be a {accepted}, and none of a class derived from it. Take parametrisations "
+            "off first, and leave other layers out."
+        )
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        raise ValueError(
+            f"the weight of {name} is computed at each call; it must be a parameter. Make it one first, with "
+            "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm."
+        )
+    if not weight.is_floating_point():
+        raise TypeError(f"the weight of {name} has dtype {weight.dtype}; it must be floating point.")
+    if weight.numel() == 0 or weight.is_meta:
+        raise ValueError(
+            f"the weight of {name} has shape {list(weight.shape)} on {weight.device}, which holds no values; it must "
+            "hold some. Give a layer that is built and initialised."
+        )
+    if not torch.isfinite(weight.detach()).all():
+        found = "NaN" if torch.isnan(weight.detach()).any() else "infinity"
+        raise ValueError(
+            f"the weight of {name} holds {found}; it must be finite. Look for a diverged network: lower the learning "
+            "rate and train again."
+        )
+    return layer
+
+
+def check_layers(
+    model: object, names: object, kinds: tuple[type[nn.Module], ...], argument: str
+) -> dict[str, nn.Module]:
+    """The layers of `model` that the keys of a mapping name, in the order of the model, each as `check_layer` wants it.
+
+    Raises:
+        TypeError: no model, no mapping, or a layer of another class.
+        KeyError: no layer of that name; the message lists the nearest ones.
+        ValueError: as `check_layer`; or a weight that another layer uses as well.
+    """
+    check_model(model)
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            f"{argument} is a {type(names).__name__}; it must be a mapping from names of layers, as in "
+            "model.named_modules(), to numbers."
+        )
+    modules = dict(model.named_modules())
+    known = [name for name, module in modules.items() if type(module) in kinds]
+    for name in names:
+        if name not in modules:
+            raise KeyError(unknown_name(name, "layer", known))
+        weight = check_layer(modules[name], f"layer {name!r}", kinds).weight
+        users = [
+            key for key, module in modules.items() if any(p is weight for p in module._parameters.values())
+        ]
+        if len(users) > 1:
+            raise ValueError(
+                f"layers {' and '.join(map(repr, users))} share one weight; replacing one of them would store it "
+                "twice. Leave them out, or give each a weight of its own."
+            )
+    return {name: module for name, module in modules.items() if name in names}

@@ -44,12 +44,13 @@ def torch_alone():
     return loaded_by("import torch")
 
 
-def test_distillation_loads_torch_and_little_else(torch_alone):
-    loaded = loaded_by("import course_lib.distillation")
-    assert "course_lib.distillation" in loaded
+@pytest.mark.parametrize("technique", ["distillation", "factorization", "hashing"])
+def test_a_technique_loads_torch_and_little_else(technique, torch_alone):
+    loaded = loaded_by(f"import course_lib.{technique}")
+    assert f"course_lib.{technique}" in loaded
     assert sorted(set(HEAVY) & (loaded - torch_alone)) == []
     own = {name for name in loaded if name.startswith("course_lib")}
-    assert own == {"course_lib", "course_lib.distillation", "course_lib.validation"}
+    assert own == {"course_lib", f"course_lib.{technique}", "course_lib.validation"}
 
 
 def test_checkpoints_and_training_load_neither_figures_nor_tables_nor_the_book(torch_alone):

@@ -8,12 +8,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from course_lib.validation import (
     check_choice,
     check_count,
     check_labels,
+    check_layer,
+    check_layers,
     check_logits,
+    check_model,
     check_number,
     unknown_name,
 )
@@ -231,3 +235,69 @@ def test_labels_pass_as_they_are():
 def test_wrong_labels_are_refused(labels, error, message):
     with pytest.raises(error, match=message):
         check_labels(labels, classes=3, count=2)
+
+
+# Layers
+
+
+class Derived(nn.Linear):
+    pass
+
+
+def test_layers_pass_in_the_order_of_the_model():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.Conv2d(3, 4, 1)), nn.Linear(4, 5))
+    assert check_model(model) is model
+    assert check_layer(model[0], "x", (nn.Linear,)) is model[0]
+    found = check_layers(model, {"2": 1, "1.0": 1}, (nn.Linear, nn.Conv2d), "plan")
+    assert list(found.items()) == [("1.0", model[1][0]), ("2", model[2])]
+    assert check_layers(model, {}, (nn.Linear,), "plan") == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "error", "message"),
+    [
+        (
+            Derived(2, 3),
+            TypeError,
+            "x is a Derived; it must be a Linear or Conv1d, and none of a class derived",
+        ),
+        (nn.Linear, TypeError, "x is the class Linear"),
+        (None, TypeError, "x is a NoneType"),
+        (
+            nn.utils.prune.identity(nn.Linear(2, 3), "weight"),
+            ValueError,
+            "weight of x is computed at each call",
+        ),
+        (nn.Linear(2, 3, dtype=torch.complex64), TypeError, r"weight of x has dtype torch\.complex64"),
+        (nn.Linear(2, 3, device="meta"), ValueError, r"shape \[3, 2\] on meta, which holds no values"),
+    ],
+)
+def test_a_layer_that_cannot_be_replaced_is_named(layer, error, message):
+    with pytest.raises(error, match=message):
+        check_layer(layer, "x", (nn.Linear, nn.Conv1d))
+
+
+@pytest.mark.parametrize(("value", "word"), [(math.nan, "NaN"), (math.inf, "infinity")])
+def test_a_weight_that_is_not_finite_is_named(value, word):
+    layer = nn.Linear(2, 3)
+    with torch.no_grad():
+        layer.weight[1, 1] = value
+    with pytest.raises(ValueError, match=f"weight of x holds {word}; it must be finite"):
+        check_layer(layer, "x", (nn.Linear,))
+
+
+def test_layers_that_share_a_weight_are_both_named():
+    model = nn.ModuleDict({"a": nn.Linear(3, 3), "b": nn.Linear(3, 3)})
+    model["b"].weight = model["a"].weight
+    with pytest.raises(ValueError, match="layers 'a' and 'b' share one weight"):
+        check_layers(model, {"b": 1}, (nn.Linear,), "plan")
+
+
+def test_a_wrong_plan_of_layers_is_named():
+    model = nn.ModuleDict({"head": nn.Linear(3, 3), "norm": nn.BatchNorm1d(3)})
+    with pytest.raises(KeyError, match=r"unknown layer 'haed'\. Did you mean 'head'\? Known: head\."):
+        check_layers(model, {"haed": 1}, (nn.Linear,), "plan")
+    with pytest.raises(TypeError, match="plan is a list; it must be a mapping"):
+        check_layers(model, ["head"], (nn.Linear,), "plan")
+    with pytest.raises(TypeError, match="model is a dict"):
+        check_layers({}, {}, (nn.Linear,), "plan")
