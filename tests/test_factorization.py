@@ -176,7 +176,7 @@ def test_the_break_even_rank_is_the_last_that_saves(drawn):
     assert sum(stored) == rank * (m + n) < m * n <= (rank + 1) * (m + n)
 
 
-@given(layers(), st.floats(0, 1, exclude_min=True))
+@given(layers(), st.floats(1e-6, 1))
 def test_the_rank_for_an_energy_is_the_smallest(drawn, energy):
     layer, form = drawn
     squares = np.linalg.svd(by_hand(layer, form), compute_uv=False) ** 2
@@ -238,7 +238,7 @@ def test_state_is_carried_over(form, dtype):
     assert [parameter.requires_grad for parameter in factors.parameters()] == [False, False, True]
     assert not any(module.training for module in factors.modules())
     assert torch.equal(factors[1].bias, layer.bias)
-    assert factors[1].bias is not layer.bias
+    assert factors[1].bias.data_ptr() != layer.bias.data_ptr()
     assert factors[0].bias is None
     assert all(parameter.is_contiguous() for parameter in factors.parameters())
     assert factorize_layer(layer.train(), 2, form=form)[0].training

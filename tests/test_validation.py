@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 
 from course_lib.validation import (
     check_choice,
@@ -264,7 +265,7 @@ def test_layers_pass_in_the_order_of_the_model():
         (nn.Linear, TypeError, "x is the class Linear"),
         (None, TypeError, "x is a NoneType"),
         (
-            nn.utils.prune.identity(nn.Linear(2, 3), "weight"),
+            prune.identity(nn.Linear(2, 3), "weight"),
             ValueError,
             "weight of x is computed at each call",
         ),
