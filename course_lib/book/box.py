@@ -47,7 +47,7 @@ _WAYS = {
 }
 
 _MS_BIND, _AT_RECURSIVE, _READ_ONLY = 4096, 0x8000, 1
-_PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
+_PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
 _MOUNT_SETATTR = 442  # the number of the system call, the same on every architecture
 _SOCKETS = (
     "/run",
@@ -112,6 +112,11 @@ def missing(level: str) -> str:
             f"submissions can reach the network and your files here; only time and memory are limited. {cure}"
         )
     return ""
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent has ended, so that they can be found and ended."""
+    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 @functools.cache
