@@ -28,9 +28,9 @@ from nbgrader.preprocessors import Execute, SaveAutoGrades
 
 from course_lib.book import box, exercises, handout, notebooks
 from course_lib.book.box import Box, Limits
+from course_lib.book.marking import JOB, RESULT
 from course_lib.book.worker import ONE_CORE
 
-JOB, RESULT = "job.json", "result.json"
 OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
 LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 DISK = 2**30  # bytes that a submission may leave in its folder
@@ -236,6 +236,12 @@ def _results(directory: CourseDirectory, chapter: str, source: Any, executed: An
                 "points": earned,
                 "max_points": most,
                 "said": (printed if earned == most else said or printed).strip()[:LONGEST],
+                "stopped": any(
+                    shown.get("ename") == "Stopped"
+                    for cell in (answer, check)
+                    if cell
+                    for shown in cell.outputs
+                ),
                 "answer": answer.source[:LONGEST] if answer else "",
             }
         )

@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-
 # What a program needs of the environment; the rest (tokens, addresses of agents) is nobody's business in the box.
 PASSED_ON = (
     "COURSE_DATA",

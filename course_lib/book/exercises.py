@@ -181,7 +181,9 @@ def _checking(exercise: Exercise, handed_out: Mapping[str, Any], source: Any) ->
             of_checks = (isinstance(node, ast.ImportFrom) and (node.module or "").startswith(CHECKS)) or (
                 isinstance(node, ast.Import) and any(alias.name.startswith(CHECKS) for alias in node.names)
             )
-            if of_checks and any((alias.asname or alias.name).split(".")[0] in wanted for alias in node.names):
+            if of_checks and any(
+                (alias.asname or alias.name).split(".")[0] in wanted for alias in node.names
+            ):
                 lines.append(ast.unparse(node))
     guard = []
     if lines:

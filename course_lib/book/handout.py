@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ def hand_out(name: str, notebook: Any) -> Handout:
             GenerateAssignment(coursedir=course_directory(course, name)).start()
         except Exception as error:  # nbgrader raises SystemExit's kin and what its parts raise
             why = next((line for line in reversed(said) if "rror" in line), str(error))
-            raise CourseError(f"nbgrader refuses {name}.ipynb: {why}. Mend the marks of its exercises") from error
+            raise CourseError(
+                f"nbgrader refuses {name}.ipynb: {why}. Mend the marks of its exercises"
+            ) from error
         released = notebooks.read(course / "release" / name / f"{name}.ipynb")
         return Handout(notebooks.to_text(notebooks.normalise(released)), (course / GRADEBOOK).read_bytes())
 
