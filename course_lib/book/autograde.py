@@ -29,6 +29,7 @@ from nbgrader.preprocessors import Execute, SaveAutoGrades
 from course_lib.book import box, exercises, handout, notebooks
 from course_lib.book.box import Box, Limits
 from course_lib.book.marking import JOB, RESULT
+from course_lib.book.runner import QUIET
 from course_lib.book.worker import ONE_CORE
 
 OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
@@ -70,7 +71,7 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         inside,
         Limits(job["memory"]),
         hidden=tuple(map(Path, (*job["hidden"], folder.parent))),
-        environment={**ONE_CORE, "TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"},
+        environment={**ONE_CORE, **QUIET},
     )
     execute = InBox(closed, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()

@@ -272,6 +272,21 @@ def refresh(
     raise typer.Exit(1 if failures else 0)
 
 
+@app.command("progress")
+@_clean
+def show_progress() -> None:
+    """Show which chapters were run and which exercises pass, as the checks in the notebooks have recorded it."""
+    from course_lib.book import progress, show
+    from course_lib.checks import record
+
+    output = show.console()
+    output.print(progress.table(progress.examine()))
+    if not record.path().is_file():
+        output.print(
+            "No check of an exercise was run in a notebook yet: jupyter lab notebooks", soft_wrap=True
+        )
+
+
 @app.command()
 @_clean
 def release(

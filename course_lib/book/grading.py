@@ -209,8 +209,8 @@ def collect(
         raise CourseError(f"no notebook in {folder} has the name or number of a chapter. {layout}")
     notes = [f"{name} lies outside every student's folder and is not graded" for name in loose]
     notes += [
-        f"{path.relative_to(folder)}: its name is that of no chapter; it is not graded. Name it by its chapter, such as "
-        f"{chosen[0].name}.ipynb"
+        f"{path.relative_to(folder)}: its name is that of no chapter; it is not graded. Name it by its chapter, such "
+        f"as {chosen[0].name}.ipynb"
         for named in found.values()
         for path in named.get("", [])
     ]
