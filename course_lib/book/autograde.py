@@ -37,6 +37,7 @@ LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 DISK = 2**30  # bytes that a submission may leave in its folder
 
 _STUDENT = "student"
+SETUP = 120  # seconds for a cell that is no exercise, such as the imports: a busy machine is no fault of the learner
 _LOOK = 0.2  # seconds between two looks at memory and disk
 
 
@@ -75,7 +76,10 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     )
     execute = InBox(closed, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
-    return {"exercises": _results(directory, chapter, source, execute.executed), "notes": notes}
+    return {
+        "exercises": _results(directory, chapter, source, execute.executed),
+        "notes": notes + execute.notes,
+    }
 
 
 def read(path: Path) -> Any:
@@ -114,9 +118,10 @@ class InBox(Execute):
     """
 
     def __init__(self, closed: Box, timeout: int):
-        super().__init__(timeout=timeout, interrupt_on_timeout=False, startup_timeout=300)
+        super().__init__(interrupt_on_timeout=False, startup_timeout=300)
+        self.timeout_func = lambda cell: timeout if cell.metadata.get("nbgrader") else max(timeout, SETUP)
         self.shutdown_kernel = "immediate"
-        self.closed, self.executed = closed, None
+        self.closed, self.executed, self.notes = closed, None, []
 
     def preprocess(self, nb: Any, resources: Any = None, km: Any = None) -> tuple[Any, Any]:
         fatal: dict[int, dict[str, Any]] = {}
@@ -132,9 +137,12 @@ class InBox(Execute):
                     trial, resources = super().preprocess(trial, resources, km)
                 break
             except (DeadKernelError, CellTimeoutError, _Left) as error:
-                reason = watch.reason or self._reason(error)
+                reason = watch.reason or self._reason(error, trial.cells[self.position])
                 fatal[self.position] = {"ename": "Stopped", "evalue": reason, "traceback": [reason]}
         for position, error in fatal.items():
+            if not nb.cells[position].metadata.get("nbgrader"):
+                line = nb.cells[position].source.strip().splitlines()[0]
+                self.notes.append(f"the cell that begins with {line!r:.80}: {error['evalue']}")
             trial.cells[position].source = nb.cells[position].source
             trial.cells[position].outputs = [nbformat.v4.new_output("error", **error)]
         for cell in trial.cells:
@@ -161,9 +169,9 @@ class InBox(Execute):
         if any(entry.get("source") == "ask_exit" for entry in payload):
             raise _Left
 
-    def _reason(self, error: Exception) -> str:
+    def _reason(self, error: Exception, cell: Any) -> str:
         if isinstance(error, CellTimeoutError):
-            return f"not finished after {self.timeout} s. Look for a loop that does not end."
+            return f"not finished after {self.timeout_func(cell)} s. Look for a loop that does not end."
         if isinstance(error, _Left):
             return "the answer ends the kernel (exit). A function returns its result."
         return "the kernel died: the answer ended the process, or crashed it."
@@ -208,6 +216,10 @@ def _kernels(closed: Box, attempt: int) -> type[AsyncKernelManager]:
         def __init__(self, **keywords: Any):
             connection = str(closed.writable / f"k{attempt}.json")
             super().__init__(**keywords, transport="ipc", connection_file=connection)
+
+        async def _async_pre_start_kernel(self, **keywords: Any) -> Any:
+            command, keywords = await super()._async_pre_start_kernel(**keywords)
+            return command, {**keywords, "preexec_fn": box.end_with_parent}
 
         @property
         def kernel_spec(self) -> KernelSpec:
@@ -292,16 +304,14 @@ def _end_children() -> None:
 
 def main(folder: Path) -> None:
     """Grade the job in a folder and leave the result beside it."""
-    if sys.platform == "linux":
-        # A process that its parent has left becomes a child of this one, and so it is found and ended.
-        box.adopt_orphans()
+    box.end_with_parent()
+    box.adopt_orphans()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:
         result = grade(folder, job)
     except Unreadable as error:
         result = {"exercises": [], "notes": [], "reason": str(error)}
-    finally:
-        _end_children()
+    _end_children()
     (folder / RESULT).write_text(json.dumps({"reason": "", "box": box.level(), **result}), encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -46,7 +47,7 @@ _WAYS = {
 }
 
 _MS_BIND, _AT_RECURSIVE, _READ_ONLY = 4096, 0x8000, 1
-_PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 24, 36, 38
+_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
 _MOUNT_SETATTR = 442  # the number of the system call, the same on every architecture
 _SOCKETS = (
     "/run",
@@ -114,8 +115,15 @@ def missing(level: str) -> str:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent has ended, so that they can be found and ended."""
-    _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Become the parent of descendants whose own parent has ended, so that they can be found and ended (Linux)."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as the one that started it ends, however that ends (Linux)."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 @functools.cache

@@ -98,7 +98,7 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
             "hidden": [*work.hidden, *(str(files.root() / part) for part in _HIDDEN)],
         }
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
-        limit = START + work.cells * (work.settings.timeout + 20)
+        limit = START + work.cells * (work.settings.timeout + START)
         outcome = _in_a_process(folder, limit, stopping or threading.Event())
     return {**empty, **outcome, "seconds": round(time.perf_counter() - started, 2)}
 
