@@ -36,7 +36,7 @@ class Names:
 
     Attributes:
         binds: assigned, defined, imported, or changed in place by `name[...] = ` or `name.x = `.
-        uses: read, in functions too.
+        uses: read, in functions too; not those that the cell itself has bound before it reads them.
         imports: those of `binds` that are imported.
         calls: whose methods are called as statements, which may change them: `name.append(1)`.
     """
@@ -105,7 +105,8 @@ def prepare(submission: Any, released: Any, source: Any) -> tuple[Any, list[str]
     sources = [own[_grade_id(cell)].source if _grade_id(cell) in checks else cell.source for cell in cells]
     stays = _needed(cells, sources)
     notebook = new_notebook(cells=[cell for cell, kept in zip(cells, stays, strict=True) if kept])
-    notebook.metadata["kernelspec"] = dict(source.metadata.get("kernelspec", {}))
+    if "kernelspec" in source.metadata:
+        notebook.metadata["kernelspec"] = dict(source.metadata["kernelspec"])
     missing = ", ".join(dict.fromkeys(exercise.solution for exercise in gone))
     return notebook, [f"the cells of these exercises are missing or renamed: {missing}"] if gone else []
 
@@ -125,14 +126,15 @@ def global_names(source: str) -> Names | None:
     for symbol in table.get_symbols():
         if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace():
             binds.add(symbol.get_name())
-        if symbol.is_referenced():
-            uses.add(symbol.get_name())
     for inner in _below(table):
         for symbol in inner.get_symbols():
-            if symbol.is_global() and symbol.is_referenced():
-                uses.add(symbol.get_name())
             if symbol.is_declared_global() and symbol.is_assigned():
                 binds.add(symbol.get_name())
+    given: set[str] = set()  # by the cell itself, before they are used
+    for statement in tree.body:
+        now, later = _used(statement)
+        uses |= later | (now - given)
+        given |= _surely_bound(statement)
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             imports |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
@@ -146,23 +148,32 @@ def global_names(source: str) -> Names | None:
 
 
 def _needed(cells: Sequence[Any], sources: Sequence[str]) -> list[bool]:
-    """Which cells stay: what is graded, and whatever that depends on; markdown does not."""
-    found = [
-        global_names(source) if cell.cell_type == "code" else None
-        for cell, source in zip(cells, sources, strict=True)
-    ]
-    imported = frozenset().union(*(names.imports for names in found if names))
-    stays = [False] * len(cells)
-    needed: set[str] = set()
-    for position in reversed(range(len(cells))):
-        cell, names = cells[position], found[position]
-        if cell.cell_type != "code" or not cell.source.strip():
-            continue
-        changes = names.binds | (names.calls - imported) if names else frozenset()
-        if cell.metadata.get("nbgrader") or "guard" in cell.metadata or names is None or changes & needed:
-            stays[position] = True
-            needed |= names.uses if names else set()
-    return stays
+    """Which cells stay: what is graded, and whatever that depends on; markdown does not.
+
+    The place of a cell does not matter: a function that is defined early may use a name that is bound late.
+    """
+    found = {
+        position: global_names(source)
+        for position, source in enumerate(sources)
+        if cells[position].cell_type == "code" and source.strip()
+    }
+    imported = frozenset().union(*(names.imports for names in found.values() if names))
+    stays = {
+        position
+        for position, names in found.items()
+        if names is None or "nbgrader" in cells[position].metadata or "guard" in cells[position].metadata
+    }
+    uses = frozenset().union(*(found[position].uses for position in stays if found[position]))
+    while True:
+        more = {
+            position
+            for position, names in found.items()
+            if position not in stays and (names.binds | (names.calls - imported)) & uses
+        }
+        if not more:
+            return [position in stays for position in range(len(cells))]
+        stays |= more
+        uses = uses.union(*(found[position].uses for position in more))
 
 
 def _checking(exercise: Exercise, handed_out: Mapping[str, Any], source: Any) -> list[Any]:
@@ -220,6 +231,34 @@ def _cell(kind: Any, source: Any, like: Any = None) -> Any:
     if like is not None:
         made.metadata["nbgrader"] = dict(like.metadata.nbgrader)
     return made
+
+
+def _used(statement: ast.stmt) -> tuple[set[str], set[str]]:
+    """The global names that a statement reads when it runs, and those that its functions read when they are called."""
+    table = symtable.symtable(ast.unparse(statement), "statement", "exec")
+    now = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_referenced()}
+    if isinstance(statement, ast.AugAssign):
+        now |= _root(statement.target) | {getattr(statement.target, "id", "")}
+    later = set()
+    for inner in _below(table):
+        read = {
+            symbol.get_name()
+            for symbol in inner.get_symbols()
+            if symbol.is_global() and symbol.is_referenced()
+        }
+        later |= read
+    return now, later
+
+
+def _surely_bound(statement: ast.stmt) -> set[str]:
+    """The names that are bound once a statement has run, whatever happens in it."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(alias.asname or alias.name).split(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Assign):
+        return {target.id for target in statement.targets if isinstance(target, ast.Name)}
+    return set()
 
 
 def _below(table: symtable.SymbolTable) -> list[symtable.SymbolTable]:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from course_lib import results
 from course_lib.book import CourseError, cluster, notebooks, state, sweep, worker
 from course_lib.statistics import mean_interval
+from tests.book.clusters import cluster_in_place
 from tests.book.processes import PATIENCE, alive, wait_for
 
 pytestmark = pytest.mark.bad_input
@@ -64,25 +65,6 @@ def accuracy():
         "from IPython.display import display\n"
         "display({'application/vnd.course.key-figures+json': {'accuracy': f'{90 + seed / 2:.1f}%'}}, raw=True)"
     )
-
-
-def cluster_in_place(workers=1):
-    """A cluster inside this process: as real as any, without processes to start."""
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=False,
-        host="127.0.0.1",
-        protocol="tcp",
-        dashboard_address="127.0.0.1:0",
-    )
-
-
-@pytest.fixture
-def in_place():
-    """The address of a cluster with one worker."""
-    with cluster_in_place() as running:
-        yield running.scheduler_address
 
 
 def plant(book, figures, failure=None, **plan):
