@@ -1,4 +1,4 @@
-"""`course grade` on chapter 01: seconds for one submission beside running the whole chapter, as nbgrader alone would."""
+"""`course grade` on chapter 01: seconds for one submission, beside the whole chapter run as nbgrader alone would."""
 
 import tempfile
 import time

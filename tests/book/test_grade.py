@@ -13,7 +13,7 @@ import nbformat
 import psutil
 import pytest
 
-from course_lib.book import CourseError, box, grading, marking, notebooks
+from course_lib.book import CourseError, box, grading, handout, marking, notebooks
 from tests.book.conftest import Book, marks
 from tests.book.processes import PATIENCE, wait_for
 
@@ -283,9 +283,21 @@ def test_nothing_of_the_run_is_left_in_the_way(graded):
 # ---- going on --------------------------------------------------------------------------------------------------------
 
 
+_made = {}
+
+
+def hand_out_once(name, notebook, hand_out=handout.hand_out):
+    """nbgrader makes a new database by starting another program; here the same notebook gives the same."""
+    text = notebooks.to_text(notebook)
+    if text not in _made:
+        _made[text] = hand_out(name, notebook)
+    return _made[text]
+
+
 @pytest.fixture
-def copied(graded, tmp_path, book):
+def copied(graded, tmp_path, book, monkeypatch):
     """The book, and three submissions of the class with their grades, to be changed."""
+    monkeypatch.setattr(handout, "hand_out", hand_out_once)
     students, _, out, _ = graded
     write_chapter(book)
     folder = tmp_path / "in"
