@@ -1,6 +1,7 @@
 """The `course` command: thin commands over the rest of this package, imported only when a command needs it."""
 
 import functools
+import os
 import shlex
 import signal
 from collections.abc import Callable
@@ -344,6 +345,10 @@ def grade(
 
     Exit status 0 though submissions fail; 1 if one could not be graded for a fault of the machine.
     """
+    if os.name != "posix":
+        raise CourseError(
+            "submissions are graded in processes with limits, which Linux and macOS have; use one of them"
+        )
     from course_lib.book import grading as marks
     from course_lib.book import show
     from course_lib.book.marking import Settings

@@ -127,10 +127,6 @@ def plan(
         OSError: the folder cannot be written to.
     """
     handout.require_nbgrader()
-    if os.name != "posix":
-        raise CourseError(
-            "submissions are graded in processes with limits, which Linux and macOS have; use one of them"
-        )
     folder = folder.expanduser().absolute()
     book = notebooks.chapters()
     chosen = notebooks.select(words, book) if words else None
@@ -157,6 +153,8 @@ def plan(
         raise CourseError(
             f"{out} holds grades already. Go on with them: --resume. Grade everything anew and write over them: --force"
         )
+    if old is None and resume:
+        notes.append(f"there are no earlier grades in {out}; everything is graded")
     if old is not None and resume:
         state.check_settings(old["settings"], record["settings"], out)
         record["submissions"], kept = _kept(old, record, submissions)

@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import nbformat
 import psutil
 import pytest
 
-from course_lib.book import CourseError, box, grading, handout, marking, notebooks
+from course_lib.book import CourseError, box, cli, grading, handout, marking, notebooks
 from tests.book.conftest import Book, marks
 from tests.book.processes import PATIENCE, wait_for
 
@@ -568,6 +569,13 @@ def test_damaged_grades_are_said(tmp_path, content):
     (tmp_path / "grades.json").write_text(content)
     with pytest.raises(CourseError, match=r"is damaged .* Delete it to grade everything anew"):
         grading.load(tmp_path)
+
+
+def test_a_system_without_limits_is_refused(book, monkeypatch):
+    monkeypatch.setattr(cli, "os", SimpleNamespace(name="nt"))
+    ended = book.course("grade", book.root)
+    assert ended.status == 2
+    assert "Linux and macOS" in ended.err
 
 
 def test_without_nbgrader_the_command_says_what_to_install(copied, monkeypatch):
