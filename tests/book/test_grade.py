@@ -120,7 +120,7 @@ class Class:
             "def double(x):\n    while True:\n        try:\n            while True:\n                pass\n"
         )
         self.add("right", 5, answered(given))
-        self.add("wrong", 3, answered(given, "def double(x):\n    return 3 * x"))
+        self.add("wrong", 3, answered(given, "def double(x):\n    '<script>'\n    return 3 * x"))
         self.add("hidden", 3, answered(given, "def double(x):\n    return abs(2 * x)"))
         self.add("untouched", 0, answered(given, None, None))
         self.add("loops", 3, answered(given, loop + "        except BaseException:\n            pass"))
@@ -262,6 +262,7 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     assert "return abs(2 * x)" in pages["hidden"]
     assert "Correct: a convolution holds" in pages["hidden"]
     assert "double is not defined" in pages["cells"].replace("&#x27;", "")
+    assert "&lt;script&gt;" in pages["wrong"]
     assert "<script" not in "".join(pages.values())
     assert "fault of the machine" not in said
 
