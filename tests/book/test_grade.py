@@ -126,12 +126,14 @@ class Class:
         self.add("loops", 3, answered(given, loop + "        except BaseException:\n            pass"))
         self.add("crashes", 3, answered(given, "def double(x):\n    import os\n    os._exit(0)"))
         self.add("exits", 3, answered(given, "def double(x):\n    exit()\n    return 2 * x"))
-        self.add("eats", 3, answered(given, right_if("len(bytearray(3 * 2**30))")))
+        eat = "    import numpy\n    numpy.empty(3 * 2**30, 'u1')\n"
+        self.add("eats", 3, answered(given, right_if("True", eat)))
         connect = (
             f"    import socket\n    socket.create_connection(('127.0.0.1', {port}), timeout=5).close()\n"
         )
         self.add("calls", 3, answered(given, right_if("True", connect)))
-        delete = f"    import shutil\n    shutil.rmtree({str(victim)!r})\n"
+        delete = f"    import os, shutil\n    shutil.rmtree({str(victim)!r}, ignore_errors=True)\n"
+        delete += f"    assert not os.path.exists({str(victim)!r})\n"
         self.add("deletes", 3, answered(given, right_if("True", delete)))
         spied = f"open({str(self.folder / 'right' / (CHAPTER + '.ipynb'))!r}).read()"
         self.add("spies", 3, answered(given, right_if(spied)))
@@ -141,7 +143,7 @@ class Class:
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
-        warns = "import warnings\ndef double(x):\n    print('.' * 10**7)\n    warnings.warn('!')\n    return 2 * x"
+        warns = "import warnings\ndef double(x):\n    warnings.warn('!')\n    print('.' * 10**7)\n    return 2 * x"
         self.add("warns", 5, answered(given, warns), "notebooks/00 (2).ipynb")
         self.add(
             "shows",
