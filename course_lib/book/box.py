@@ -159,7 +159,7 @@ def _inside(level: str, box: Box) -> list[str]:
         "limits": asdict(box.limits),
         "environment": {**kept, **places, **box.environment},
     }
-    return [sys.executable, "-m", __name__, json.dumps(settings)]
+    return [sys.executable, "-P", "-m", __name__, json.dumps(settings)]
 
 
 # ---- the inside ------------------------------------------------------------------------------------------------------

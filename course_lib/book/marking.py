@@ -108,7 +108,8 @@ def _in_a_process(folder: Path, limit: float, stopping: threading.Event) -> dict
 
     log = folder / "log"
     with open(log, "wb") as stream:
-        command = [sys.executable, "-m", "course_lib.book.autograde", str(folder)]
+        # -P: where the command was typed, there may lie what students handed in; nothing is imported from there.
+        command = [sys.executable, "-P", "-m", "course_lib.book.autograde", str(folder)]
         process = psutil.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
         )
