@@ -88,11 +88,14 @@ def cells_renamed(notebook):
     return notebook
 
 
+HELPER = (
+    "import warnings\n\n\ndef helper(x):\n    warnings.warn('no mistake')\n    return math.floor(x) * TWO"
+)
+
+
 def helper_added(notebook):
     position = next(place for place, cell in enumerate(notebook.cells) if grade_id(cell) == "double")
-    notebook.cells.insert(
-        position, nbformat.v4.new_code_cell("def helper(x):\n    return math.floor(x) * TWO")
-    )
+    notebook.cells.insert(position, nbformat.v4.new_code_cell(HELPER))
     return notebook
 
 
@@ -143,8 +146,8 @@ class Class:
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
-        warns = "import warnings\ndef double(x):\n    warnings.warn('!')\n    print('.' * 10**7)\n    return 2 * x"
-        self.add("warns", 5, answered(given, warns), "notebooks/00 (2).ipynb")
+        floods = "def double(x):\n    print('.' * 10**7)\n    return 2 * x"
+        self.add("floods", 5, answered(given, floods), "notebooks/00 (2).ipynb")
         self.add(
             "shows",
             0,
@@ -212,7 +215,7 @@ KINDS = [
     "patches",
     "renames",
     "helps",
-    "warns",
+    "floods",
     "shows",
     "empty",
     "text",
