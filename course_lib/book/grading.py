@@ -484,7 +484,7 @@ def _plain(value: str) -> str:
 
 
 def _sections(grading: Grading, student: str) -> list[dict[str, Any]]:
-    titles = {chapter.name: f"{chapter.number} {chapter.title}" for chapter in grading.chapters}
+    titles = {chapter.name: chapter.title or chapter.name for chapter in grading.chapters}
     sections = []
     for one in grading.submissions:
         if one.student == student:

@@ -262,7 +262,7 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     students, lines, out, said = graded
     pages = {path.stem: path.read_text() for path in (out / "feedback").glob("*.html")}
     assert sorted(pages) == sorted(lines) == sorted(students.expected)
-    assert "<h2>00 Title of 00-small: 3 of 5 points</h2>" in pages["hidden"]
+    assert "<h2>Title of 00-small: 3 of 5 points</h2>" in pages["hidden"]
     assert "AssertionError: negative numbers too" in pages["hidden"]
     assert "return abs(2 * x)" in pages["hidden"]
     assert "Correct: a convolution holds" in pages["hidden"]
