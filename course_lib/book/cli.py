@@ -1,6 +1,7 @@
 """The `course` command: thin commands over the rest of this package, imported only when a command needs it."""
 
 import functools
+import os
 import shlex
 import signal
 from collections.abc import Callable
@@ -270,6 +271,116 @@ def refresh(
     for name, failure in failures.items():
         typer.echo(f"{name} is left as it was: {show.describe(failure)}", err=True)
     raise typer.Exit(1 if failures else 0)
+
+
+@app.command("progress")
+@_clean
+def show_progress() -> None:
+    """Show which chapters were run and which exercises pass, as the checks in the notebooks have recorded it."""
+    from course_lib.book import progress, show
+    from course_lib.checks import record
+
+    output = show.console()
+    output.print(progress.table(progress.examine()))
+    if not record.path().is_file():
+        output.print(
+            "No check of an exercise was run in a notebook yet: jupyter lab notebooks", soft_wrap=True
+        )
+
+
+@app.command()
+@_clean
+def release(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
+    chapters: Chapters = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
+) -> None:
+    """Write a folder to hand out: chapters without solutions, the library, the data, and a README for students."""
+    from course_lib.book import release as handing_out
+
+    names = handing_out.write(folder, chapters or [], force=force)
+    typer.echo(f"Handed out in {folder}: {', '.join(names)}")
+
+
+@app.command()
+@_clean
+def grade(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="One folder for each student, with the notebooks in it.")
+    ],
+    chapters: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CHAPTER]...", help="Those to grade; by default those that somebody handed in."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the grades. [DIR-grades]")] = None,
+    timeout: Annotated[int, typer.Option(min=1, help="Seconds that one cell may take.")] = 30,
+    memory: Annotated[
+        int, typer.Option(min=1280, help="MB that one submission may take; PyTorch alone takes 1000.")
+    ] = 2048,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Submissions to grade side by side; by default one a core.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask cluster, to grade there instead.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on: grades of unchanged submissions are kept.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Grade everything anew and write over earlier grades.")
+    ] = False,
+) -> None:
+    """Grade what students handed in: grades.csv, and a page of feedback for each student.
+
+    DIR holds one folder for each student, named as the student is to be called, with the notebooks in it:
+
+        DIR/anna/01-knowledge-distillation.ipynb
+        DIR/ben/notebooks/01-knowledge-distillation.ipynb
+
+    A notebook belongs to the chapter that it is named after, or whose number its name begins with. Nothing else in a
+    student's folder is used. Each submission runs in a process of its own, with limits, without network, and with no
+    folder to write in but its own; where this system does not allow that, the command says so.
+
+    Exit status 0 though submissions fail; 1 if one could not be graded for a fault of the machine.
+    """
+    if os.name != "posix":
+        raise CourseError(
+            "submissions are graded in processes with limits, which Linux and macOS have; use one of them"
+        )
+    from course_lib.book import grading as marks
+    from course_lib.book import show
+    from course_lib.book.marking import Settings
+
+    if scheduler is not None and jobs is not None:
+        raise CourseError(
+            "--jobs are processes of this machine; a cluster (--scheduler) has its own. Leave one out"
+        )
+    if resume and force:
+        raise CourseError("--resume keeps what is graded and --force does not. Leave one out")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    output = show.console()
+    planned = marks.plan(folder, chapters or [], Settings(timeout, memory), out, resume=resume, force=force)
+    for note in planned.notes:
+        output.print(note, soft_wrap=True)
+    try:
+        marks.carry_out(planned, jobs=jobs, scheduler=scheduler, output=output)
+    except (KeyboardInterrupt, OSError) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        ended = len(planned.submissions) - len(planned.waiting())
+        _fail(
+            f"{'interrupted' if interrupted else error.strerror or error}; {ended} of {len(planned.submissions)} "
+            f"submissions are kept in {planned.out}. Go on with the same command and --resume",
+            INTERRUPTED if interrupted else 1,
+        )
+    output.print(show.grades(planned.rows()))
+    for said in marks.open_places(planned):
+        output.print(f"careful: {said}", soft_wrap=True)
+    output.print(f"{marks.GRADES} and {marks.PAGES}/: {planned.out}", soft_wrap=True)
+    if troubles := planned.troubles():
+        output.print(f"{len(troubles)} not graded for a fault of the machine. Once more: --resume")
+        raise typer.Exit(1)
 
 
 @app.command()

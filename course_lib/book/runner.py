@@ -22,6 +22,8 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
 ENGINE = "course"
+# For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
+QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
 GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 
 # Papermill and nbclient log what the outcome of a chapter already says.
@@ -184,7 +186,7 @@ class _Engine(NBClientEngine):
             on_cell_executed=lambda **_: on_cell(task),
         )
         before(None, 0)
-        task.client.execute(cwd=str(task.folder), env={**os.environ, "TQDM_DISABLE": "1", **task.environment})
+        task.client.execute(cwd=str(task.folder), env={**os.environ, **QUIET, **task.environment})
 
 
 papermill_engines.register(ENGINE, _Engine)

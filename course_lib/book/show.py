@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -100,6 +101,19 @@ def summary(records: Sequence[tuple[str, dict[str, Any]]]) -> Table:
             f"{key.replace('_', ' ')}: {_figure(value)}" for key, value in record["figures"].items()
         )
         table.add_row(name, f"{record['seconds']:.1f}", figures, result)
+    return table
+
+
+def grades(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The lines of grades.csv as a table."""
+    table = Table()
+    for heading in ("student", "chapter", "points", "reason"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "points" else "left")
+    for row in rows:
+        points = f"{row['points']} of {row['max_points']}"
+        table.add_row(
+            row["student"], row["chapter"], points, textwrap.shorten(row["reason"], 200, placeholder=" ...")
+        )
     return table
 
 

@@ -1,15 +1,10 @@
 """`course sweep` without its command line: one chapter over many seeds on Dask, its key figures merged."""
 
-import asyncio
-import contextlib
 import itertools
 import json
-import logging
-import pkgutil
 import re
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,17 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files, results
-from course_lib.book import CourseError, course_run, figures, notebooks, profiles, show, state, worker
+from course_lib.book import (
+    CourseError,
+    cluster,
+    course_run,
+    figures,
+    notebooks,
+    profiles,
+    show,
+    state,
+    worker,
+)
 from course_lib.book.figures import Merged
 from course_lib.book.notebooks import Chapter
 from course_lib.book.runner import Failure, Outcome
@@ -28,9 +33,6 @@ MOST = 10_000  # seeds of one sweep; a slip of the finger asks for more
 
 # Parameters that make a chapter write into data/; many seeds side by side would write over each other.
 WRITING = {"recompute": True, "retrain": True, "real_data": "record"}
-
-_POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
-_RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
 
 
 @dataclass(frozen=True)
@@ -202,10 +204,18 @@ def carry_out(
         for seed in waiting
     }
     with (
-        _connected(scheduler, workers, len(waiting), timeout) as cluster,
+        cluster.connected(
+            worker.run_seed,
+            "seeds",
+            scheduler=scheduler,
+            workers=workers,
+            most=len(waiting),
+            timeout=timeout,
+        ) as connection,
         show.progress(output, len(waiting), "seeds") as reporter,
     ):
-        for seed, text, run in cluster.ended(calls):
+        for seed, value, trouble in connection.ended(calls):
+            text, run = (None, _broken(trouble)) if trouble else value
             if text is not None:
                 files.write_text(notebook_path(sweep.out, seed), text)
             sweep.record["runs"][str(seed)] = run
@@ -353,6 +363,11 @@ def _save(sweep: Sweep) -> None:
     files.write_text(sweep.out / NAME, json.dumps(record, indent=1) + "\n")
 
 
+def _broken(trouble: str) -> dict[str, Any]:
+    """What sweep.json keeps of a run that broke outside its notebook: the worker's disk is full, say."""
+    return {"figures": {}, "seconds": 0.0, "failure": asdict(Failure(0, "", trouble)), "provenance": {}}
+
+
 def _column(name: str, shown: Any) -> tuple[str, Any]:
     """A key figure as records have it: a number, shares in [0, 1] instead of percent, another unit in the name."""
     quantity = figures.read(shown)
@@ -361,147 +376,3 @@ def _column(name: str, shown: Any) -> tuple[str, Any]:
     if quantity.unit == "%":
         return name, quantity.value / 100
     return f"{name} ({quantity.unit})" if quantity.unit else name, quantity.value
-
-
-# ---- on Dask ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Cluster:
-    """A connected Dask cluster; `patience` is how long it may be without a worker, in seconds."""
-
-    client: Any
-    address: str
-    timeout: float
-    patience: float
-
-    def ended(self, calls: Mapping[int, tuple]) -> Iterator[tuple[int, str | None, dict[str, Any]]]:
-        """Hand out the calls of `worker.run_seed` and give (seed, notebook, run) of each as it ends.
-
-        Dask gives up a call whose worker died several times, be it that another one of the same worker was to blame.
-        So it is tried again at the end, alone.
-        """
-        import distributed
-
-        suspects = []
-        for seed, future in self._done(calls):
-            if isinstance(future.exception(), distributed.KilledWorker):
-                suspects.append(seed)
-            else:
-                yield seed, *self._result(future)
-        for suspect in suspects:
-            for seed, future in self._done({suspect: calls[suspect]}):
-                yield seed, *self._result(future)
-
-    def _done(self, calls: Mapping[int, tuple]) -> Iterator[tuple[int, Any]]:
-        """Hand out calls and give (seed, future) of each as it ends, one way or the other."""
-        import distributed
-
-        seeds = {self.client.submit(worker.run_seed, *call, pure=False): seed for seed, call in calls.items()}
-        waiting, deserted = set(seeds), time.monotonic()
-        while waiting:
-            try:
-                done, waiting = distributed.wait(waiting, timeout=_POLL, return_when="FIRST_COMPLETED")
-            except distributed.CancelledError as error:
-                raise CourseError(
-                    f"the Dask scheduler at {self.address} is gone; finished seeds are kept. Start it again, then go "
-                    "on with the same command"
-                ) from error
-            except TimeoutError:
-                if _ask(self.address, self.timeout)["n_workers"]:
-                    deserted = time.monotonic()
-                elif time.monotonic() - deserted > self.patience:
-                    raise CourseError(
-                        f"the Dask scheduler at {self.address} has had no worker for {self.patience:g} s. Start some: "
-                        f"dask worker {self.address}"
-                    ) from None
-                continue
-            deserted = time.monotonic()
-            yield from ((seeds[future], future) for future in done)
-
-    def _result(self, future: Any) -> tuple[str | None, dict[str, Any]]:
-        import distributed
-
-        try:
-            return future.result()
-        except CourseError:
-            raise
-        except distributed.KilledWorker:
-            text = (
-                "KilledWorker: worker processes died time and again while they ran it. Lack of memory is the usual "
-                "reason: fewer --workers, or a larger machine"
-            )
-        except Exception as error:
-            # The worker's disk is full, say: the failure of this seed, not of the sweep.
-            text = f"{type(error).__name__}: {error}"
-        failure = asdict(Failure(0, "", text))
-        return None, {"figures": {}, "seconds": 0.0, "failure": failure, "provenance": {}}
-
-
-@contextlib.contextmanager
-def _connected(scheduler: str | None, workers: int | None, most: int, timeout: float) -> Iterator[_Cluster]:
-    """Connect to a scheduler, or start one here with at most `most` workers."""
-    try:
-        import distributed
-    except ImportError as error:
-        raise CourseError(
-            "a sweep runs on Dask, which is not installed: pip install 'small-and-fast[cluster]'"
-        ) from error
-    if scheduler is not None:
-        _ask(scheduler, timeout)
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would say is said here
-        with distributed.Client(scheduler, timeout=timeout) as client:
-            _require_library(client, scheduler)
-            yield _Cluster(client, scheduler, timeout, timeout)
-        return
-    import joblib
-
-    # memory_limit: what a run takes is in its kernel, of which Dask knows nothing.
-    local = distributed.LocalCluster(
-        n_workers=min(workers or joblib.cpu_count(), most),
-        threads_per_worker=1,
-        memory_limit=None,
-        host="127.0.0.1",
-        dashboard_address="127.0.0.1:0",
-        silence_logs="CRITICAL",
-    )
-    with local, distributed.Client(local) as client:
-        yield _Cluster(client, local.scheduler_address, _RESTART, _RESTART)
-
-
-def _require_library(client: Any, scheduler: str) -> None:
-    """Raise CourseError if the scheduler or a worker has no course_lib: such a worker would die of its first call."""
-    place = f"{worker.__name__}:run_seed"
-    try:
-        client.run_on_scheduler(pkgutil.resolve_name, place)
-        client.run(pkgutil.resolve_name, place)
-    except ImportError as error:
-        raise CourseError(
-            f"the cluster at {scheduler} cannot import what a run needs ({error}). Install the same checkout there, "
-            "for the scheduler and every worker: pip install -e '.[cluster]'"
-        ) from error
-
-
-def _ask(scheduler: str, timeout: float) -> dict[str, Any]:
-    """What a scheduler says of itself.
-
-    Raises:
-        CourseError: nothing answers in time, or not as a scheduler. `distributed.Client` alone would wait for ever
-            for what accepts the connection and then says nothing, whatever its time-out.
-    """
-    import distributed
-
-    async def ask() -> dict[str, Any]:
-        async with asyncio.timeout(timeout), distributed.rpc(scheduler) as remote:
-            return await remote.identity()
-
-    try:
-        return asyncio.run(ask())
-    except TimeoutError:
-        why = f"nothing answered within {timeout:g} s"
-    except Exception as error:  # whatever a stranger's answer does to Dask's reader
-        why = f"{type(error).__name__}: {error}"
-    raise CourseError(
-        f"no Dask scheduler answers at {scheduler} ({why}). Look at the address, such as tcp://10.0.0.1:8786, and that "
-        "the scheduler runs (dask scheduler); without --scheduler the sweep runs on this machine"
-    )

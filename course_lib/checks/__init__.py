@@ -1,8 +1,14 @@
-"""Exercise checks, one module a chapter. A check prints one line, or raises NotYet with a hint."""
+"""Exercise checks, one module a chapter. A check prints one line, or raises NotYet with a hint.
 
+The second time in a row that an exercise fails the hint is followed by a stronger one, the third time by what to read.
+"""
+
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
+
+from course_lib.checks import record
 
 Case = Mapping[str, Any]
 """The keyword arguments of one call of a learner's function."""
@@ -10,6 +16,42 @@ Case = Mapping[str, Any]
 
 class NotYet(AssertionError):
     """The answer is not right yet; the message names the likely mistake."""
+
+
+class NotWritten(NotYet):
+    """There is no answer yet; that is no failed try."""
+
+
+def exercise(*, again: str, read: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a check remember how often its exercise has failed in a row, and say more each time.
+
+    Args:
+        again: the stronger hint, from the second failure on: the first step, or the shape of the answer.
+        read: the heading in the chapter to read again, named from the third failure on.
+
+    Returns:
+        A decorator of `check_NAME` in a module `chapterNN`.
+    """
+
+    def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        chapter = check.__module__.rpartition("chapter")[2]
+        name = check.__name__.removeprefix("check_").replace("_", "-")
+
+        @functools.wraps(check)
+        def checked(*answers: Any, **named: Any) -> None:
+            try:
+                check(*answers, **named)
+            except NotYet as hint:
+                failures = record.add(chapter, name, passed=False, tried=not isinstance(hint, NotWritten))
+                more = [f"Once more: {again}"] * (failures > 1) + [f'Read "{read}" again.'] * (failures > 2)
+                hint.args = ("\n".join([*map(str, hint.args), *more]),)
+                raise
+            record.add(chapter, name, passed=True)
+
+        checked.read = read  # a test looks whether the chapter has this heading
+        return checked
+
+    return decorate
 
 
 def expect(condition: object, hint: str) -> None:
@@ -26,13 +68,14 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     """Call a learner's function; what it raises becomes a NotYet that shows the call and the error.
 
     Raises:
-        NotYet: the function is not written yet, raised an error, or returned nothing.
+        NotWritten: the function is not written yet.
+        NotYet: it raised an error, or returned nothing.
     """
     name = getattr(function, "__name__", "your function")
     try:
         result = function(*arguments, **keywords)
     except NotImplementedError as error:
-        raise NotYet(
+        raise NotWritten(
             f"{name} is not written yet: replace the line that raises NotImplementedError."
         ) from error
     except Exception as error:

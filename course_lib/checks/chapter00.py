@@ -2,9 +2,14 @@
 
 from collections.abc import Callable, Sequence
 
-from course_lib.checks import Case, judge, passed
+from course_lib.checks import Case, exercise, judge, passed
 
 
+@exercise(
+    again="Count one filter first: it spans in_channels // groups channels of kernel_size**2 weights. Then "
+    "times out_channels, and the biases.",
+    read="Parameters and MACs",
+)
 def check_conv_parameters(function: Callable[..., int]) -> None:
     """Exercise 1: conv_parameters(in_channels, out_channels, kernel_size, groups=1, bias=True) -> int.
 
@@ -66,6 +71,11 @@ def check_conv_parameters(function: Callable[..., int]) -> None:
     )
 
 
+@exercise(
+    again="Three factors: out_channels, the output pixels (rows times columns, each by the formula with stride "
+    "and padding), and the weights of one filter.",
+    read="Parameters and MACs",
+)
 def check_conv_macs(function: Callable[..., int]) -> None:
     """Exercise 2: conv_macs(in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1).
 
@@ -161,6 +171,11 @@ def check_conv_macs(function: Callable[..., int]) -> None:
     passed("MACs are the values that come out, times the weights that make one of them.")
 
 
+@exercise(
+    again="For each step j from 1 on, collect the indices that are alive in a set, {j - 1, j} and perhaps i; "
+    "add up their sizes; take the largest sum, times 4.",
+    read="Peak activation memory",
+)
 def check_chain_peak(function: Callable[..., int]) -> None:
     """Exercise 3: chain_peak(sizes, shortcut=None) -> bytes, for a chain of layers with one residual addition.
 

@@ -7,9 +7,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_lib.checks import call, expect, passed
+from course_lib.checks import call, exercise, expect, passed
 
 
+@exercise(
+    again="Three lines: logits / T; exp of that minus its row maximum; divided by its row sum, with "
+    "keepdim=True.",
+    read="The idea by hand",
+)
 def check_soften(soften: Callable[[Tensor, float], Tensor]) -> None:
     """Check a learner's softmax with temperature, `soften(logits [N, K], temperature) -> [N, K]`.
 
@@ -38,6 +43,11 @@ def check_soften(soften: Callable[[Tensor, float], Tensor]) -> None:
     passed("your soften divides the logits by T, sums over the classes, and survives large logits.")
 
 
+@exercise(
+    again="Two terms: alpha * F.cross_entropy(student_logits, labels), and (1 - alpha) * T**2 * "
+    'F.kl_div(log_softmax of the student / T, softmax of the teacher / T, reduction="batchmean").',
+    read="The method",
+)
 def check_distillation_loss(loss: Callable[[Tensor, Tensor, Tensor, float, float], Tensor]) -> None:
     """Check a learner's `loss(student_logits, teacher_logits, labels, temperature, alpha) -> scalar`.
 
@@ -86,6 +96,11 @@ def check_distillation_loss(loss: Callable[[Tensor, Tensor, Tensor, float, float
     passed("your loss weighs labels and teacher, carries T^2, and is the mean over the batch.")
 
 
+@exercise(
+    again="Averaging log-probabilities is averaging logits, up to a constant in each row, and softmax removes "
+    "it: one mean, one softmax.",
+    read="Four teachers and an ensemble",
+)
 def check_geometric_ensemble(ensemble: Callable[[Sequence[Tensor], float], Tensor]) -> None:
     """Check a learner's geometric mean of teachers, `ensemble(logits_list, temperature) -> [N, K]`.
 
@@ -114,6 +129,10 @@ def check_geometric_ensemble(ensemble: Callable[[Sequence[Tensor], float], Tenso
     passed("the geometric mean of softmaxes is the softmax of the mean logits.")
 
 
+@exercise(
+    again="groupby both settings, take the mean of one column, then idxmax(), which returns the pair.",
+    read="Temperature and alpha",
+)
 def check_choose_settings(choose: Callable[[pd.DataFrame], tuple[float, float]]) -> None:
     """Check a learner's choice from a sweep, `choose(sweep) -> (temperature, alpha)`.
 

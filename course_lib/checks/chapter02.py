@@ -7,9 +7,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib.checks import call, expect, judge, passed
+from course_lib.checks import call, exercise, expect, judge, passed
 
 
+@exercise(
+    again="Put all magnitudes into one flat vector with torch.cat, mark the first round(sparsity * n) of "
+    "argsort(stable=True) as gone, then split and reshape.",
+    read="Magnitude pruning in a few lines",
+)
 def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Tensor]]) -> None:
     """Exercise 1: global_masks(weights, sparsity) -> a bool mask for each weight, True = keep.
 
@@ -92,6 +97,11 @@ def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Te
     passed("one threshold for all tensors, the exact number of weights, and ties broken by order.")
 
 
+@exercise(
+    again="Write the inequality down: k * (4 + index_bytes) + (rows + 1) * index_bytes < 4 * rows * columns. "
+    "Solve it for the largest whole k.",
+    read="Bytes by hand",
+)
 def check_csr_limit(function: Callable[..., int]) -> None:
     """Exercise 2: csr_limit(rows, columns, index_bytes=4) -> int.
 
@@ -142,6 +152,11 @@ def check_csr_limit(function: Callable[..., int]) -> None:
     passed("each weight left costs its value and its column, each row a pointer, and one more for the end.")
 
 
+@exercise(
+    again="List the indices that stay. They select dimension 0 of conv.weight, of its bias and of all four "
+    "vectors of the batch norm, and dimension 1 of the next weight; the counts of channels change too.",
+    read="Four sizes of piece",
+)
 def check_remove_filters(
     function: Callable[
         [nn.Conv2d, nn.BatchNorm2d, nn.Conv2d, Sequence[int]],
@@ -242,6 +257,11 @@ def check_remove_filters(
     passed("filter, bias, batch norm with its statistics, and the next layer's kernels go together.")
 
 
+@exercise(
+    again="Keep the rows with validation >= baseline - tolerance, take the largest sparsity of each layer, and "
+    "give 0.0 to the layers that have no row left.",
+    read="Which layer bears how much?",
+)
 def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Mapping[str, float]]) -> None:
     """Exercise 4: choose_sparsities(scan, baseline, tolerance) -> {layer: sparsity}.
 

@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from course_lib.checks import call, expect, passed
+from course_lib.checks import call, exercise, expect, passed
 
 Plan = Mapping[str, Tensor]
 
 
+@exercise(
+    again="The derivative of strength * |gamma| is strength times the sign of gamma. Return a new tensor: the "
+    "gradient plus that.",
+    read="How scales get to zero",
+)
 def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """Check a learner's `penalise(gradient [C], gamma [C], strength) -> [C]`, the gradient with the penalty in it.
 
@@ -61,6 +66,11 @@ def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     passed("every scale is pulled towards zero by the same amount, and the gradient of the loss stays.")
 
 
+@exercise(
+    again="Before ranking, set the largest magnitude of each layer to infinity, so that it is never chosen. "
+    "Then one stable argsort over all layers, and the first round(ratio * n).",
+    read="One threshold for all layers",
+)
 def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], Plan]) -> None:
     """Check a learner's `global_plan(scales {layer: gamma}, ratio) -> {layer: indices of the channels that go}`.
 
@@ -127,6 +137,11 @@ def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], Plan]
     passed("one list for all layers, exactly as many channels as asked for, and no layer vanishes.")
 
 
+@exercise(
+    again="A removed channel i hands on beta[i].relu() at every place. Output channel o loses the sum over i of "
+    "that times the sum of next_weight[o, i] over both axes of the kernel.",
+    read="What a batch norm does to a channel",
+)
 def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
     """Check a learner's `left_behind(beta [C_in], next_weight [C_out, C_in, k, k], removed [n]) -> [C_out]`.
 

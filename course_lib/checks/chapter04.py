@@ -5,9 +5,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from course_lib.checks import call, expect, passed
+from course_lib.checks import call, exercise, expect, passed
 
 
+@exercise(
+    again="abs() first, then a sum over every dimension but the first.",
+    read="The idea by hand",
+)
 def check_filter_norms(filter_norms: Callable[[Tensor], Tensor]) -> None:
     """Check a learner's L1 norms, `filter_norms(weight) -> [C_out]`.
 
@@ -33,6 +37,11 @@ def check_filter_norms(filter_norms: Callable[[Tensor], Tensor]) -> None:
     passed("one sum of absolute values for each filter.")
 
 
+@exercise(
+    again="argsort the norms, drop the first `count`, sort the indices that remain; they select dimension 0 of "
+    "the first weight and dimension 1 of the second.",
+    read="The idea by hand",
+)
 def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:
     """Check a learner's surgery on two layers, `prune_pair(weight, following, count)`.
 
@@ -92,6 +101,11 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
     passed("the smallest filters go, and the kernels that read them.")
 
 
+@exercise(
+    again="Input i belongs to channel i // pixels. Go through all channels * pixels inputs and keep those whose "
+    "channel stays.",
+    read="The method",
+)
 def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int], Sequence[int]]) -> None:
     """Check which inputs of a linear layer a learner keeps, `inputs_that_stay(removed, channels, pixels)`.
 
@@ -124,6 +138,11 @@ def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int],
     passed("a channel owns as many inputs as it has pixels, side by side.")
 
 
+@exercise(
+    again="Go along the curve from the left, remember the last ratio, and leave the loop at the first accuracy "
+    "below `least`.",
+    read="Which layer can lose how much",
+)
 def check_read_ratio(read_ratio: Callable[[Sequence[float], Sequence[float], float], float]) -> None:
     """Check a learner's way to read a ratio off a curve, `read_ratio(ratios, accuracies, least)`.
 

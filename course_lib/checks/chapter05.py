@@ -7,9 +7,13 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from course_lib.checks import call, expect, passed
+from course_lib.checks import call, exercise, expect, passed
 
 
+@exercise(
+    again="generator.random(layers) is uniform in [0, 1). Stretch it by high - low and shift it by low.",
+    read="What a strategy costs",
+)
 def check_draw_ratios(
     draw_ratios: Callable[[np.random.Generator, int, float, float], Sequence[float]],
 ) -> None:
@@ -54,6 +58,11 @@ def check_draw_ratios(
     passed("every layer has a ratio of its own, and no value is likelier than another.")
 
 
+@exercise(
+    again="For each batch batch.mean(dim=0) and batch.var(dim=0), which divides by N - 1. Then the plain mean "
+    "of the means, and of the variances.",
+    read="An average that takes too long",
+)
 def check_average_statistics(average_statistics: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
     """Check a learner's recalibration, `average_statistics(batches of [N, C]) -> (mean [C], variance [C])`.
 
@@ -123,6 +132,11 @@ def check_average_statistics(average_statistics: Callable[[list[Tensor]], tuple[
     passed("mean and unbiased variance of each batch, averaged with equal weight.")
 
 
+@exercise(
+    again="Each batch leaves (1 - momentum) of what was there before. After two batches it is (1 - momentum) * "
+    "(1 - momentum).",
+    read="An average that takes too long",
+)
 def check_inherited_share(inherited_share: Callable[[float, int], float]) -> None:
     """Check what a learner says is left of the old statistics, `inherited_share(momentum, batches)`.
 
@@ -146,6 +160,11 @@ def check_inherited_share(inherited_share: Callable[[float, int], float]) -> Non
     passed("after 5 batches with momentum 0.1, 59 % of the old statistics are still there.")
 
 
+@exercise(
+    again="Two loops, j below i. The sign of (scores[i] - scores[j]) * (outcomes[i] - outcomes[j]) says whether "
+    "a pair agrees; take the mean of the signs.",
+    read="Does the score foretell the outcome?",
+)
 def check_kendall(kendall: Callable[[Sequence[float], Sequence[float]], float]) -> None:
     """Check a learner's rank correlation, `kendall(scores, outcomes)`, for numbers without ties.
 

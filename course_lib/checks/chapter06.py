@@ -5,11 +5,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from course_lib.checks import call, expect, passed
+from course_lib.checks import call, exercise, expect, passed
 
 _UNSIGNED = 255  # the largest integer of the exercises, which are about uint8
 
 
+@exercise(
+    again="Widen the range so that it holds zero. 255 steps lie between its ends, and the zero point is the "
+    "whole number on which 0.0 falls.",
+    read="The mapping for seven numbers",
+)
 def check_range_to_integers(range_to_integers: Callable[[float, float], tuple[float, int]]) -> None:
     """Check a learner's asymmetric map to uint8, `range_to_integers(low, high) -> (scale, zero_point)`.
 
@@ -54,6 +59,11 @@ def check_range_to_integers(range_to_integers: Callable[[float, float], tuple[fl
     passed("scale and zero point, and 0 always has an integer of its own.")
 
 
+@exercise(
+    again="In this order: divide by the scale, round half to even (np.rint), add the zero point, clip to 0 and "
+    "255.",
+    read="The mapping for seven numbers",
+)
 def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Sequence[int]]) -> None:
     """Check a learner's quantization to uint8, `to_integers(values, scale, zero_point)`.
 
@@ -107,6 +117,11 @@ def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Seque
     passed("rounded to the nearest, halves to even, and saturated at both ends.")
 
 
+@exercise(
+    again="np.cumsum(counts) over their sum says what share each bin reaches. Take the first bin with at least "
+    "percent / 100, and its left edge: its index times the width.",
+    read="Wide or narrow",
+)
 def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], float, float], float]) -> None:
     """Check a learner's threshold, `percentile_threshold(counts, width, percent)`.
 
@@ -143,6 +158,11 @@ def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], fl
     passed("the left edge of the bin in which the share of the values is reached.")
 
 
+@exercise(
+    again="Cast to int32 before anything else. The sum over weight * (x - x_zero_point), plus the bias; times "
+    "the multiplier; rint; plus y_zero_point; clip.",
+    read="A neuron in integers",
+)
 def check_integer_neuron(
     integer_neuron: Callable[[Sequence[int], int, Sequence[int], int, float, int], int],
 ) -> None:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tests.benchmarks import (
     calibration_speed,
+    grading_speed,
     importing,
     onnx_speed,
     search_speed,
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument(
         "--repeats", type=int, default=5, help="pairs of runs behind every median (default 5)"
     )
+    parser.add_argument("--submissions", type=int, default=4, help="to grade for real (default 4)")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -43,6 +45,7 @@ def main() -> None:
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
         *onnx_speed.int8_against_float(arguments.repeats),
+        *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),
     ):
         table.add_row(*row)

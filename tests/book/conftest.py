@@ -50,6 +50,16 @@ class Book:
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.path(name))
         return self.path(name)
 
+    def add_exercises(self, name: str, *cells: tuple[str, dict]) -> Path:
+        """Add code cells with nbgrader's marks to a notebook: (source, marks), the marks as `solution` gives them."""
+        notebook = nbformat.read(self.path(name), as_version=4)
+        for number, (source, marks) in enumerate(cells):
+            notebook.cells.append(
+                new_code_cell(source, metadata={"nbgrader": marks} if marks else {}, id=f"exercise-{number}")
+            )
+        nbformat.write(notebook, self.path(name))
+        return self.path(name)
+
     def counting(self, name: str) -> str:
         """A cell that leaves a mark each time it runs; `times(name)` counts them."""
         return f"with open({str(self.root / (name + '.times'))!r}, 'a') as stream:\n    stream.write('x')"
@@ -93,6 +103,21 @@ class Book:
             text=True,
             env={**os.environ, "COURSE_HOME": str(self.root)},
         )
+
+
+def marks(grade_id: str, points: int = 0) -> dict:
+    """What nbgrader wants to know of a cell: a check if it gives points, else a cell to be written."""
+    kind = {"grade": True, "locked": True, "points": points} if points else {"grade": False, "locked": False}
+    return {"grade_id": grade_id, "schema_version": 3, "solution": not points, "task": False, **kind}
+
+
+@pytest.fixture
+def in_place():
+    """The address of a Dask cluster with one worker, inside this process."""
+    from tests.book.clusters import cluster_in_place
+
+    with cluster_in_place() as running:
+        yield running.scheduler_address
 
 
 @pytest.fixture

@@ -19,8 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from course_lib import results
-from course_lib.book import CourseError, notebooks, state, sweep, worker
+from course_lib.book import CourseError, cluster, notebooks, state, sweep, worker
 from course_lib.statistics import mean_interval
+from tests.book.clusters import cluster_in_place
 from tests.book.processes import PATIENCE, alive, wait_for
 
 pytestmark = pytest.mark.bad_input
@@ -64,25 +65,6 @@ def accuracy():
         "from IPython.display import display\n"
         "display({'application/vnd.course.key-figures+json': {'accuracy': f'{90 + seed / 2:.1f}%'}}, raw=True)"
     )
-
-
-def cluster_in_place(workers=1):
-    """A cluster inside this process: as real as any, without processes to start."""
-    return distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=1,
-        processes=False,
-        host="127.0.0.1",
-        protocol="tcp",
-        dashboard_address="127.0.0.1:0",
-    )
-
-
-@pytest.fixture
-def in_place():
-    """The address of a cluster with one worker."""
-    with cluster_in_place() as cluster:
-        yield cluster.scheduler_address
 
 
 def plant(book, figures, failure=None, **plan):
@@ -563,10 +545,10 @@ def test_an_address_that_is_none_is_an_error(book, address):
 
 def test_a_scheduler_without_workers_is_an_error_in_time(book, monkeypatch):
     book.add("00-a")
-    monkeypatch.setattr(sweep, "_POLL", 0.2)
-    with cluster_in_place(workers=0) as cluster, in_time():
+    monkeypatch.setattr(cluster, "_POLL", 0.2)
+    with cluster_in_place(workers=0) as empty, in_time():
         ended = book.course(
-            "sweep", "0", "--seeds", "0", "--scheduler", cluster.scheduler_address, "--timeout", "2"
+            "sweep", "0", "--seeds", "0", "--scheduler", empty.scheduler_address, "--timeout", "2"
         )
     assert ended.status == 2
     assert "has had no worker for 2 s. Start some: dask worker tcp://127.0.0.1" in ended.err

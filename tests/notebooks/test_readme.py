@@ -2,6 +2,7 @@
 
 import base64
 import re
+import tomllib
 
 import nbformat
 import pytest
@@ -70,6 +71,27 @@ def test_every_interval_in_the_readme_stands_in_a_committed_notebook():
     assert intervals
     missing = [interval for interval in intervals if interval not in notebooks]
     assert not missing
+
+
+def test_every_dependency_is_explained_and_pinned():
+    project = tomllib.loads((files.root() / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    names = {re.match(r"[\w.-]+", line)[0] for line in wanted}
+    section = README.split("\n## Dependencies\n")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line.startswith("| ") and "---" not in line][
+        1:
+    ]
+    told = {name.strip(): row[2] for row in rows for name in row[1].split(",")}
+    assert set(told) == names
+    for extra in set(extras) - {"test"}:
+        for line in extras[extra]:
+            assert f"extra `{extra}`" in told[re.match(r"[\w.-]+", line)[0]]
+    pinned = re.findall(r"^([\w.-]+)==", (files.root() / "constraints.txt").read_text(), re.MULTILINE)
+    one_form = [{re.sub(r"[-_.]+", "-", name).lower() for name in some} for some in (names, pinned)]
+    assert one_form[0] <= one_form[1]
+    recipe = (files.root() / "Makefile").read_text()
+    assert set(re.search(r"-e '\.\[([\w,]+)\]'", recipe)[1].split(",")) == set(extras)
 
 
 def test_rows_on_real_data_say_where_they_come_from_and_how_to_repeat_them():
