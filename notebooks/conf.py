@@ -1,0 +1,63 @@
+"""The course's web site: `make site` builds it into build/site, from this folder and without a network."""
+
+import os
+import typing
+from pathlib import Path
+
+# jaxtyping asks this name, before it is imported, whether its types are written short in signatures.
+typing.GENERATING_DOCUMENTATION = "course_lib"
+os.environ.setdefault("COURSE_HOME", str(Path(__file__).resolve().parent.parent))
+
+project = "Making neural networks small and fast"
+copyright = "the authors of the course, MIT licence"
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinxcontrib.bibtex",
+    "course_lib.book.site",
+]
+exclude_patterns = ["profiles", "**.ipynb_checkpoints"]
+
+nb_execution_mode = "off"
+nb_ipywidgets_js = {}  # by default from another server; a committed notebook holds no widget
+myst_enable_extensions = ["dollarmath", "amsmath"]
+myst_heading_anchors = 3
+myst_update_mathjax = False  # its settings are for another version of MathJax
+suppress_warnings = ["mystnb.unknown_mime_type"]  # key figures, for `course run`
+
+mathjax_path = "mathjax/MathJax.js"  # course_lib.book.site puts it there
+mathjax2_config = {
+    "config": ["TeX-AMS-MML_HTMLorMML-full.js"],
+    "messageStyle": "none",
+    "tex2jax": {"ignoreClass": ".*", "processClass": "math"},
+    "HTML-CSS": {"availableFonts": [], "preferredFont": None, "imageFont": None, "webFont": "STIX-Web"},
+    "menuSettings": {"zoom": "None", "assistiveMML": True},
+}
+
+bibtex_bibfiles = ["references.bib"]
+bibtex_default_style = "plain"
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+python_maximum_signature_line_length = 88
+napoleon_numpy_docstring = False
+napoleon_attr_annotations = False  # the signature of the class shows them
+napoleon_custom_sections = ["Source"]
+default_role = "py:obj"
+
+html_theme = "sphinx_book_theme"
+html_title = project
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+html_show_sphinx = False
+html_last_updated_fmt = None
+html_theme_options = {
+    "use_download_button": False,  # each chapter has a link of its own
+    "show_toc_level": 2,
+    "show_navbar_depth": 1,
+    "home_page_in_toc": True,
+}
