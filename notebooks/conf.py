@@ -39,6 +39,7 @@ mathjax2_config = {
 bibtex_bibfiles = ["references.bib"]
 bibtex_default_style = "plain"
 
+add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
@@ -52,12 +53,15 @@ html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_favicon = "_static/favicon.svg"
+html_context = {"default_mode": "auto"}  # dark where the reader's system is dark, until the switch is used
 html_copy_source = False
 html_show_sphinx = False
 html_last_updated_fmt = None
 html_theme_options = {
     "use_download_button": False,  # each chapter has a link of its own
     "show_toc_level": 2,
+    "navbar_persistent": [],
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
 }

@@ -40,6 +40,9 @@ UNLINKED = (
 )
 """Nodes in which a word is no first use, or cannot be a link."""
 
+OTHER_SENSES = ("running kernel", "(Arm)")
+"""Phrases in which a word of the glossary means something else: the kernel of a notebook, a maker of processors."""
+
 CONTENTS = """
 ```{toctree}
 :hidden:
@@ -96,8 +99,8 @@ def entries(text: str) -> dict[str, list[str]]:
     """The entries of the glossary, paragraphs that begin with a bold head: {head: names that a text may use for it}.
 
     "Batch normalisation (batch norm, BN)" has three names; "Median, quartiles" two; "Simulated (fake) quantization" is
-    also "fake quantization"; "beta (of a batch norm)" is "beta" alone. A single letter is no name, and a name belongs to
-    the entry that has it as its head.
+    also "fake quantization"; "beta (of a batch norm)" and "Scale (in quantization)" have one. A single letter is no name,
+    and a name belongs to the entry that has it as its head.
     """
     heads = re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE)
     found: dict[str, list[str]] = {head: [] for head in heads}
@@ -107,7 +110,7 @@ def entries(text: str) -> dict[str, list[str]]:
             bracket = re.search(r" ?\(([^)]*)\)", head)
             plain = head.replace(bracket[0], "") if bracket else head
             names = plain.split(", ") if own else []
-            if not own and bracket and not bracket[1].startswith("of "):
+            if not own and bracket and not bracket[1].startswith(("of ", "in ")):
                 names = [name + head[bracket.end() :] for name in bracket[1].split(", ")]
             new = [name for name in names if len(name) > 1 and name.lower() not in taken]
             found[head] += new
@@ -115,11 +118,21 @@ def entries(text: str) -> dict[str, list[str]]:
     return found
 
 
+def for_page(glossary: Mapping[str, Sequence[str]], title: str) -> dict[str, Sequence[str]]:
+    """The entries that a page may link to: "Scale (in quantization)" only on one with quantization in its title."""
+    narrow = {head: re.search(r"\(in (.+?)\)", head) for head in glossary}
+    return {
+        head: names
+        for head, names in glossary.items()
+        if narrow[head] is None or narrow[head][1].lower() in title.lower()
+    }
+
+
 def pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Matches any of the names as whole words, the longest first, with an ending such as "s" or "d".
+    """Finds the names as whole words, the longest first, with an ending such as "s" or "d"; group 1 is the name.
 
     Spaces also match line ends and hyphens. Only a name with a capital behind its first letter, such as MAC, asks for
-    its capitals.
+    its capitals. A match without a group is one of OTHER_SENSES.
     """
 
     def one(name: str) -> str:
@@ -127,7 +140,8 @@ def pattern(names: Sequence[str]) -> re.Pattern[str]:
         return words if re.search(r"(?<=.)[A-Z]", name) else f"(?i:{words})"
 
     longest = sorted(names, key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])({'|'.join(map(one, longest))})(?:s|es|d|ed)?(?![\w-])")
+    others = "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in OTHER_SENSES)
+    return re.compile(rf"{others}|(?<![\w-])({'|'.join(map(one, longest))})(?:s|es|d|ed)?(?![\w-])")
 
 
 class GlossaryTerms(SphinxTransform):
@@ -156,34 +170,50 @@ class FirstUses(SphinxTransform):
 
     def apply(self, **_: Any) -> None:
         glossary = Path(self.env.srcdir) / f"{GLOSSARY}.md"
-        if not _is_chapter(self.env) or not glossary.exists():
-            return
-        link_first_uses(
-            self.document, entries(glossary.read_text(encoding="utf-8")), self.env.docname
-        )
+        title = next(iter(self.document.findall(nodes.title)), None)
+        if _is_chapter(self.env) and glossary.exists() and title is not None:
+            known = for_page(entries(glossary.read_text(encoding="utf-8")), title.astext())
+            link_first_uses(self.document, known, self.env.docname)
 
 
 def link_first_uses(document: nodes.Node, glossary: Mapping[str, Sequence[str]], docname: str = "") -> None:
     """Turn the first use of each entry into a reference to it, in place.
 
     Args:
-        document: of which titles, code, mathematics and links are left alone.
+        document: of which titles, code, mathematics, links and the list of references are left alone.
         glossary: {head: its names}, as `entries` gives them.
         docname: of the page, for Sphinx's messages.
     """
-    waiting = dict(glossary)
+    waiting = {head: names for head, names in glossary.items() if names}
     for text in list(document.findall(nodes.Text)):
-        if not waiting or any(isinstance(above, UNLINKED) for above in _above(text)):
+        if any(isinstance(above, UNLINKED) or _is_references(above) for above in _above(text)):
             continue
         parts: list[nodes.Node] = []
-        rest = text.astext()
-        while waiting and (found := pattern([name for names in waiting.values() for name in names]).search(rest)):
-            head = _head(found[1], waiting)
+        begin = 0
+        for word in _words(text.astext(), waiting):
+            head = next(head for head, names in waiting.items() if pattern(names).fullmatch(word[0]))
             del waiting[head]
-            parts += [nodes.Text(rest[: found.start()]), _reference(head, found[0], docname)]
-            rest = rest[found.end() :]
+            parts += [nodes.Text(text.astext()[begin : word.start()]), _reference(head, word[0], docname)]
+            begin = word.end()
         if parts:
-            text.parent.replace(text, [part for part in [*parts, nodes.Text(rest)] if part.astext()])
+            parts.append(nodes.Text(text.astext()[begin:]))
+            text.parent.replace(text, [part for part in parts if part.astext()])
+
+
+def _words(text: str, waiting: Mapping[str, Sequence[str]]) -> Iterator[re.Match[str]]:
+    """The names in a text, one after the other; whoever iterates takes the entries that are done out of `waiting`."""
+    begin = 0
+    while waiting:
+        word = pattern([name for names in waiting.values() for name in names]).search(text, begin)
+        if word is None:
+            return
+        begin = word.end()
+        if word[1]:
+            yield word
+
+
+def _is_references(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.section) and node[0].astext() == "References"
 
 
 class AltTexts(SphinxTransform):
@@ -351,10 +381,6 @@ def _source(env: Any) -> Path:
 def _above(node: nodes.Node) -> Iterator[nodes.Node]:
     while (node := node.parent) is not None:
         yield node
-
-
-def _head(name: str, glossary: Mapping[str, Sequence[str]]) -> str:
-    return next(head for head, names in glossary.items() if pattern(names).fullmatch(name))
 
 
 def _reference(head: str, shown: str, docname: str) -> nodes.Node:
