@@ -24,16 +24,13 @@ nb_execution_mode = "off"
 nb_ipywidgets_js = {}  # by default from another server; a committed notebook holds no widget
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
-myst_update_mathjax = False  # its settings are for another version of MathJax
+myst_update_mathjax = False  # what it would set stands below
 suppress_warnings = ["mystnb.unknown_mime_type"]  # key figures, for `course run`
 
-mathjax_path = "mathjax/MathJax.js"  # course_lib.book.site puts it there
-mathjax2_config = {
-    "config": ["TeX-AMS-MML_HTMLorMML-full.js"],
-    "messageStyle": "none",
-    "tex2jax": {"ignoreClass": ".*", "processClass": "math"},
-    "HTML-CSS": {"availableFonts": [], "preferredFont": None, "imageFont": None, "webFont": "STIX-Web"},
-    "menuSettings": {"zoom": "None", "assistiveMML": True},
+mathjax_path = "mathjax/tex-chtml.js"  # course_lib.book.site puts it there
+mathjax3_config = {
+    # The menu would load further parts, which the site does not have.
+    "options": {"enableMenu": False, "ignoreHtmlClass": ".*", "processHtmlClass": "math"},
 }
 
 bibtex_bibfiles = ["references.bib"]
