@@ -12,6 +12,8 @@ from course_lib.book.recorded import Record
 from course_lib.book.sweep import format_seeds
 
 NOT_RUN = "not run"
+EMBEDDED = "glyphs"
+"""The data set that lies in the repository; all others are real data."""
 
 
 def markdown() -> str:
@@ -74,7 +76,7 @@ def _experiments(book: Sequence[Chapter], records: Sequence[Record]) -> list[str
     ]
     for chapter in book:
         own = [record for record in records if _belongs(record, chapter)]
-        real = [f"`{record.name}`" for record in own if "budget" in record.configuration]
+        real = [f"`{record.name}`" for record in own if record.data_set not in ("", EMBEDDED)]
         parts.append(f"### {chapter.title}")
         parts.append(f"On real data: {', '.join(real) or NOT_RUN}.")
         parts += [experiment(record) for record in own]
