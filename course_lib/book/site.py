@@ -1,7 +1,7 @@
 """The Sphinx extension of the web site: what notebooks/conf.py cannot say in settings.
 
-It links the first use of every glossary term, gives figures the alt text that their notebook holds, and adds the download
-of each chapter, the API reference, the page of results and MathJax. The notebooks themselves know nothing of it.
+It links the first use of every glossary term, gives figures the alt text that their notebook holds, and adds the
+download of each chapter, the API reference, the page of results and MathJax. The notebooks know nothing of it.
 """
 
 import base64
@@ -83,6 +83,7 @@ _log = logging.getLogger(__name__)
 
 def setup(app: Sphinx) -> dict[str, Any]:
     """What Sphinx calls to load the extension."""
+    app.setup_extension("sphinx.ext.autodoc")
     app.add_transform(GlossaryTerms)
     app.add_transform(FirstUses)
     app.add_transform(AltTexts)
@@ -99,8 +100,8 @@ def entries(text: str) -> dict[str, list[str]]:
     """The entries of the glossary, paragraphs that begin with a bold head: {head: names that a text may use for it}.
 
     "Batch normalisation (batch norm, BN)" has three names; "Median, quartiles" two; "Simulated (fake) quantization" is
-    also "fake quantization"; "beta (of a batch norm)" and "Scale (in quantization)" have one. A single letter is no name,
-    and a name belongs to the entry that has it as its head.
+    also "fake quantization"; "beta (of a batch norm)" and "Scale (in quantization)" have one. A single letter is no
+    name, and a name belongs to the entry that has it as its head.
     """
     heads = re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE)
     found: dict[str, list[str]] = {head: [] for head in heads}
@@ -184,6 +185,7 @@ def link_first_uses(document: nodes.Node, glossary: Mapping[str, Sequence[str]],
         glossary: {head: its names}, as `entries` gives them.
         docname: of the page, for Sphinx's messages.
     """
+    _join_texts(document)
     waiting = {head: names for head, names in glossary.items() if names}
     for text in list(document.findall(nodes.Text)):
         if any(isinstance(above, UNLINKED) or _is_references(above) for above in _above(text)):
@@ -198,6 +200,15 @@ def link_first_uses(document: nodes.Node, glossary: Mapping[str, Sequence[str]],
         if parts:
             parts.append(nodes.Text(text.astext()[begin:]))
             text.parent.replace(text, [part for part in parts if part.astext()])
+
+
+def _join_texts(document: nodes.Node) -> None:
+    """Make one of neighbouring texts: MyST begins another at each line end, and a name may stand across it."""
+    for element in document.findall(nodes.TextElement):
+        for place in reversed(range(1, len(element))):
+            first, second = element[place - 1], element[place]
+            if isinstance(first, nodes.Text) and isinstance(second, nodes.Text):
+                element[place - 1 : place + 1] = [nodes.Text(first.astext() + second.astext())]
 
 
 def _words(text: str, waiting: Mapping[str, Sequence[str]]) -> Iterator[re.Match[str]]:
@@ -256,7 +267,9 @@ class Download(SphinxTransform):
         name = _source(self.env).name
         link = addnodes.download_reference("", f"Download {name}", reftarget=f"/{name}")
         command = nodes.literal("", f".venv/bin/jupyter lab notebooks/{name}")
-        line = nodes.paragraph("", "", link, nodes.Text(" to open it in JupyterLab. In a checkout: "), command)
+        line = nodes.paragraph(
+            "", "", link, nodes.Text(" to open it in JupyterLab. In a checkout: "), command
+        )
         line["classes"].append("download-chapter")
         title.parent.insert(title.parent.index(title) + 1, line)
 
@@ -275,8 +288,8 @@ class Api(SphinxDirective):
 def documented(package: str) -> Iterator[tuple[ModuleType, list[str]]]:
     """A package and its modules, each with the names to leave out because the package itself exports them.
 
-    Packages inside of it have pages of their own. A module all of whose names are exported is not listed, nor the module
-    of the command line, whose functions are explained by `course --help`.
+    Packages inside of it have pages of their own. A module all of whose names are exported is not listed, nor that of
+    the command line, which `course --help` explains.
     """
     whole = importlib.import_module(package)
     exported = list(getattr(whole, "__all__", ()))
@@ -301,7 +314,13 @@ def _public(module: ModuleType) -> list[str]:
 
 
 def _automodule(module: ModuleType, left_out: Sequence[str]) -> str:
-    lines = [f"## {module.__name__}", "", "```{eval-rst}", f".. automodule:: {module.__name__}", "   :members:"]
+    lines = [
+        f"## {module.__name__}",
+        "",
+        "```{eval-rst}",
+        f".. automodule:: {module.__name__}",
+        "   :members:",
+    ]
     if left_out:
         lines.append(f"   :exclude-members: {', '.join(left_out)}")
     name = module.__name__.rpartition(".")[2]

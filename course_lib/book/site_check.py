@@ -1,6 +1,6 @@
 """What is wrong with a built site: links that lead nowhere, things loaded from elsewhere, images without alt text.
 
-    python -m course_lib.book.site_check build/site
+python -m course_lib.book.site_check build/site
 """
 
 import re
@@ -10,7 +10,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("source", "src"), ("object", "data")}
+LOADED = {
+    ("script", "src"),
+    ("link", "href"),
+    ("img", "src"),
+    ("iframe", "src"),
+    ("source", "src"),
+    ("object", "data"),
+}
 """What a browser asks for by itself when it shows a page; <a href> waits for a click."""
 
 UNLOADED_LINKS = {"canonical", "next", "prev", "search", "index", "author", "copyright"}
@@ -90,7 +97,9 @@ def main(folder: str) -> int:
     """Print the faults; the exit status is 1 where there are any."""
     found = faults(Path(folder))
     print(*found, sep="\n", end="\n" if found else "")
-    print(f"{len(found)} faults in {folder}" if found else f"No broken link, no picture without words: {folder}")
+    print(
+        f"{len(found)} faults in {folder}" if found else f"No broken link, no picture without words: {folder}"
+    )
     return 1 if found else 0
 
 

@@ -1,4 +1,4 @@
-"""The site's page of run times and results, as Markdown made from what runs have left; nothing on it is written by hand."""
+"""The site's page of run times and results: Markdown made from what runs have left, nothing written by hand."""
 
 import html
 import json
@@ -96,7 +96,10 @@ def experiment(record: Record) -> str:
             rows.append(row | {"mean and interval": _cell(figure)})
     summary = f"<summary>{html.escape(record.name)}: {html.escape(record.what)}</summary>"
     configuration = _code(json.dumps(record.configuration, ensure_ascii=False))
-    facts = [f"Seeds {format_seeds(record.seeds) or 'none'}. {_cell(where)}.", f"Configuration {configuration}."]
+    facts = [
+        f"Seeds {format_seeds(record.seeds) or 'none'}. {_cell(where)}.",
+        f"Configuration {configuration}.",
+    ]
     return "\n\n".join([f"<details>{summary}", *facts, _table(rows), "</details>"])
 
 
