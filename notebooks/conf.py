@@ -45,6 +45,7 @@ napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # the signature of the class shows them
 napoleon_custom_sections = ["Source"]
 default_role = "py:obj"
+highlight_language = "none"  # the formulas of docstrings; notebooks and fenced code name their language
 
 html_theme = "sphinx_book_theme"
 html_title = project
@@ -59,6 +60,7 @@ html_theme_options = {
     "use_download_button": False,  # each chapter has a link of its own
     "show_toc_level": 2,
     "navbar_persistent": [],
+    "footer_content_items": ["copyright.html"],
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
 }
