@@ -19,6 +19,12 @@ CHAPTERS = [name for name in PAGES if re.match(r"\d\d-", name)]
 WIDTHS = (390, 1440)  # a telephone, a desk; CSS pixels
 
 WIDTH = "() => document.documentElement.scrollWidth"
+STICKING_OUT = """() => [...document.querySelectorAll('.bd-article *')].filter(element => {
+    if (element.getBoundingClientRect().right <= innerWidth + 1) return false;
+    for (let above = element; above; above = above.parentElement)
+        if (above.matches('mjx-assistive-mml') || /auto|scroll/.test(getComputedStyle(above).overflowX)) return false;
+    return true;
+}).map(element => element.outerHTML.slice(0, 100))"""
 BAD_IMAGES = """() => [...document.images].filter(i => !i.alt.trim() || !i.naturalWidth || i.clientWidth > innerWidth)
     .map(i => i.src)"""
 MATHEMATICS = """() => ({
@@ -44,6 +50,7 @@ def looked_at(browser, name, width):
     )
     visit.page.wait_for_function("() => [...document.images].every(image => image.complete)")
     visit.width = visit.page.evaluate(WIDTH)
+    visit.sticking_out = visit.page.evaluate(STICKING_OUT)
     visit.bad_images = visit.page.evaluate(BAD_IMAGES)
     visit.mathematics = visit.page.evaluate(MATHEMATICS)
     visit.page.close()
@@ -76,6 +83,7 @@ def test_the_console_is_silent_and_every_request_is_answered(visited, name, widt
 @both_widths
 def test_nothing_is_wider_than_the_page(visited, name, width):
     assert visited(name, width).width <= width
+    assert visited(name, width).sticking_out == []
 
 
 @every_page
@@ -214,6 +222,10 @@ def test_a_page_that_is_well_passes(chromium, serve, tmp_path):
         ("<script>console.error('no')</script>", "console"),
         ("<script>undefined_name()</script>", "console"),
         ("<pre>" + "wide " * 100 + "</pre>", "width"),
+        (
+            '<div style="overflow-x: hidden" class="bd-article"><pre>' + "wide " * 100 + "</pre></div>",
+            "sticking_out",
+        ),
         (f'<img src="{PICTURE}">', "bad_images"),
         ('<img src="missing.png" alt="a picture">', "bad_images"),
         ('<span class="math">\\(x\\)</span>', "mathematics"),
@@ -226,6 +238,7 @@ def test_a_planted_fault_is_seen(chromium, serve, tmp_path, text, seen):
         "failed": visit.failed,
         "console": complaints(visit),
         "width": visit.width > 390,
+        "sticking_out": visit.sticking_out,
         "bad_images": visit.bad_images,
         "mathematics": visit.mathematics["typeset"] < visit.mathematics["written"]
         and visit.mathematics["raw"],
