@@ -6,15 +6,18 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SITE_INSTALLED := $(VENV)/.installed-site
+SITE := build/site
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lint bench clean
+.PHONY: help course test lint bench site site-test clean
 
 help:
 	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
 	@echo "make test     lint, unit tests, and every notebook against its committed output"
 	@echo "make lint     ruff alone"
 	@echo "make bench    print the measured figures"
+	@echo "make site     the web site, in $(SITE); make site-test looks at it in Chromium"
 	@echo "make clean    remove .venv, build and caches"
 	@echo "Set-up is part of each. Another interpreter: make course PYTHON=python3.12"
 
@@ -32,6 +35,16 @@ lint: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 
+site: $(SITE_INSTALLED)
+	rm -rf $(SITE) $(SITE).doctrees
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d $(SITE).doctrees notebooks $(SITE)
+	$(BIN)/python -m course_lib.book.site_check $(SITE)
+
+site-test: site
+	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; } || \
+		{ echo "The site is tested in Debian's chromium. It is not here, and apt-get could not install it (are you root?)."; exit 1; }
+	COURSE_SITE=$(SITE) $(BIN)/python -m pytest tests/book/test_site.py tests/site $(ARGS)
+
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find course_lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
@@ -44,4 +57,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes, PyTorch is large."
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[deploy,cluster,classroom,test]'
+	@touch $@
+
+# Apart from the rest, so that the two commands do not wait for it.
+$(SITE_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
 	@touch $@
