@@ -466,7 +466,7 @@ def dask_processes(folder, **programs):
                 str(contact),
             ]
             processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-            wait_for(contact.exists)
+            wait_for(lambda: contact.exists() and contact.read_text().endswith("}"))  # not half of it
         address = json.loads(contact.read_text())["address"]
         with distributed.Client(address) as client:
             client.wait_for_workers(1, timeout=PATIENCE)
