@@ -56,6 +56,7 @@ CONTENTS = """
 :hidden:
 :caption: Look up
 
+teaching
 glossary
 results
 references
