@@ -35,7 +35,7 @@ class Names:
     """The global names of a cell.
 
     Attributes:
-        binds: assigned, defined, imported, or changed in place by `name[...] = ` or `name.x = `.
+        binds: assigned, defined, imported, or changed in place by `name[...] = value` or `name.x = value`.
         uses: read, in functions too; not those that the cell itself has bound before it reads them.
         imports: those of `binds` that are imported.
         calls: whose methods are called as statements, which may change them: `name.append(1)`.
