@@ -241,6 +241,7 @@ def source(tmp_path, monkeypatch):
     (folder / "glossary.md").write_text(GLOSSARY)
     for name in (
         "references",
+        "teaching",
         "results",
         *(f"api/{name}" for name in re.findall(r"api/(\w+)", site.CONTENTS)),
     ):
