@@ -1,0 +1,179 @@
+"""Each check accepts the solution, and refuses typical wrong answers, each with the hint that names the mistake."""
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib.checks import NotYet, chapter08
+from course_lib.factorization import break_even_rank, rank_for_energy
+from course_lib.hashing import HashedLinear, assignment
+from course_lib.quantization import affine, aware
+
+
+def largest(m, n):
+    return max(rank for rank in range(m * n) if rank * (m + n) < m * n)
+
+
+def by_energy(values, share):
+    squares = [value * value for value in values]
+    return next(rank for rank in range(1, 99) if sum(squares[:rank]) >= share * sum(squares))
+
+
+def of_buckets(gradient, places, signs, buckets):
+    total = np.zeros(buckets)
+    np.add.at(total, places, signs * gradient)
+    return total
+
+
+def of_rounding(gradient, x, scale, low, high):
+    q = np.round(x / scale)
+    return np.where((q < low) | (q > high), 0, gradient)
+
+
+def todo(*arguments, **keywords):
+    raise NotImplementedError
+
+
+def library_largest(m, n):
+    return break_even_rank(torch.nn.Linear(n, m))
+
+
+def library_by_energy(values, share):
+    layer = torch.nn.Linear(len(values), len(values), dtype=torch.float64)
+    with torch.no_grad():
+        layer.weight.copy_(torch.diag(torch.tensor(values)))
+    return rank_for_energy(layer, share)
+
+
+def library_of_rounding(gradient, x, scale, low, high):
+    x = torch.tensor(x, dtype=torch.float32, requires_grad=True)
+    params = affine.choose_params(low * scale, high * scale, bits=4, symmetric=True)
+    aware.straight_through(x, params).backward(torch.tensor(gradient, dtype=torch.float32))
+    return x.grad.numpy()
+
+
+def test_solutions_are_accepted_with_one_line(capsys):
+    chapter08.check_largest_rank(largest)
+    chapter08.check_rank_by_energy(by_energy)
+    chapter08.check_bucket_gradient(of_buckets)
+    chapter08.check_bucket_gradient(
+        lambda g, p, s, k: torch.zeros(k).index_add_(
+            0, torch.tensor(p).flatten(), torch.tensor(s * g, dtype=torch.float32).flatten()
+        )
+    )
+    chapter08.check_gradient_of_rounding(of_rounding)
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 5
+    assert all(line.startswith("Correct: ") for line in printed)
+
+
+def test_the_library_passes_the_checks():
+    chapter08.check_largest_rank(library_largest)
+    chapter08.check_rank_by_energy(library_by_energy)
+    chapter08.check_gradient_of_rounding(library_of_rounding)
+
+
+def test_the_gradient_of_buckets_is_that_of_the_library():
+    layer = HashedLinear(3, 4, 5, seed=2, bias=False)
+    gradient = torch.arange(12.0).reshape(4, 3)
+    layer.virtual_weight().backward(gradient)
+    places, signs = assignment(3, 4, 5, seed=2)
+    np.testing.assert_allclose(
+        layer.buckets.grad, of_buckets(gradient.numpy(), places.numpy(), signs.numpy(), 5)
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda m, n: m * n // (m + n), "as many numbers"),
+        (lambda m, n: largest(m, n) + 1, "One too many"),
+        (lambda m, n: min(m, n), "largest rank the matrix can have"),
+        (lambda m, n: min(m, n) - 1, "not yet a saving"),
+        (lambda m, n: max(1, largest(m, n)), "not even rank 1"),
+        (lambda m, n: round(m * n / (m + n)), "Do not round up"),
+        (lambda m, n: min(m, n) // 2, "square matrix only"),
+        (lambda m, n: 5, "it should be 170"),
+        (lambda m, n: m * n / (m + n), "Divide with //"),
+        (lambda m, n: None, "returned None"),
+        (todo, "not written yet"),
+    ],
+)
+def test_largest_rank_names_the_mistake(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        chapter08.check_largest_rank(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda values, share: by_energy([value**0.5 for value in values], share), "sum of the squares"),
+        (lambda values, share: by_energy(values, share) - 1, "One too few"),
+        (lambda values, share: by_energy(values, share) + 1, "One too many"),
+        (
+            lambda values, share: min(
+                by_energy(values, share + 1e-9) if share < 1 else len(values), len(values)
+            ),
+            "reaches it exactly",
+        ),
+        (lambda values, share: max(1, int(np.ceil(share * len(values)))), r"of the \*number\*"),
+        (lambda values, share: by_energy(values[::-1], share), "begin with the smallest"),
+        (lambda values, share: 3, "it should be"),
+        (lambda values, share: None, "returned None"),
+        (todo, "not written yet"),
+    ],
+)
+def test_rank_by_energy_names_the_mistake(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        chapter08.check_rank_by_energy(wrong)
+
+
+def added_once(gradient, places, signs, buckets):
+    total = np.zeros(buckets)
+    total[places] += signs * gradient
+    return total
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda g, p, s, k: of_buckets(g, p, np.ones_like(s), k), "signs are missing"),
+        (added_once, "only the last one"),
+        (
+            lambda g, p, s, k: of_buckets(g, p, s, k) / np.maximum(np.bincount(p.flatten(), minlength=k), 1),
+            "That is the mean",
+        ),
+        (lambda g, p, s, k: -of_buckets(g, p, s, k), "turned around"),
+        (lambda g, p, s, k: np.bincount(p.flatten(), (s * g).flatten()), "one number for each of the 5"),
+        (lambda g, p, s, k: s * g, "shape \\[2, 3\\]"),
+        (lambda g, p, s, k: of_buckets(g, p, s, k) + 1, "Bucket 0 gets"),
+        (lambda g, p, s, k: None, "returned None"),
+        (todo, "not written yet"),
+    ],
+)
+def test_bucket_gradient_names_the_mistake(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        chapter08.check_bucket_gradient(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda g, x, s, lo, hi: 0 * g, "nothing would be learned"),
+        (lambda g, x, s, lo, hi: g, "passes outside the range"),
+        (lambda g, x, s, lo, hi: g * ((x >= lo) & (x <= hi)), "Divide by the scale"),
+        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo + 1, hi - 1), "<= and >="),
+        (lambda g, x, s, lo, hi: g * ((x / s >= lo) & (x / s <= hi)), "Round before you compare"),
+        (lambda g, x, s, lo, hi: g - of_rounding(g, x, s, lo, hi), "Turned around"),
+        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) * s, "scale is in the gradient"),
+        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) / s, "divided by the scale"),
+        (lambda g, x, s, lo, hi: of_rounding(np.ones_like(g), x, s, lo, hi), "Times the gradient"),
+        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) + 1, "it should be"),
+        (lambda g, x, s, lo, hi: g[:2], r"not \[2\]"),
+        (lambda g, x, s, lo, hi: None, "returned None"),
+        (todo, "not written yet"),
+    ],
+)
+def test_gradient_of_rounding_names_the_mistake(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        chapter08.check_gradient_of_rounding(wrong)
