@@ -15,7 +15,7 @@ SITE := build/site
 help:
 	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
 	@echo "make test     lint, unit tests, and every notebook against its committed output"
-	@echo "make lint     ruff alone"
+	@echo "make lint     ruff and codespell alone"
 	@echo "make bench    print the measured figures"
 	@echo "make site     the web site, in $(SITE); make site-test looks at it in Chromium"
 	@echo "make clean    remove .venv, build and caches"
@@ -31,6 +31,7 @@ test: lint
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks $(ARGS)
