@@ -81,10 +81,12 @@ def _sweep(home: Path, workers: int, out: Path) -> float:
         "60",
     ]
     started = time.perf_counter()
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", command, *words],
         env=os.environ | {"COURSE_HOME": str(home)},
         capture_output=True,
-        check=True,
+        text=True,
     )
+    if ended.returncode:  # a seed that failed is named in what it printed
+        raise RuntimeError(f"the sweep ended with {ended.returncode}:\n{ended.stdout}\n{ended.stderr}")
     return time.perf_counter() - started
