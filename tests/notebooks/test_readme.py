@@ -109,3 +109,10 @@ def test_rows_on_real_data_say_where_they_come_from_and_how_to_repeat_them():
     folder = files.root() / "data" / "results"
     names = (path.stem for path in folder.glob("*.json"))
     assert shown == {name for name in names if "budget" in results.load(name)["configuration"]}
+
+
+def test_every_record_is_described():
+    described = (files.root() / "data" / "README.md").read_text(encoding="utf-8")
+    records = {path.stem for path in (files.root() / "data" / "results").glob("*.json")}
+    assert records
+    assert records <= set(re.findall(r"^\| (\d\d-[\w-]+) \|", described, re.MULTILINE))
