@@ -220,6 +220,41 @@ def compare_arms(
 
 
 @styled
+def every_run(
+    arms: Mapping[str, Sequence[float]], *, xlabel: str = "test accuracy", title: str = ""
+) -> Figure:
+    """Runs with several seeds: a row for each arm, a marker for each seed. For arms in which single runs fail.
+
+    Args:
+        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
+        xlabel: of the figures.
+        title: one line.
+
+    Raises:
+        ValueError: no arms, or arms with different numbers of seeds.
+    """
+    counts = {name: len(values) for name, values in arms.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(
+            f"the arms have {counts} runs; give each arm one figure for each seed, the same seeds."
+        )
+    figure = Figure(figsize=(7.2, 1.3 + 0.38 * len(arms)))
+    axis = figure.subplots()
+    for seed, (values, marker, colour) in enumerate(
+        zip(zip(*arms.values(), strict=True), "osD^vPX*" * 9, COLOURS * 9, strict=False)
+    ):
+        axis.plot(
+            values, range(len(arms)), marker, color=colour, markersize=7, alpha=0.8, label=f"seed {seed}"
+        )
+    axis.set_yticks(range(len(arms)), list(arms), fontsize=10)
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.set(xlabel=xlabel, title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
 def differences(
     intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
 ) -> Figure:

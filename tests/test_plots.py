@@ -55,6 +55,7 @@ EXAMPLES = {
         percent=True,
     ),
     "compare_arms": lambda: plots.compare_arms(ARMS, baseline="alone"),
+    "every_run": lambda: plots.every_run(ARMS, title="runs"),
     "differences": lambda: plots.differences(INTERVALS, title="gains"),
     "heat_map": lambda: plots.heat_map(
         np.array([[1.25, 2.5, 3.0], [4.0, np.nan, 6.0]]), ["r", "s"], [1, 2, 3], xlabel="T", ylabel="alpha"
@@ -256,6 +257,22 @@ def test_arms_are_compared_with_their_baseline_seed_by_seed():
     ]
     assert centres == pytest.approx(expected)
     assert [label.get_text() for label in right.get_yticklabels()] == ["distilled, T = 4", "other"]
+
+
+def test_every_run_of_every_arm_has_a_marker_of_its_seed():
+    axis = EXAMPLES["every_run"]().axes[0]
+    drawn = [list(line.get_xdata()) for line in axis.lines]
+    assert drawn == [list(run) for run in zip(*ARMS.values(), strict=True)]
+    assert [list(line.get_ydata()) for line in axis.lines] == [[0, 1, 2]] * len(drawn)
+    assert [label.get_text() for label in axis.get_yticklabels()] == list(ARMS)
+    assert len({line.get_marker() for line in axis.lines}) == len(drawn)  # told apart without colour
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("arms", [{}, {"a": [0.1, 0.2], "b": [0.1]}])
+def test_arms_of_different_seeds_are_not_drawn(arms):
+    with pytest.raises(ValueError, match="one figure for each seed, the same seeds"):
+        plots.every_run(arms)
 
 
 def test_an_interval_that_holds_zero_looks_different():
