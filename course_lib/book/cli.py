@@ -304,6 +304,20 @@ def release(
 
 @app.command()
 @_clean
+def slides(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
+    chapters: Chapters = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
+) -> None:
+    """Write slides of the chapters, to be shown in a browser without a network."""
+    from course_lib.book import slides as showing
+
+    names = showing.write(folder, chapters or [], force=force)
+    typer.echo(f"Slides in {folder / 'index.html'}: {', '.join(names)}")
+
+
+@app.command()
+@_clean
 def grade(
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="One folder for each student, with the notebooks in it.")

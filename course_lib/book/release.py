@@ -1,12 +1,11 @@
 """`course release` without its command line: a folder to hand out, in which the chapters have no solutions."""
 
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from course_lib import files
-from course_lib.book import CourseError, handout, notebooks
+from course_lib.book import folders, handout, notebooks
 
 # What a learner needs of the checkout beside the chapters. The tests stay: they hold solutions.
 FILES = ("LICENSE", "constraints.txt", "pyproject.toml")
@@ -59,36 +58,16 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
         CourseError: an unknown chapter, a folder that is not empty or belongs to the checkout, no nbgrader.
         OSError: the folder cannot be written to.
     """
-    out = out.expanduser().absolute()
-    _require_apart(out)
-    if out.exists() and not out.is_dir():
-        raise CourseError(f"{out} is a file; name a folder")
-    if out.is_dir() and any(out.iterdir()) and not force:
-        raise CourseError(f"{out} is not empty. Choose another folder, or write over what is there: --force")
+    folders.require_free(out, force=force)
     chosen = notebooks.select(words, notebooks.chapters())
     released = {c.name: handout.hand_out(c.name, notebooks.read(c.path)).released for c in chosen}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    # Made beside its place and moved there as a whole, so that a release is never half of one.
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        made = Path(temporary) / "release"
+    with folders.fresh(out, force=force) as made:
         _copy(made)
         for name, text in released.items():
             (made / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
         listed = "\n".join(f"- notebooks/{chapter.name}.ipynb: {chapter.title}" for chapter in chosen)
         (made / "README.md").write_text(_README.format(title=_title(), chapters=listed), encoding="utf-8")
-        if out.is_dir():
-            shutil.copytree(made, out, dirs_exist_ok=True)
-        else:
-            made.rename(out)
     return [chapter.name for chapter in chosen]
-
-
-def _require_apart(out: Path) -> None:
-    """Raise CourseError where the release would lie over the checkout: the notebooks there hold the solutions."""
-    place, root = out.resolve(), files.root()
-    own = [root / name for name in (*FOLDERS, "notebooks", "tests", ".git")]
-    if place == root or place in root.parents or any(place == part or part in place.parents for part in own):
-        raise CourseError(f"{out} is part of the course itself or holds it; choose another folder")
 
 
 def _copy(made: Path) -> None:

@@ -6,11 +6,10 @@ download of each chapter, the API reference, the page of results and MathJax. Th
 
 import base64
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import pkgutil
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +22,7 @@ from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-from course_lib.book import notebooks, site_results
+from course_lib.book import notebooks, offline, site_results
 
 GLOSSARY = "glossary"
 UNLINKED = (
@@ -76,7 +75,6 @@ api/book
 ```
 """
 
-MATHJAX_FONTS = "output/chtml/fonts/woff-v2"
 """With tex-chtml.js all that the site takes of MathJax; a tenth of it."""
 
 _log = logging.getLogger(__name__)
@@ -383,11 +381,7 @@ def _add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
 def _copy_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """MathJax from an installed package, so that no page asks another server."""
     if exception is None and app.builder.format == "html":
-        package = importlib.util.find_spec("sphinx-mathjax-offline")  # no name that `import` takes
-        source = Path(package.submodule_search_locations[0]) / "static" / "mathjax"
-        target = Path(app.outdir) / "_static" / "mathjax"
-        shutil.copytree(source / MATHJAX_FONTS, target / MATHJAX_FONTS, dirs_exist_ok=True)
-        shutil.copy(source / "tex-chtml.js", target)
+        offline.copy_mathjax(Path(app.outdir) / "_static" / "mathjax")
 
 
 def _is_chapter(env: Any) -> bool:
