@@ -348,7 +348,10 @@ def accuracy_against_cost(
     if log_x:
         axis.set_xscale("log")
     axis.margins(x=0.18, y=0.15)
-    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    accuracies = [accuracy for _, accuracy in points.values()]
+    axis.yaxis.set_major_formatter(
+        mpl.ticker.PercentFormatter(1, decimals=0 if np.ptp(accuracies) > 0.05 else 1)
+    )
     axis.set(xlabel=xlabel, ylabel="test accuracy", title=title)
     return figure
 

@@ -241,9 +241,16 @@ def test_no_curve_is_lost_however_many_there_are(count):
         assert len(set(markers)) == len(markers)  # so that they differ without colour
 
 
-def test_ticks_of_close_runs_are_told_apart():
-    left = plots.compare_arms({"a": [0.901, 0.903], "b": [0.911, 0.913]}, baseline="a").axes[0]
-    texts = [left.yaxis.get_major_formatter()(value) for value in left.get_yticks()]
+@pytest.mark.parametrize(
+    "figure",
+    [
+        lambda: plots.compare_arms({"a": [0.901, 0.903], "b": [0.911, 0.913]}, baseline="a"),
+        lambda: plots.accuracy_against_cost({"a": (1.0, 0.945), "b": (2.0, 0.955)}, xlabel="bytes"),
+    ],
+)
+def test_ticks_of_close_runs_are_told_apart(figure):
+    axis = figure().axes[0]
+    texts = [axis.yaxis.get_major_formatter()(value) for value in axis.get_yticks()]
     assert len(set(texts)) == len(texts)
 
 
