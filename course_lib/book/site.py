@@ -75,8 +75,6 @@ api/book
 ```
 """
 
-"""With tex-chtml.js all that the site takes of MathJax; a tenth of it."""
-
 _log = logging.getLogger(__name__)
 
 
