@@ -156,7 +156,7 @@ def _of_code(cell: Any) -> Iterator[Any]:
     import nbformat
 
     outputs = [output for output in map(_shown, cell.get("outputs", [])) if output]
-    if cell.metadata.get("nbgrader") or not outputs:
+    if cell.metadata.get("nbgrader") or "### BEGIN SOLUTION" in cell.source or not outputs:
         return
     metadata: dict[str, Any] = {"slideshow": {"slide_type": "subslide"}}
     prints = all(output.output_type == "stream" for output in outputs)

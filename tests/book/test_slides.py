@@ -89,6 +89,7 @@ def test_code_is_shown_where_it_is_short_and_prints(lines, outputs, code):
         new_code_cell("print()", outputs=[printed("\n")]),
         new_code_cell("figures", outputs=[shown(**{notebooks.FIGURES_MIME: {}})]),
         new_code_cell("widget", outputs=[shown(**{notebooks.WIDGET_MIME: {}, "text/plain": "Box()"})]),
+        new_code_cell("### BEGIN SOLUTION\nx\n### END SOLUTION", outputs=[printed()]),
         new_code_cell("answer", outputs=[printed()], metadata={"nbgrader": {"solution": True}}),
     ],
 )

@@ -6,17 +6,24 @@ from course_lib.book import slides
 from tests.site.conftest import Browser, complaints
 
 NUMBER = "() => [Reveal.getIndices().h, Reveal.getIndices().v]"
-STICKING_OUT = """() => [...document.querySelectorAll('.slides > section > section')].filter(slide => {
-    const style = getComputedStyle(slide);
-    return slide.scrollWidth > slide.clientWidth + 1 && style.display != 'none'; }).length"""
+# Wider than its place, with no way to scroll there.
+CUT_OFF = """() => [...Reveal.getCurrentSlide().querySelectorAll('*'), Reveal.getCurrentSlide()].filter(element =>
+    element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).overflowX == 'hidden' &&
+    !element.closest('mjx-container, aside')).map(element => element.outerHTML.slice(0, 100))"""
 
 
-@pytest.fixture(scope="module")
-def visit(chromium, serve, tmp_path_factory):
+@pytest.fixture(
+    scope="module", params=["01-knowledge-distillation.html", "06-post-training-quantization.html"]
+)
+def visit(request, chromium, serve, tmp_path_factory):
     folder = tmp_path_factory.mktemp("talk") / "slides"
-    assert slides.write(folder, ["01"]) == ["01-knowledge-distillation"]
+    assert slides.write(folder, ["01", "06"]) == [
+        "01-knowledge-distillation",
+        "06-post-training-quantization",
+    ]
     assert sorted(path.name for path in folder.iterdir()) == [
         "01-knowledge-distillation.html",
+        "06-post-training-quantization.html",
         "index.html",
         "mathjax",
         "reveal.js",
@@ -25,7 +32,7 @@ def visit(chromium, serve, tmp_path_factory):
     with pytest.raises(slides.folders.CourseError):
         slides.write(folder, ["01"])
     assert slides.write(folder, ["01"], force=True)
-    return Browser(chromium, serve(folder)).open("01-knowledge-distillation.html", width=1280, height=720)
+    return Browser(chromium, serve(folder)).open(request.param, width=1280, height=720)
 
 
 def test_slides_load_whole_and_ask_no_other_machine(visit):
@@ -35,7 +42,7 @@ def test_slides_load_whole_and_ask_no_other_machine(visit):
 
 
 def test_mathematics_is_typeset(visit):
-    assert visit.page.evaluate("() => document.querySelectorAll('.slides mjx-container').length") > 5
+    assert visit.page.evaluate("() => document.querySelectorAll('.slides mjx-container').length") > 0
     assert visit.page.evaluate("() => document.querySelectorAll('mjx-merror').length") == 0
 
 
@@ -47,6 +54,6 @@ def test_arrows_lead_on_and_down_and_no_slide_is_too_wide(visit):
     seen = 1
     while not page.evaluate("() => Reveal.isLastSlide()"):
         page.evaluate("() => Reveal.next()")
-        assert page.evaluate(STICKING_OUT) == 0, page.evaluate(NUMBER)
+        assert page.evaluate(CUT_OFF) == [], page.evaluate(NUMBER)
         seen += 1
     assert seen > 30
