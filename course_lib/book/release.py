@@ -58,13 +58,12 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
         CourseError: an unknown chapter, a folder that is not empty or belongs to the checkout, no nbgrader.
         OSError: the folder cannot be written to.
     """
-    folders.require_free(out, force=force)
     chosen = notebooks.select(words, notebooks.chapters())
-    released = {c.name: handout.hand_out(c.name, notebooks.read(c.path)).released for c in chosen}
     with folders.fresh(out, force=force) as made:
         _copy(made)
-        for name, text in released.items():
-            (made / "notebooks" / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        for chapter in chosen:
+            released = handout.hand_out(chapter.name, notebooks.read(chapter.path)).released
+            (made / "notebooks" / f"{chapter.name}.ipynb").write_text(released, encoding="utf-8")
         listed = "\n".join(f"- notebooks/{chapter.name}.ipynb: {chapter.title}" for chapter in chosen)
         (made / "README.md").write_text(_README.format(title=_title(), chapters=listed), encoding="utf-8")
     return [chapter.name for chapter in chosen]

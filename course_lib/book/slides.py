@@ -46,7 +46,6 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
         CourseError: an unknown chapter, a folder that is not free (see `folders`), or no extra `site`.
         OSError: the folder cannot be written to.
     """
-    folders.require_free(out, force=force)
     chosen = notebooks.select(words, notebooks.chapters())
     with folders.fresh(out, force=force) as made:
         offline.copy_reveal(made / "reveal.js")
@@ -107,9 +106,13 @@ def _of_markdown(source: str) -> Iterator[Any]:
         if part[0] in _LEFT_OUT:
             continue
         heading = _HEADING.match(part[0])
-        prose = [block for block in part if not _KEPT.match(block)]
-        said = prose[1:] if heading else prose  # without a heading it tells of the slide before
-        shown = [block for block in part if block not in said]
+        shown, said, first = [], [], heading is not None  # without a heading prose tells of the slide before
+        for block in part:
+            if _KEPT.match(block):
+                shown.append(block)
+            else:
+                (shown if first else said).append(block)
+                first = False
         if shown:
             kind = {2: "slide", 3: "slide", 4: "subslide"}[len(heading.group())] if heading else "-"
             yield _markdown("\n\n".join(shown), kind)

@@ -54,6 +54,13 @@ def test_headings_begin_slides_and_plain_prose_goes_to_the_speaker():
     ]
 
 
+def test_a_sentence_said_twice_is_shown_once_and_told_once():
+    assert kinds(made(new_markdown_cell("## A\n\nLook.\n\nLook."))) == [
+        ("slide", "## A\n\nLook."),
+        ("notes", "Look."),
+    ]
+
+
 def test_prose_without_a_heading_is_told_of_the_slide_before_it():
     cells = made(new_code_cell("print(1)", outputs=[printed()]), new_markdown_cell("Look left.\n\n| a | b |"))
     assert kinds(cells) == [("subslide", "print(1)"), ("-", "| a | b |"), ("notes", "Look left.")]
