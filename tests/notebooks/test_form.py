@@ -39,6 +39,20 @@ ABSOLUTE_PATH = re.compile(
 )
 
 
+def comparable(title):
+    return re.sub(r"[^a-z0-9]", "", title.lower())
+
+
+PAPERS = {
+    (link, comparable(title))
+    for title, link in re.findall(
+        r"^  title *= \{([^\n]+)\},$.*?^  url *= \{([^\n]+)\}$",
+        (FOLDER / "references.bib").read_text(encoding="utf-8"),
+        re.MULTILINE | re.DOTALL,
+    )
+}
+
+
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
@@ -125,6 +139,20 @@ def headings(notebook, path):
     ]
 
 
+def references(notebook, path):
+    """Every title in the list of references is a link, and the bibliography has it with the same link."""
+    items = re.findall(r"^- .+$", markdown(notebook).rpartition("## References")[2], re.MULTILINE)
+    found = []
+    for item in items:
+        link = re.search(r"\*\[([^\]]+)\]\((https://[^)\s]+)\)\.\*", item)
+        if link is None:
+            if not re.match(r"- (\[[A-Z]\]|The source document)", item):
+                found.append(f"no link in: {item}")
+        elif not link[2].startswith("https://github.com/") and (link[2], comparable(link[1])) not in PAPERS:
+            found.append(f"not in references.bib: {link[1]} ({link[2]})")
+    return found
+
+
 def paths(notebook, path):
     found = []
     for cell in notebook.cells:
@@ -189,7 +217,7 @@ def student_copy(notebook, path):
     ]
 
 
-RULES = [executed, form, size, tags, alt_texts, headings, paths, exercises, student_copy]
+RULES = [executed, form, size, tags, alt_texts, headings, references, paths, exercises, student_copy]
 
 
 def test_there_are_notebooks():
@@ -439,6 +467,18 @@ def _(nb):
 @broken(exercises, "In [3] holds a solution and is not marked", "a solution that nbgrader does not know")
 def _(nb):
     code(nb, 3).source = "### BEGIN SOLUTION\nx = 3\n### END SOLUTION"
+
+
+@broken(references, "no link in: - Hinton", "a paper without a link")
+def _(nb):
+    nb.cells[len(REQUIRED_HEADINGS)].source += "\n\n- Hinton (2015). *Distilling the Knowledge in a Neural Network.*"
+
+
+@broken(references, "not in references.bib: Distilling", "a paper with the link of another")
+def _(nb):
+    nb.cells[len(REQUIRED_HEADINGS)].source += (
+        "\n\n- Hinton (2015). *[Distilling the Knowledge in a Neural Network](https://arxiv.org/abs/1503.02532).*"
+    )
 
 
 @broken(student_copy, "nbgrader refuses the notebook", "a solution without its end")
