@@ -86,38 +86,51 @@ def to_slides(notebook: Any) -> Any:
     """A notebook of slides: its cells say where a slide begins and what the speaker alone sees.
 
     A heading of the first or second level begins a slide, one of the third a slide below it, and so does a code cell
-    with outputs. On a slide stand the heading, the first paragraph, and all that is no plain prose; the rest of the
-    prose is for the speaker. Code is shown where it is short and prints text; before a table or a picture it is left
-    out, as are code without outputs, solutions and their checks, setup and references.
+    with outputs, under the heading of its section; what follows a heading that stands alone joins it. On a slide
+    stand the heading, the first paragraph, and all that is no plain prose; the rest of the prose is for the speaker.
+    Code is shown where it is short and prints text; before a table or a picture it is left out, as are code without
+    outputs, solutions and their checks, and the sections of setup and references.
 
     Args:
         notebook: with its outputs; it is not changed.
     """
     import nbformat
 
-    cells = []
+    cells: list[Any] = []
+    section = ""
     for cell in notebook.cells:
-        cells += _of_markdown(cell.source) if cell.cell_type == "markdown" else _of_code(cell)
+        if cell.cell_type == "markdown":
+            for part in _parts(_LINK.sub(r"\1", cell.source)):
+                section = part[0] if _HEADING.match(part[0]) else section
+                cells += [] if section in _LEFT_OUT else _of_prose(part, joins=_bare(cells))
+        elif section not in _LEFT_OUT and (outputs := _outputs(cell)):
+            if not _bare(cells):
+                cells.append(_markdown(f"#### {section.lstrip('# ')}", "subslide"))
+            cells.append(_of_code(cell, outputs))
     return nbformat.v4.new_notebook(cells=cells, metadata=notebooks.METADATA | {"title": _title(notebook)})
 
 
-def _of_markdown(source: str) -> Iterator[Any]:
-    for part in _parts(_LINK.sub(r"\1", source)):
-        if part[0] in _LEFT_OUT:
-            continue
-        heading = _HEADING.match(part[0])
-        shown, said, first = [], [], heading is not None  # without a heading prose tells of the slide before
-        for block in part:
-            if _KEPT.match(block):
-                shown.append(block)
-            else:
-                (shown if first else said).append(block)
-                first = False
-        if shown:
-            kind = {2: "slide", 3: "slide", 4: "subslide"}[len(heading.group())] if heading else "-"
-            yield _markdown("\n\n".join(shown), kind)
-        if said:
-            yield _markdown("\n\n".join(said), "notes")
+def _bare(cells: Sequence[Any]) -> bool:
+    """Whether the last slide shows a heading and nothing else."""
+    on_screen = [cell.source for cell in cells if cell.metadata.slideshow.slide_type != "notes"]
+    return bool(on_screen) and "\n" not in on_screen[-1] and bool(_HEADING.match(on_screen[-1]))
+
+
+def _of_prose(part: Sequence[str], *, joins: bool) -> Iterator[Any]:
+    heading = _HEADING.match(part[0])
+    shown, said, first = [], [], heading is not None  # without a heading prose tells of the slide before
+    for block in part:
+        if _KEPT.match(block):
+            shown.append(block)
+        else:
+            (shown if first else said).append(block)
+            first = False
+    if shown:
+        below = "-" if joins else "subslide"
+        kind = {2: "slide", 3: "slide", 4: below}[len(heading.group())] if heading else "-"
+        yield _markdown("\n\n".join(shown), kind)
+    if said:
+        yield _markdown("\n\n".join(said), "notes")
 
 
 def _parts(source: str) -> Iterator[list[str]]:
@@ -155,17 +168,21 @@ def blocks(source: str) -> list[str]:
     return ["\n".join(lines) for lines in found if lines]
 
 
-def _of_code(cell: Any) -> Iterator[Any]:
+def _outputs(cell: Any) -> list[Any]:
+    """What a class sees of a code cell's outputs."""
+    if cell.metadata.get("nbgrader") or "### BEGIN SOLUTION" in cell.source:
+        return []
+    return [output for output in map(_shown, cell.get("outputs", [])) if output]
+
+
+def _of_code(cell: Any, outputs: list[Any]) -> Any:
     import nbformat
 
-    outputs = [output for output in map(_shown, cell.get("outputs", [])) if output]
-    if cell.metadata.get("nbgrader") or "### BEGIN SOLUTION" in cell.source or not outputs:
-        return
-    metadata: dict[str, Any] = {"slideshow": {"slide_type": "subslide"}}
+    metadata: dict[str, Any] = {"slideshow": {"slide_type": "-"}}
     prints = all(output.output_type == "stream" for output in outputs)
     if not prints or len(cell.source.splitlines()) > SHOWN_LINES:
         metadata["tags"] = [_HIDDEN]
-    yield nbformat.v4.new_code_cell(cell.source, outputs=outputs, metadata=metadata)
+    return nbformat.v4.new_code_cell(cell.source, outputs=outputs, metadata=metadata)
 
 
 def _shown(output: Any) -> Any:

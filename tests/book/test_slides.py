@@ -63,12 +63,38 @@ def test_a_sentence_said_twice_is_shown_once_and_told_once():
 
 def test_prose_without_a_heading_is_told_of_the_slide_before_it():
     cells = made(new_code_cell("print(1)", outputs=[printed()]), new_markdown_cell("Look left.\n\n| a | b |"))
-    assert kinds(cells) == [("subslide", "print(1)"), ("-", "| a | b |"), ("notes", "Look left.")]
+    assert kinds(cells) == [("-", "print(1)"), ("-", "| a | b |"), ("notes", "Look left.")]
+
+
+def test_outputs_stand_under_a_heading_that_stands_alone_or_on_a_slide_with_the_heading_again():
+    cells = made(
+        new_markdown_cell("## Idea"),
+        new_markdown_cell("### By hand"),
+        new_code_cell("print(1)", outputs=[printed()]),
+        new_code_cell("print(2)", outputs=[printed()]),
+        new_markdown_cell("### In code\n\nSo."),
+        new_code_cell("print(3)", outputs=[printed()]),
+    )
+    assert kinds(cells) == [
+        ("slide", "## Idea"),
+        ("-", "### By hand"),
+        ("-", "print(1)"),
+        ("subslide", "#### By hand"),
+        ("-", "print(2)"),
+        ("subslide", "### In code\n\nSo."),
+        ("subslide", "#### In code"),
+        ("-", "print(3)"),
+    ]
 
 
 def test_setup_and_references_are_for_the_notebook():
-    text = "## Setup\n\nInstall.\n\n## Idea\n\nThink.\n\n## References\n\n- A book"
-    assert kinds(made(new_markdown_cell(text))) == [("slide", "## Idea\n\nThink.")]
+    cells = [
+        new_markdown_cell("## Setup\n\nInstall."),
+        new_code_cell("import torch", outputs=[printed("2 threads\n")]),
+        new_markdown_cell("Now it is installed.\n\n## Idea\n\nThink.\n\n## References\n\n- A book"),
+        new_markdown_cell("- Another"),
+    ]
+    assert kinds(made(*cells)) == [("slide", "## Idea\n\nThink.")]
 
 
 @pytest.mark.parametrize(

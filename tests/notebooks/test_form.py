@@ -471,14 +471,13 @@ def _(nb):
 
 @broken(references, "no link in: - Hinton", "a paper without a link")
 def _(nb):
-    nb.cells[len(REQUIRED_HEADINGS)].source += "\n\n- Hinton (2015). *Distilling the Knowledge in a Neural Network.*"
+    nb.cells[10].source += "\n\n- Hinton (2015). *Distilling the Knowledge in a Neural Network.*"
 
 
 @broken(references, "not in references.bib: Distilling", "a paper with the link of another")
 def _(nb):
-    nb.cells[len(REQUIRED_HEADINGS)].source += (
-        "\n\n- Hinton (2015). *[Distilling the Knowledge in a Neural Network](https://arxiv.org/abs/1503.02532).*"
-    )
+    title = "Distilling the Knowledge in a Neural Network"
+    nb.cells[10].source += f"\n\n- Hinton (2015). *[{title}](https://arxiv.org/abs/1503.02532).*"
 
 
 @broken(student_copy, "nbgrader refuses the notebook", "a solution without its end")
