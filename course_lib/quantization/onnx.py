@@ -8,6 +8,7 @@
 Needs onnx, onnxscript and onnxruntime: pip install 'small-and-fast[deploy]'. They are imported when first needed.
 """
 
+import copy
 import importlib
 import os
 import tempfile
@@ -255,7 +256,13 @@ class _Network(nn.Module):
 
 
 def _translated(model: nn.Module, example: Tensor) -> "ModelProto":
-    """The network as torch.onnx translates it, the names of input and output being images and logits."""
+    """The network as torch.onnx translates it, the names of input and output being images and logits.
+
+    How its tensors lie in memory is not for the file: from weights with the channels innermost torch.export makes more
+    operators, and other names.
+    """
+    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    example = example.contiguous()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

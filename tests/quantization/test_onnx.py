@@ -194,6 +194,14 @@ def test_bytes_depend_neither_on_the_example_nor_on_the_process(exported, tmp_pa
     assert digest(tmp_path / "other-8.onnx") == digest(small)
 
 
+def test_bytes_do_not_depend_on_how_tensors_lie_in_memory(exported, tmp_path):
+    _, path = exported["resnet"]
+    model = network("resnet").to(memory_format=torch.channels_last)
+    images = torch.rand(2, 1, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert digest(export(model, images, tmp_path / "last.onnx")) == digest(path)
+    assert model[3].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
 class Means(nn.Module):
     """Means of which only the first, over height and width of images, is global average pooling."""
 
