@@ -24,9 +24,10 @@ help:
 course: $(INSTALLED)
 	$(BIN)/course run $(ARGS)
 
+# Two files at a time, on one thread each: networks this small leave a second thread waiting for the first.
 test: lint
-	$(BIN)/python -m pytest -p tests.notebooks.nbval_plugin --nbval-lax --nbval-current-env \
-		--nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg tests notebooks $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p tests.notebooks.nbval_plugin --nbval-lax \
+		--nbval-current-env --nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg tests notebooks $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
