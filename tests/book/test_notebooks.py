@@ -5,7 +5,7 @@ import json
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from course_lib.book import CourseError, notebooks
 
@@ -35,6 +35,18 @@ def chapters(book):
 )
 def test_a_chapter_answers_to_number_stem_file_and_beginning_of_a_word(chapters, word, name):
     assert [chapter.name for chapter in notebooks.select([word], chapters)] == [name]
+
+
+@pytest.mark.parametrize(
+    ("words", "lines", "pictures", "tables", "minutes"),
+    [(0, 0, 0, 0, 0), (2000, 0, 0, 0, 10), (0, 400, 0, 0, 10), (0, 0, 10, 10, 10), (1000, 200, 5, 5, 15)],
+)
+def test_reading_takes_time_for_words_lines_pictures_and_tables(words, lines, pictures, tables, minutes):
+    outputs = [new_output("display_data", {"image/png": "aGk=", "text/plain": "f"})] * pictures
+    outputs += [new_output("execute_result", {"text/html": "<table>", "text/plain": "t"})] * tables
+    outputs += [new_output("stream", name="stdout", text="not counted")]
+    cells = [new_markdown_cell("word, " * words), new_code_cell("x = 1\n\n" * lines, outputs=outputs)]
+    assert notebooks.reading_minutes(new_notebook(cells=cells)) == minutes
 
 
 def test_no_word_means_the_whole_book_and_the_order_is_the_books(chapters):

@@ -139,6 +139,12 @@ def headings(notebook, path):
     ]
 
 
+def reading_time(notebook, path):
+    stated = re.findall(r"^\*\*Time\*\* (\d+) minutes to read, ", notebook.cells[0].source, re.MULTILINE)
+    measured = notebooks.reading_minutes(notebook)
+    return [] if stated == [str(measured)] else [f"{stated} minutes to read are stated, {measured} measured"]
+
+
 def references(notebook, path):
     """Every title in the list of references is a link, and the bibliography has it with the same link."""
     items = re.findall(r"^- .+$", markdown(notebook).rpartition("## References")[2], re.MULTILINE)
@@ -217,7 +223,19 @@ def student_copy(notebook, path):
     ]
 
 
-RULES = [executed, form, size, tags, alt_texts, headings, references, paths, exercises, student_copy]
+RULES = [
+    executed,
+    form,
+    size,
+    tags,
+    alt_texts,
+    headings,
+    reading_time,
+    references,
+    paths,
+    exercises,
+    student_copy,
+]
 
 
 def test_there_are_notebooks():
@@ -240,6 +258,9 @@ def test_every_profile_fits_the_notebooks(path):
 # The rules themselves: a notebook that keeps them all, then one fault at a time.
 
 
+TIME = "**Time** 0 minutes to read, less than 60 seconds to run."
+
+
 def good_notebook():
     def code(source, number, *outputs, **metadata):
         return new_code_cell(
@@ -251,7 +272,7 @@ def good_notebook():
 
     image = new_output("display_data", {"image/png": "iVBORw0KGgo=", "text/plain": "<Figure>"})
     image.metadata = {"image/png": {"alt": "Accuracy falls as the cost goes down."}}
-    cells = [new_markdown_cell("# A chapter\n\n![a small network](network.png)", id="title")]
+    cells = [new_markdown_cell("# A chapter\n\n![a small network](network.png)\n\n" + TIME, id="title")]
     cells += [
         new_markdown_cell(f"## {part}\n\nA path such as data/results.", id=f"part-{number}")
         for number, part in enumerate(REQUIRED_HEADINGS)
@@ -467,6 +488,16 @@ def _(nb):
 @broken(exercises, "In [3] holds a solution and is not marked", "a solution that nbgrader does not know")
 def _(nb):
     code(nb, 3).source = "### BEGIN SOLUTION\nx = 3\n### END SOLUTION"
+
+
+@broken(reading_time, "['0'] minutes to read are stated, 5 measured", "a chapter that has grown")
+def _(nb):
+    nb.cells[1].source += "\n\n" + "word " * 900
+
+
+@broken(reading_time, "[] minutes to read are stated", "a chapter that does not say how long it is")
+def _(nb):
+    nb.cells[0].source = "# A chapter"
 
 
 @broken(references, "no link in: - Hinton", "a paper without a link")
