@@ -134,6 +134,9 @@ def reading_minutes(notebook: Any) -> int:
 
     Args:
         notebook: with its outputs.
+
+    Returns:
+        Minutes, a multiple of five.
     """
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

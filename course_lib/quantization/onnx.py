@@ -261,14 +261,12 @@ def _translated(model: nn.Module, example: Tensor) -> "ModelProto":
     How its tensors lie in memory is not for the file: from weights with the channels innermost torch.export makes more
     operators, and other names.
     """
-    model = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
-    example = example.contiguous()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
-                model,
-                (example,),
+                copy.deepcopy(model).to(memory_format=torch.contiguous_format),
+                (example.contiguous(),),
                 dynamo=True,
                 dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
                 input_names=["images"],

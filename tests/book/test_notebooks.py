@@ -39,7 +39,13 @@ def test_a_chapter_answers_to_number_stem_file_and_beginning_of_a_word(chapters,
 
 @pytest.mark.parametrize(
     ("words", "lines", "pictures", "tables", "minutes"),
-    [(0, 0, 0, 0, 0), (2000, 0, 0, 0, 10), (0, 400, 0, 0, 10), (0, 0, 10, 10, 10), (1000, 200, 5, 5, 15)],
+    [
+        (0, 0, 0, 0, 0),
+        (20_000, 0, 0, 0, 100),
+        (0, 4000, 0, 0, 100),
+        (0, 0, 80, 120, 100),
+        (1000, 200, 5, 5, 15),
+    ],
 )
 def test_reading_takes_time_for_words_lines_pictures_and_tables(words, lines, pictures, tables, minutes):
     outputs = [new_output("display_data", {"image/png": "aGk=", "text/plain": "f"})] * pictures

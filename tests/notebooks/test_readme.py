@@ -8,6 +8,7 @@ import nbformat
 import pytest
 
 from course_lib import files, results
+from course_lib.book import notebooks
 
 README = (files.root() / "README.md").read_text(encoding="utf-8")
 
@@ -109,6 +110,17 @@ def test_rows_on_real_data_say_where_they_come_from_and_how_to_repeat_them():
     folder = files.root() / "data" / "results"
     names = (path.stem for path in folder.glob("*.json"))
     assert shown == {name for name in names if "budget" in results.load(name)["configuration"]}
+
+
+def test_chapters_take_as_long_to_read_as_they_say_themselves():
+    stated = dict(
+        re.findall(r"^\| \[.*\]\(notebooks/([\w-]+)\.ipynb\) \|.*\| (\d+) min \|", README, re.MULTILINE)
+    )
+    measured = {
+        chapter.name: str(notebooks.reading_minutes(notebooks.read(chapter.path)))
+        for chapter in notebooks.chapters()
+    }
+    assert stated == measured
 
 
 def test_every_record_is_described():

@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import onnx
@@ -623,6 +624,14 @@ class Two(nn.Module):
         return x.reshape(2, 4)
 
 
+class Locked(nn.Identity):
+    """Cannot be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
 class Eigenvalues(nn.Module):
     def forward(self, x):
         return torch.linalg.eigvals(x).real
@@ -644,6 +653,7 @@ class Eigenvalues(nn.Module):
             ValueError,
             r"cannot be exported .*static shape of 2 .*nor on their number",
         ),
+        (Locked(), torch.rand(2, 4), ValueError, r"cannot be exported .*cannot pickle '_thread.lock'"),
         (Eigenvalues(), torch.rand(2, 4, 4), ValueError, r"aten.linalg_eig.* Replace that operation"),
         (
             Pair(),
