@@ -327,9 +327,13 @@ def _html(frame: pd.DataFrame, caption: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """One cell; figures stand to the right, so that digits line up, and words to the left."""
+    """One cell; figures stand to the right, so that digits line up, and words to the left.
+
+    In a narrow column a line may break before an interval, but not inside it, nor before a percent sign.
+    """
     text = str(value)
     side = "right" if text[:1].isdigit() or text[:1] in "+-" else "left"
+    text = re.sub(r"(?<=\d) (?=%)|(?<=\d,) (?=[^\s\[\]]+\])", "\N{NO-BREAK SPACE}", text)
     return f'<td style="text-align: {side}">{html.escape(text)}</td>'
 
 

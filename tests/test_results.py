@@ -76,7 +76,7 @@ def test_a_table_has_a_caption_headers_with_a_scope_and_every_cell_as_it_was_giv
     assert cells.texts["caption"] == ["Two networks."]
     assert cells.texts["th"] == ["network", "accuracy"]
     assert cells.scopes == ["col", "col"]
-    assert cells.texts["td"] == ["vgg", "94.1 %", "mlp", "7"]
+    assert cells.texts["td"] == ["vgg", "94.1\N{NO-BREAK SPACE}%", "mlp", "7"]
     assert cells.tags.count("tr") == 3
     plain = shown[0]["text/plain"]
     assert plain.startswith("Two networks.\n")
@@ -120,6 +120,18 @@ def test_figures_stand_to_the_right_and_words_to_the_left(shown):
     assert sides == ["right", "right", "right", "right", "left"]
 
 
+def test_a_line_may_break_before_an_interval_and_nowhere_in_a_figure(shown):
+    cells = ["-0.3 % [-0.8, +0.2]", "alone 99.0 %, taught 98.1 % [98.0, 98.2]", "r 0.57 [-0.11, 0.95]", "see [A, B]"]
+    results.table([{"a": cell} for cell in cells], "Breaks.")
+    assert [cell.split(" ") for cell in Cells(shown[0]["text/html"]).texts["td"]] == [
+        ["-0.3\N{NO-BREAK SPACE}%", "[-0.8,\N{NO-BREAK SPACE}+0.2]"],
+        ["alone", "99.0\N{NO-BREAK SPACE}%,", "taught", "98.1\N{NO-BREAK SPACE}%", "[98.0,\N{NO-BREAK SPACE}98.2]"],
+        ["r", "0.57", "[-0.11,\N{NO-BREAK SPACE}0.95]"],
+        ["see", "[A,", "B]"],
+    ]
+    assert "\N{NO-BREAK SPACE}" not in shown[0]["text/plain"]
+
+
 # Key figures
 
 
@@ -130,7 +142,7 @@ def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(sho
     assert bundle[results.KEY_FIGURES] == {"student alone": "71.0 %", "gain": 4.5, "seeds": 5.0}
     json.dumps(bundle[results.KEY_FIGURES])
     cells = Cells(bundle["text/html"])
-    assert cells.texts["td"] == ["student alone", "71.0 %", "gain", "4.5", "seeds", "5.0"]
+    assert cells.texts["td"] == ["student alone", "71.0\N{NO-BREAK SPACE}%", "gain", "4.5", "seeds", "5.0"]
     assert cells.scopes == ["col", "col"]
     assert bundle["text/plain"] == "student alone: 71.0 %\ngain: 4.5\nseeds: 5.0"
 
