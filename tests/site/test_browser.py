@@ -25,6 +25,9 @@ STICKING_OUT = """() => [...document.querySelectorAll('.bd-article *')].filter(e
         if (above.matches('mjx-assistive-mml') || /auto|scroll/.test(getComputedStyle(above).overflowX)) return false;
     return true;
 }).map(element => element.outerHTML.slice(0, 100))"""
+CUT_OFF = """() => [...document.querySelectorAll('.cell_output .output')]
+    .filter(output => output.querySelector('table > caption') && output.scrollWidth > output.clientWidth + 1)
+    .map(output => output.textContent.trim().slice(0, 100))"""
 BAD_IMAGES = """() => [...document.images].filter(i => !i.alt.trim() || !i.naturalWidth || i.clientWidth > innerWidth)
     .map(i => i.src)"""
 MATHEMATICS = """() => ({
@@ -51,6 +54,7 @@ def looked_at(browser, name, width):
     visit.page.wait_for_function("() => [...document.images].every(image => image.complete)")
     visit.width = visit.page.evaluate(WIDTH)
     visit.sticking_out = visit.page.evaluate(STICKING_OUT)
+    visit.cut_off = visit.page.evaluate(CUT_OFF)
     visit.bad_images = visit.page.evaluate(BAD_IMAGES)
     visit.mathematics = visit.page.evaluate(MATHEMATICS)
     visit.page.close()
@@ -84,6 +88,11 @@ def test_the_console_is_silent_and_every_request_is_answered(visited, name, widt
 def test_nothing_is_wider_than_the_page(visited, name, width):
     assert visited(name, width).width <= width
     assert visited(name, width).sticking_out == []
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_on_a_desk_every_table_of_results_is_seen_whole(visited, name):
+    assert visited(name, WIDTHS[1]).cut_off == []
 
 
 @every_page
