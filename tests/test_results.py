@@ -121,11 +121,22 @@ def test_figures_stand_to_the_right_and_words_to_the_left(shown):
 
 
 def test_a_line_may_break_before_an_interval_and_nowhere_in_a_figure(shown):
-    cells = ["-0.3 % [-0.8, +0.2]", "alone 99.0 %, taught 98.1 % [98.0, 98.2]", "r 0.57 [-0.11, 0.95]", "see [A, B]"]
+    cells = [
+        "-0.3 % [-0.8, +0.2]",
+        "alone 99.0 %, taught 98.1 % [98.0, 98.2]",
+        "r 0.57 [-0.11, 0.95]",
+        "see [A, B]",
+    ]
     results.table([{"a": cell} for cell in cells], "Breaks.")
     assert [cell.split(" ") for cell in Cells(shown[0]["text/html"]).texts["td"]] == [
         ["-0.3\N{NO-BREAK SPACE}%", "[-0.8,\N{NO-BREAK SPACE}+0.2]"],
-        ["alone", "99.0\N{NO-BREAK SPACE}%,", "taught", "98.1\N{NO-BREAK SPACE}%", "[98.0,\N{NO-BREAK SPACE}98.2]"],
+        [
+            "alone",
+            "99.0\N{NO-BREAK SPACE}%,",
+            "taught",
+            "98.1\N{NO-BREAK SPACE}%",
+            "[98.0,\N{NO-BREAK SPACE}98.2]",
+        ],
         ["r", "0.57", "[-0.11,\N{NO-BREAK SPACE}0.95]"],
         ["see", "[A,", "B]"],
     ]
