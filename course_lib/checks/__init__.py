@@ -74,7 +74,7 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
     name = getattr(function, "__name__", "your function")
     try:
         result = function(*arguments, **keywords)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # what an exercise raises in the student's copy until it is written
         raise NotWritten(
             f"{name} is not written yet: replace the line that raises NotImplementedError."
         ) from error

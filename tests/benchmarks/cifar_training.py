@@ -24,6 +24,7 @@ def whitening(images: UInt8[Tensor, "N C H W"], size: int = 2) -> nn.Conv2d:
 
     A patch x becomes E^T (x - mean) / sqrt(variance + 0.0005), with the eigenvectors E and the variances along them of
     the patches' covariance. ReLU after it loses nothing, because the negatives pass where the values do not.
+    Source: Jordan (2024), 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, arXiv:2404.00498.
     """
     floats = data.to_float(images)
     patches = floats.unfold(2, size, 1).unfold(3, size, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
@@ -39,7 +40,10 @@ def whitening(images: UInt8[Tensor, "N C H W"], size: int = 2) -> nn.Conv2d:
 
 
 def whitened_vgg(images: UInt8[Tensor, "N C H W"], seed: int = 0) -> nn.Sequential:
-    """Six convolutions after one that whitens, each begun as the identity; the image is halved before batch norm."""
+    """Six convolutions after one that whitens, each begun as the identity; the image is halved before batch norm.
+
+    After the network of Jordan (2024), with ReLU and plain batch norm.
+    """
     torch.manual_seed(seed)
     layers = [whitening(images), nn.ReLU()]
     channels = layers[0].out_channels
