@@ -40,12 +40,12 @@ bench: $(INSTALLED)
 site: $(SITE_INSTALLED)
 	rm -rf $(SITE) $(SITE).doctrees
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -d $(SITE).doctrees notebooks $(SITE)
-	$(BIN)/python -m course_lib.book.site_check $(SITE)
+	$(BIN)/python -m course_lib.book.site.check $(SITE)
 
 site-test: site
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; } || \
 		{ echo "The site is tested in Debian's chromium. It is not here, and apt-get could not install it (are you root?)."; exit 1; }
-	COURSE_SITE=$(SITE) $(BIN)/python -m pytest tests/book/test_site.py tests/site $(ARGS)
+	COURSE_SITE=$(SITE) $(BIN)/python -m pytest tests/book/site $(ARGS)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -16,7 +16,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
     "sphinxcontrib.bibtex",
-    "course_lib.book.site",
+    "course_lib.book.site.extension",
 ]
 exclude_patterns = ["profiles", "**.ipynb_checkpoints"]
 
@@ -27,7 +27,7 @@ myst_heading_anchors = 3
 myst_update_mathjax = False  # what it would set stands below
 suppress_warnings = ["mystnb.unknown_mime_type"]  # key figures, for `course run`
 
-mathjax_path = "mathjax/tex-chtml.js"  # course_lib.book.site puts it there
+mathjax_path = "mathjax/tex-chtml.js"  # course_lib.book.site.extension puts it there
 mathjax3_config = {
     # The menu would load further parts, which the site does not have.
     "options": {"enableMenu": False, "ignoreHtmlClass": ".*", "processHtmlClass": "math"},

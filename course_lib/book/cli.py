@@ -108,16 +108,16 @@ def run(
     ] = False,
 ) -> None:
     """Run chapters and leave the executed notebooks in a folder. Exit status 1 if one fails."""
-    from course_lib.book import course_run, show
+    from course_lib.book.run import course, show
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output = show.console()
     settings = {"profile": profile, "seed": seed, "set": assignments or []}
-    plan = course_run.plan(chapters or [], settings, out or files.root() / "build" / "course", resume=resume)
+    plan = course.plan(chapters or [], settings, out or files.root() / "build" / "course", resume=resume)
     for note in plan.notes:
         output.print(note, soft_wrap=True)
     try:
-        course_run.carry_out(plan, jobs=jobs, output=output)
+        course.carry_out(plan, jobs=jobs, output=output)
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         passed = sum(not record["failure"] for _, record in plan.records())
@@ -169,7 +169,8 @@ def run_seeds(
 
     Begun again, it goes on where it ended. Exit status 1 if a seed fails.
     """
-    from course_lib.book import recorded, show, sweep
+    from course_lib.book.run import show, sweep
+    from course_lib.book.site import recorded
 
     if scheduler is not None and workers is not None:
         raise CourseError(
@@ -220,7 +221,8 @@ def show_results(
     ] = None,
 ) -> None:
     """List what was recorded, or print records: mean and 95 % interval of every arm."""
-    from course_lib.book import recorded, show
+    from course_lib.book.run import show
+    from course_lib.book.site import recorded
 
     output = show.console()
     found = recorded.select(names or [])
@@ -248,7 +250,8 @@ def refresh(
     ] = False,
 ) -> None:
     """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was."""
-    from course_lib.book import course_run, notebooks, show
+    from course_lib.book import notebooks
+    from course_lib.book.run import course, show
 
     selected = notebooks.select(chapters or [], notebooks.chapters())
     if check:
@@ -264,7 +267,7 @@ def refresh(
         raise typer.Exit(1 if found else 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failures = course_run.refresh(selected, output=show.console())
+        failures = course.refresh(selected, output=show.console())
     except KeyboardInterrupt:
         typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -277,12 +280,12 @@ def refresh(
 @_clean
 def show_progress() -> None:
     """Show which chapters were run and which exercises pass, as the checks in the notebooks have recorded it."""
-    from course_lib.book import progress, show
-    from course_lib.checks import record
+    from course_lib.book.run import progress, show
+    from course_lib.checks import attempts
 
     output = show.console()
     output.print(progress.table(progress.examine()))
-    if not record.path().is_file():
+    if not attempts.path().is_file():
         output.print(
             "No check of an exercise was run in a notebook yet: jupyter lab notebooks", soft_wrap=True
         )
@@ -296,7 +299,7 @@ def release(
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
     """Write a folder to hand out: chapters without solutions, the library, the data, and a README for students."""
-    from course_lib.book import release as handing_out
+    from course_lib.book.classroom import release as handing_out
 
     names = handing_out.write(folder, chapters or [], force=force)
     typer.echo(f"Handed out in {folder}: {', '.join(names)}")
@@ -310,7 +313,7 @@ def slides(
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
     """Write slides of the chapters, to be shown in a browser without a network."""
-    from course_lib.book import slides as showing
+    from course_lib.book.site import slides as showing
 
     names = showing.write(folder, chapters or [], force=force)
     typer.echo(f"Slides in {folder / 'index.html'}: {', '.join(names)}")
@@ -363,9 +366,9 @@ def grade(
         raise CourseError(
             "submissions are graded in processes with limits, which Linux and macOS have; use one of them"
         )
-    from course_lib.book import grading as marks
-    from course_lib.book import show
-    from course_lib.book.marking import Settings
+    from course_lib.book.classroom import grading as marks
+    from course_lib.book.classroom.marking import Settings
+    from course_lib.book.run import show
 
     if scheduler is not None and jobs is not None:
         raise CourseError(
@@ -421,8 +424,8 @@ def fetch(name: Annotated[str, typer.Argument(help="A named data set, such as mn
 @_clean
 def doctor() -> None:
     """Say what is there, what is missing, and how to get it. Exit status 0 if the fast profile can run."""
-    from course_lib.book import doctor as examination
-    from course_lib.book import show
+    from course_lib.book.run import doctor as examination
+    from course_lib.book.run import show
 
     findings = examination.examine()
     output = show.console()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
-from course_lib.checks import record
+from course_lib.checks import attempts
 
 Case = Mapping[str, Any]
 """The keyword arguments of one call of a learner's function."""
@@ -42,11 +42,11 @@ def exercise(*, again: str, read: str) -> Callable[[Callable[..., None]], Callab
             try:
                 check(*answers, **named)
             except NotYet as hint:
-                failures = record.add(chapter, name, passed=False, tried=not isinstance(hint, NotWritten))
+                failures = attempts.add(chapter, name, passed=False, tried=not isinstance(hint, NotWritten))
                 more = [f"Once more: {again}"] * (failures > 1) + [f'Read "{read}" again.'] * (failures > 2)
                 hint.args = ("\n".join([*map(str, hint.args), *more]),)
                 raise
-            record.add(chapter, name, passed=True)
+            attempts.add(chapter, name, passed=True)
 
         checked.read = read  # a test looks whether the chapter has this heading
         return checked

@@ -10,9 +10,11 @@ import joblib
 import nbformat
 from rich.console import Console
 
-from course_lib.book import grading, handout, notebooks, runner
-from course_lib.book.marking import Settings
-from course_lib.book.runner import Task
+from course_lib.book import notebooks
+from course_lib.book.classroom import grading, handout
+from course_lib.book.classroom.marking import Settings
+from course_lib.book.run import runner
+from course_lib.book.run.runner import Task
 from tests.benchmarks.row import Row
 
 GOAL_RATIO = 3.0

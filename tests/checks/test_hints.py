@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from course_lib.checks import NotWritten, NotYet, chapter00, exercise, expect, record
+from course_lib.checks import NotWritten, NotYet, attempts, chapter00, exercise, expect
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 CHAPTERS = sorted(path for path in FOLDER.glob("*.ipynb") if "SOLUTION" in path.read_text(encoding="utf-8"))
@@ -16,7 +16,7 @@ CHAPTERS = sorted(path for path in FOLDER.glob("*.ipynb") if "SOLUTION" in path.
 
 @pytest.fixture(autouse=True)
 def _nothing_tried(monkeypatch):
-    monkeypatch.setattr(record, "_here", {})
+    monkeypatch.setattr(attempts, "_here", {})
 
 
 @exercise(again="Add one.", read="The method")
@@ -63,7 +63,7 @@ def test_a_mistake_in_the_check_itself_is_not_hidden_and_not_counted():
 
     with pytest.raises(KeyError):
         check_broken(1)
-    assert record._here == {}
+    assert attempts._here == {}
 
 
 def test_a_right_answer_prints_the_same_however_often_it_failed(capsys):

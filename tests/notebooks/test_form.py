@@ -12,7 +12,8 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from course_lib.book import notebooks, profiles
+from course_lib.book import notebooks
+from course_lib.book.run import profiles
 
 REQUIRED_HEADINGS = [
     "Setup",

@@ -1,0 +1,150 @@
+"""`course run` and `course refresh` without their command line: plan a run, carry it out, write what it gives."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from course_lib import files
+from course_lib.book import CourseError, notebooks
+from course_lib.book.notebooks import Chapter
+from course_lib.book.run import profiles, runner, show, state
+from course_lib.book.run.runner import Failure, Outcome, Task
+
+SPACE = 50 * 2**20  # bytes that a run wants free before it starts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that is about to begin. `state` is what run.json holds, and grows as chapters end."""
+
+    selected: list[Chapter]
+    parameters: dict[str, dict[str, Any]]
+    out: Path
+    state: dict[str, Any]
+    notes: list[str]
+
+    def records(self) -> list[tuple[str, dict[str, Any]]]:
+        """(chapter, record) of the selected chapters that have ended, in the order of the book."""
+        done = self.state["chapters"]
+        return [(chapter.name, done[chapter.name]) for chapter in self.selected if chapter.name in done]
+
+
+def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: bool = False) -> Plan:
+    """Check everything that can be checked before the first kernel starts, and write the first run.json.
+
+    Args:
+        words: chapters as typed (see `notebooks.select`).
+        settings: `profile`, `seed` and `set` as typed.
+        out: the folder of the executed notebooks.
+        resume: keep the chapters that an earlier run with these settings has finished there.
+
+    Raises:
+        CourseError: an unknown name, settings that differ from the run to resume, an unfit folder, a full disk.
+        OSError: the folder cannot be written to.
+    """
+    book = notebooks.chapters()
+    selected = notebooks.select(words, book)
+    parameters = profiles.resolve(
+        book,
+        selected,
+        profile=profiles.load(settings["profile"], notebooks.folder() / "profiles"),
+        seed=settings["seed"],
+        assignments=profiles.parse_assignments(settings["set"]),
+    )
+    out = folder_for(out)
+    kept, notes = {}, []
+    if resume and (old := state.load(out)) is None:
+        notes = [f"there is no earlier run in {out}; everything is run"]
+    elif resume:
+        state.check_settings(old["settings"], settings, out)
+        done, notes = state.finished(old, selected, parameters, out)
+        notes = [f"{len(done)} of {len(selected)} chapters are finished already", *notes]
+        others = set(old["chapters"]) - {chapter.name for chapter in selected}
+        kept = {name: old["chapters"][name] for name in others} | done
+    first = {"settings": settings, "chapters": kept}
+    state.save(out, first)
+    require_space(out)
+    return Plan(selected, parameters, out, first, notes)
+
+
+def folder_for(out: Path) -> Path:
+    """The folder of a run as an absolute path. Raises CourseError if it is that of the notebooks themselves."""
+    out = out.expanduser().absolute()
+    if out.resolve() == notebooks.folder().resolve():
+        raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
+    return out
+
+
+def require_space(out: Path) -> None:
+    """Raise CourseError if too little of the disk is free."""
+    free = shutil.disk_usage(out).free
+    if free < SPACE:
+        raise CourseError(
+            f"only {free / 2**20:.0f} MB are free for {out}; a run wants {SPACE / 2**20:.0f} MB. "
+            "Free some disk space or choose another folder with --out"
+        )
+
+
+def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
+    """Run the chapters of a plan that are not finished, writing notebook and run.json as each ends.
+
+    Args:
+        plan: its `state` gains a record for each chapter.
+        jobs: how many to run side by side.
+        output: where progress is shown.
+
+    Raises:
+        OSError: a notebook could not be written; every kernel is ended first.
+        KeyboardInterrupt: likewise.
+    """
+    waiting = [chapter for chapter in plan.selected if chapter.name not in plan.state["chapters"]]
+    tasks = [_task(chapter, plan.parameters[chapter.name]) for chapter in waiting]
+    sources = {chapter.name: chapter.source_sha256 for chapter in waiting}
+    library = state.library_sha256()
+
+    def record(task: Task, outcome: Outcome) -> None:
+        if outcome.notebook is not None:
+            files.write_text(plan.out / f"{task.chapter}.ipynb", notebooks.to_text(outcome.notebook))
+        plan.state["chapters"][task.chapter] = {
+            "source_sha256": sources[task.chapter],
+            "library_sha256": library,
+            "parameters": task.parameters,
+            "seconds": round(outcome.seconds, 3),
+            "figures": notebooks.key_figures(outcome.notebook) if outcome.notebook is not None else {},
+            "failure": asdict(outcome.failure) if outcome.failure else None,
+        }
+        state.save(plan.out, plan.state)
+        reporter.done(outcome)
+
+    with show.progress(output, len(tasks)) as reporter:
+        runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
+
+
+def refresh(selected: Sequence[Chapter], *, output: Console) -> dict[str, Failure]:
+    """Run notebooks with their defaults and write them back, normalised, where they lie.
+
+    Returns:
+        The failures, by chapter; the notebook of a failed chapter is left untouched.
+    """
+    failures = {}
+    paths = {chapter.name: chapter.path for chapter in selected}
+
+    def write(task: Task, outcome: Outcome) -> None:
+        if outcome.failure:
+            failures[task.chapter] = outcome.failure
+        else:
+            files.write_text(paths[task.chapter], notebooks.to_text(notebooks.normalise(outcome.notebook)))
+        reporter.done(outcome)
+
+    with show.progress(output, len(selected)) as reporter:
+        tasks = [_task(chapter, {}) for chapter in selected]
+        runner.run(tasks, on_start=reporter.started, on_cell=reporter.cell, on_done=write)
+    return failures
+
+
+def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:
+    return Task(chapter.name, notebooks.read(chapter.path), parameters, chapter.path.parent)

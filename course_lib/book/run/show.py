@@ -1,0 +1,130 @@
+"""What `course run` and `course refresh` show: progress while they work, a table when they are done."""
+
+import contextlib
+import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from course_lib.book.run.runner import Failure, Outcome, Task
+
+
+class Reporter(Protocol):
+    """Is told how a run goes, from the threads of the chapters."""
+
+    def started(self, task: Task) -> None: ...
+    def cell(self, task: Task) -> None: ...
+    def done(self, outcome: Outcome) -> None: ...
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console that prints text as it is, 110 columns wide where it is not a terminal."""
+    made = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
+    if not made.is_terminal and "COLUMNS" not in os.environ:
+        made = Console(stderr=stderr, markup=False, highlight=False, width=110)
+    return made
+
+
+@contextlib.contextmanager
+def progress(output: Console, count: int, what: str = "chapters") -> Iterator[Reporter]:
+    """Report on a run: bars on a terminal, a line as each chapter starts and ends elsewhere.
+
+    Args:
+        output: where to.
+        count: how many will be run.
+        what: they are called.
+    """
+    if not output.is_terminal:
+        yield _Lines(output)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=output) as bars:
+        yield _Bars(bars, count, what)
+
+
+class _Lines:
+    def __init__(self, output: Console):
+        self._output = output
+
+    def started(self, task: Task) -> None:
+        self._output.print(f"{task.chapter}: {task.cells} cells", soft_wrap=True)
+
+    def cell(self, task: Task) -> None:
+        pass
+
+    def done(self, outcome: Outcome) -> None:
+        self._output.print(_line(outcome), soft_wrap=True)
+
+
+class _Bars:
+    def __init__(self, bars: Progress, count: int, what: str):
+        self._bars = bars
+        self._all = bars.add_task(what, total=count)
+        self._running: dict[str, Any] = {}
+
+    def started(self, task: Task) -> None:
+        self._running[task.chapter] = self._bars.add_task(f"{task.chapter}, cells", total=task.cells)
+
+    def cell(self, task: Task) -> None:
+        self._bars.advance(self._running[task.chapter])
+
+    def done(self, outcome: Outcome) -> None:
+        if outcome.chapter in self._running:  # nobody tells when a seed starts on another machine
+            self._bars.remove_task(self._running.pop(outcome.chapter))
+        self._bars.advance(self._all)
+        self._bars.console.print(_line(outcome), soft_wrap=True)
+
+
+def _line(outcome: Outcome) -> str:
+    return f"{outcome.chapter}: {'failed' if outcome.failure else 'passed'} in {outcome.seconds:.1f} s"
+
+
+def summary(records: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """The table that ends a run: chapter, seconds, key figures, result.
+
+    Args:
+        records: (chapter, its record in run.json), in the order of the book.
+    """
+    table = Table(show_lines=True)
+    table.add_column("chapter", overflow="fold")
+    table.add_column("seconds", justify="right")
+    table.add_column("key figures", overflow="fold")
+    table.add_column("result", overflow="fold")
+    for name, record in records:
+        failure = record.get("failure")
+        result = describe(Failure(**failure)) if failure else "passed"
+        figures = "\n".join(
+            f"{key.replace('_', ' ')}: {_figure(value)}" for key, value in record["figures"].items()
+        )
+        table.add_row(name, f"{record['seconds']:.1f}", figures, result)
+    return table
+
+
+def grades(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The lines of grades.csv as a table."""
+    table = Table()
+    for heading in ("student", "chapter", "points", "reason"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "points" else "left")
+    for row in rows:
+        points = f"{row['points']} of {row['max_points']}"
+        table.add_row(
+            row["student"], row["chapter"], points, textwrap.shorten(row["reason"], 200, placeholder=" ...")
+        )
+    return table
+
+
+def describe(failure: Failure) -> str:
+    """A failure in at most a few lines: the cell, its first line, the error."""
+    error = "\n".join(failure.error.strip().splitlines()[:4])
+    error = error if len(error) <= 400 else error[:400] + " ..."
+    if not failure.cell:
+        return f"failed before the first cell\n{error}"
+    return f"failed in In [{failure.cell}]: {failure.line}\n{error}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

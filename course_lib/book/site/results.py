@@ -1,0 +1,145 @@
+"""The site's page of run times and results: Markdown made from what runs have left, nothing written by hand."""
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from course_lib import files, results
+from course_lib.book import notebooks
+from course_lib.book.notebooks import Chapter
+from course_lib.book.run import profiles, show, state
+from course_lib.book.run.sweep import format_seeds
+from course_lib.book.site import recorded
+from course_lib.book.site.recorded import Record
+
+NOT_RUN = "not run"
+EMBEDDED = "glyphs"
+"""The data set that lies in the repository; all others are real data."""
+
+
+def markdown() -> str:
+    """The whole page below its title: run times, key figures, and every recorded experiment, by chapter."""
+    book = notebooks.chapters()
+    run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
+    records = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
+    return "\n\n".join([run_times(book, run), key_figures(book, run), *_experiments(book, records)]) + "\n"
+
+
+def run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """Seconds of each chapter under each profile in the last run; what was not run says so.
+
+    Args:
+        book: the chapters.
+        run: the content of run.json (see `state.load`), with no chapters in it where there was no run.
+    """
+    names = profiles.names(notebooks.folder() / "profiles")
+    rows = []
+    for chapter in book:
+        row = {"chapter": _link(chapter)}
+        for name in names:
+            done = run["settings"].get("profile") == name and run["chapters"].get(chapter.name)
+            row[f"profile {name}"] = _seconds(chapter, done) if done else NOT_RUN
+        rows.append(row)
+    settings = run["settings"]
+    lines = ["## Run times", _table(rows)]
+    if settings:
+        changed = ", ".join(settings.get("set") or []) or "nothing else"
+        lines.append(
+            f"One run: `--profile {settings.get('profile')}`, seed {settings.get('seed') or 'as in the notebooks'}, "
+            f"set {changed}."
+        )
+    lines.append("`make course` runs every chapter, then `make site` shows here how long each took.")
+    return "\n\n".join(lines)
+
+
+def key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """What each chapter reports at its end: in the committed notebook, and in the last run."""
+    rows = []
+    for chapter in book:
+        committed = notebooks.key_figures(notebooks.read(chapter.path))
+        measured = run["chapters"].get(chapter.name, {}).get("figures", {})
+        for place, name in enumerate(dict.fromkeys([*committed, *measured])):
+            rows.append(
+                {
+                    "chapter": _link(chapter) if place == 0 else "",
+                    "key figure": _cell(name),
+                    "in the notebook": _cell(committed.get(name, "")),
+                    "in the last run": _cell(measured.get(name, NOT_RUN)),
+                }
+            )
+    return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
+
+
+def _experiments(book: Sequence[Chapter], records: Sequence[Record]) -> list[str]:
+    parts = [
+        "## Recorded experiments",
+        "Means with 95 % intervals over the runs of an arm, as `course results NAME` prints them.",
+    ]
+    for chapter in book:
+        own = [record for record in records if _belongs(record, chapter)]
+        real = [f"`{record.name}`" for record in own if record.data_set not in ("", EMBEDDED)]
+        parts.append(f"### {chapter.title}")
+        parts.append(f"On real data: {', '.join(real) or NOT_RUN}.")
+        parts += [experiment(record) for record in own]
+    return parts
+
+
+def experiment(record: Record) -> str:
+    """One record, folded up: where it comes from, and every figure of every arm."""
+    origin = {"configuration": record.configuration, "provenance": record.provenance}
+    where = results.origin(origin) if "budget" in record.configuration else _where(record)
+    several = list(record.arms) != [""]
+    rows = []
+    for arm, measured in record.arms.items():
+        for place, (name, figure) in enumerate(measured.items()):
+            row = {"arm": _cell(arm) if place == 0 else ""} if several else {}
+            row |= {"figure": _cell(name.replace("_", " ")), "runs": str(len(figure.values))}
+            rows.append(row | {"mean and interval": _cell(figure)})
+    summary = f"<summary>{html.escape(record.name)}: {html.escape(record.what)}</summary>"
+    configuration = _code(json.dumps(record.configuration, ensure_ascii=False))
+    facts = [
+        f"Seeds {format_seeds(record.seeds) or 'none'}. {_cell(where)}.",
+        f"Configuration {configuration}.",
+    ]
+    return "\n\n".join([f"<details>{summary}", *facts, _table(rows), "</details>"])
+
+
+def _where(record: Record) -> str:
+    origin = dict(record.provenance)
+    versions = [f"{name} {version}" for name, version in origin.pop("versions", {}).items()]
+    return ", ".join([f"{key} {value}" for key, value in origin.items()] + versions)
+
+
+def _belongs(record: Record, chapter: Chapter) -> bool:
+    return record.name.removeprefix("sweep/").split("-")[0] == chapter.number
+
+
+def _seconds(chapter: Chapter, done: dict[str, Any]) -> str:
+    if done.get("failure"):
+        return _cell(show.describe(show.Failure(**done["failure"])))
+    changed = done.get("source_sha256") != chapter.source_sha256
+    return f"{done['seconds']:.1f} s" + (", before the notebook last changed" if changed else "")
+
+
+def _link(chapter: Chapter) -> str:
+    return f"[{_cell(chapter.title)}]({chapter.path.name})"
+
+
+def _cell(value: Any) -> str:
+    """A text as a cell of a Markdown table shows it, none of its signs read as Markdown."""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = html.escape(" ".join(text.split()), quote=False)
+    for sign in "\\`*_{}[]$|~":
+        text = text.replace(sign, "\\" + sign)
+    return text
+
+
+def _code(text: str) -> str:
+    """A text without backquotes as Markdown code."""
+    return "`" + text.replace("`", "'") + "`"
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(row.values()) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

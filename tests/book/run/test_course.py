@@ -1,0 +1,333 @@
+"""`course run` on a made-up book, with real kernels."""
+
+import asyncio
+import errno
+import gc
+import json
+import os
+import shutil
+import signal
+from collections import namedtuple
+from threading import Thread
+
+import nbformat
+import pytest
+
+from course_lib import files
+from course_lib.book import notebooks
+from course_lib.book.run import runner, state
+from tests.book.processes import alive, wait_for
+
+pytestmark = pytest.mark.bad_input
+
+WRONG = "\nvalue = 1\nraise ValueError('[bold]no[/bold] good')"
+
+
+def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
+    where = "import os, pathlib\nprint(os.environ['TQDM_DISABLE'], pathlib.Path.cwd().name)"
+    book.add("00-good", figures(test_accuracy=0.73456, teacher="vgg"), where)
+    book.add("01-bad", "print('before')", WRONG, "print('after')")
+    book.add("02-next", figures(images=4000))
+    sources = {path: path.read_bytes() for path in (book.root / "notebooks").glob("*.ipynb")}
+
+    ended = book.course("run")
+
+    assert ended.status == 1
+    assert "Traceback" not in ended.out + ended.err
+    assert ended.err == ""
+    table = ended.out[ended.out.index("┏") :]
+    rows = [line for line in table.splitlines() if line.startswith("│")]
+    assert any("00-good" in row and "test accuracy: 0.7346" in row and "passed" in row for row in rows)
+    assert any("teacher: vgg" in row for row in rows)
+    assert any("01-bad" in row and "failed in In [3]: value = 1" in row for row in rows)
+    assert any("ValueError: [bold]no[/bold] good" in row for row in rows)
+    assert any("02-next" in row and "images: 4000" in row and "passed" in row for row in rows)
+    assert "1 of 3 chapters failed" in ended.out
+    for name in ("00-good", "01-bad", "02-next"):
+        assert f"{name}: " in ended.out[: ended.out.index("┏")]
+
+    assert sorted(path.name for path in book.out.iterdir()) == [
+        "00-good.ipynb",
+        "01-bad.ipynb",
+        "02-next.ipynb",
+        "run.json",
+    ]
+    assert book.printed("00-good") == "1 notebooks\n"
+    assert book.printed("01-bad") == "before\n"
+    failed = nbformat.read(book.out / "01-bad.ipynb", as_version=4)
+    assert any(
+        output.get("ename") == "ValueError" for cell in failed.cells for output in cell.get("outputs", [])
+    )
+    records = book.state()["chapters"]
+    assert records["00-good"]["figures"] == {"test_accuracy": 0.73456, "teacher": "vgg"}
+    assert records["01-bad"]["failure"] == {
+        "cell": 3,
+        "line": "value = 1",
+        "error": "ValueError: [bold]no[/bold] good",
+    }
+    assert 0 < records["02-next"]["seconds"] < 60
+    assert {path: path.read_bytes() for path in sources} == sources
+
+
+def test_parameters_reach_the_notebook_from_profile_seed_and_set(book):
+    book.add(
+        "00-a", "print(seed, rate, sizes, title)", parameters="seed = 0\nrate = 0.1\nsizes = [1]\ntitle = 'x'"
+    )
+    book.profile("tiny", 'rate: 0.5\n"00.title": from profile\n')
+    out = book.root / "out {seed}"
+    ended = book.course("run", "--profile", "tiny", "--seed", "3", "--set", "sizes=[4, 1e-1]", "--out", out)
+    assert ended.status == 0, ended.err
+    assert book.printed("00-a", out) == "3 0.5 [4, 0.1] from profile\n"
+
+
+def test_what_kills_or_leaves_the_kernel_is_a_failure_of_that_chapter_alone(book):
+    book.add("00-dies", "# gone\nimport os\nos._exit(3)", "print('never')")
+    book.add("01-leaves", "import sys\nsys.exit(0)", "print('never')")
+    book.add("02-good", "print('here')")
+    assert book.course("run", "--jobs", "3").status == 1
+    failures = {name: record["failure"] for name, record in book.state()["chapters"].items()}
+    assert failures["00-dies"]["cell"] == 2
+    assert failures["00-dies"]["line"] == "# gone"
+    assert "DeadKernelError" in failures["00-dies"]["error"]
+    assert (failures["01-leaves"]["cell"], failures["01-leaves"]["line"]) == (2, "import sys")
+    assert "SystemExit" in failures["01-leaves"]["error"]
+    assert failures["02-good"] is None
+    assert book.printed("02-good") == "here\n"
+
+
+def test_chapters_run_side_by_side_and_give_the_same_results(book):
+    """With meet=True each chapter waits until the other has begun: one after the other would never end."""
+    for mine, other in (("00-a", "01-b"), ("01-b", "00-a")):
+        meeting = (
+            "import pathlib, time\n"
+            f"here = pathlib.Path({str(book.root)!r})\n"
+            f"(here / '{mine}.begun').touch()\n"
+            "deadline = time.monotonic() + 300\n"
+            f"while meet and not (here / '{other}.begun').exists():\n"
+            "    assert time.monotonic() < deadline, 'the other has not begun'\n"
+            "    time.sleep(0.05)"
+        )
+        book.add(
+            mine,
+            meeting,
+            f"import random\nrandom.seed(3)\nprint('{mine}', random.random())",
+            "meet = 0\n1 + 1",
+        )
+    for name in ("00-a", "01-b"):
+        notebook = notebooks.read(book.path(name))
+        notebook.cells[1].source = "meet = False"
+        book.path(name).write_text(notebooks.to_text(notebook))
+    one, two = book.root / "one", book.root / "two"
+    assert book.course("run", "--set", "meet=false", "--out", one).status == 0
+    for path in book.root.glob("*.begun"):
+        path.unlink()
+    ended = book.course("run", "--set", "meet=true", "--jobs", "2", "--out", two)
+    assert ended.status == 0, ended.out
+    for name in ("00-a", "01-b"):
+        first, second = (
+            [cell.get("outputs") for cell in notebooks.normalise(notebooks.read(out / f"{name}.ipynb")).cells]
+            for out in (one, two)
+        )
+        assert first == second
+        assert book.printed(name, two).startswith(name)
+
+
+def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
+    book.add("00-quick", book.counting("quick"))
+    gate, pid = book.root / "gate", book.root / "pid"
+    slow = (
+        "import os, pathlib, time\n"
+        f"pathlib.Path({str(pid)!r}).write_text(str(os.getpid()))\n"
+        f"while not pathlib.Path({str(gate)!r}).exists():\n"
+        "    time.sleep(0.1)"
+    )
+    book.add("01-slow", book.counting("slow"), slow)
+    book.add("02-last", book.counting("last"))
+
+    process = book.start("run", "--seed", "4")
+    try:
+        wait_for(lambda: pid.exists() and pid.read_text())
+        kernel = int(pid.read_text())
+        assert alive(kernel)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    assert "1 of 3 chapters have passed and are kept" in err
+    assert "course run --profile fast --seed 4 --resume" in err
+    wait_for(lambda: not alive(kernel))
+    assert sorted(path.name for path in book.out.iterdir()) == ["00-quick.ipynb", "run.json"]
+    assert list(book.state()["chapters"]) == ["00-quick"]
+
+    refused = book.course("run", "--seed", "5", "--resume")
+    assert refused.status == 2
+    assert "seed was 4 and is now 5" in refused.err
+    assert "leave out --resume" in refused.err
+    assert list(book.state()["chapters"]) == ["00-quick"]
+
+    gate.touch()
+    resumed = book.course("run", "--seed", "4", "--resume")
+    assert resumed.status == 0
+    assert "1 of 3 chapters are finished already" in resumed.out
+    assert [book.times(name) for name in ("quick", "slow", "last")] == [1, 2, 1]
+    table = resumed.out[resumed.out.index("┏") :]
+    assert all(name in table for name in ("00-quick", "01-slow", "02-last"))
+    assert len(book.state()["chapters"]) == 3
+
+
+def test_resume_runs_again_what_failed_and_what_was_changed_and_nothing_else(book):
+    book.add("00-same", book.counting("same"))
+    book.add("01-changed", book.counting("changed"))
+    book.add(
+        "02-failed",
+        book.counting("failed"),
+        f"import pathlib\nassert pathlib.Path({str(book.root)!r}, 'ok').exists()",
+    )
+    assert book.course("run", "--jobs", "3").status == 1
+    (book.root / "ok").touch()
+    book.add("01-changed", book.counting("changed"), "print('new')")
+    resumed = book.course("run", "--resume", "--jobs", "2")
+    assert resumed.status == 0
+    assert "01-changed: the notebook has changed since; it is run again" in resumed.out
+    assert [book.times(name) for name in ("same", "changed", "failed")] == [1, 2, 2]
+    assert book.printed("01-changed") == "new\n"
+
+
+def test_resume_without_an_earlier_run_says_so_and_a_damaged_state_is_refused(book):
+    book.add("00-a", "pass")
+    assert "there is no earlier run" in book.course("run", "--resume").out
+    for text in ("{", "[]", '{"settings": {}}', '{"settings": {}, "chapters": []}'):
+        (book.out / "run.json").write_text(text)
+        ended = book.course("run", "--resume")
+        assert ended.status == 2
+        assert "run.json is damaged" in ended.err
+        assert (book.out / "run.json").read_text() == text
+
+
+def test_finished_says_why_a_chapter_is_run_again(book):
+    book.add("00-a")
+    (chapter,) = notebooks.chapters()
+    book.out.mkdir(parents=True)
+    record = {
+        "source_sha256": chapter.source_sha256,
+        "library_sha256": state.library_sha256(),
+        "parameters": {"seed": 1},
+        "failure": None,
+    }
+
+    def finished(parameters=None, **changes):
+        old = {"chapters": {"00-a": record | changes}}
+        return state.finished(old, [chapter], {"00-a": parameters or {"seed": 1}}, book.out)
+
+    assert finished() == ({}, ["00-a: its executed notebook is gone; it is run again"])
+    (book.out / "00-a.ipynb").touch()
+    assert finished() == ({"00-a": record}, [])
+    assert finished({"seed": 2}) == ({}, ["00-a: the profile has changed since; it is run again"])
+    assert finished(source_sha256="")[1] == ["00-a: the notebook has changed since; it is run again"]
+    assert finished(failure={"cell": 1}) == ({}, [])
+    kept, notes = finished(library_sha256="")
+    assert list(kept) == ["00-a"]
+    assert notes == ["00-a: kept, though course_lib has changed since it was run"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["07"], "unknown chapter '07'"),
+        (["frist"], r"Did you mean '00-first'"),
+        (["--profile", "fats"], "unknown profile 'fats'. Did you mean 'fast'"),
+        (["--set", "sead=3"], "Did you mean 'seed'"),
+        (["--set", "seed"], "write name=value"),
+        (["--set", "01.seed=3", "00"], "not part of this run"),
+        (["--profile", "wrong"], "unknown key of the profile 'epochs'"),
+        (["--out", "notebooks"], "holds the notebooks themselves"),
+        (["--out", "file"], "cannot write into"),
+        (["--out", "file/below"], "cannot write into"),
+        (["--seed", "-1"], "--seed"),
+        (["--jobs", "0"], "--jobs"),
+    ],
+)
+def test_a_mistake_is_one_message_on_stderr_and_nothing_is_run(book, monkeypatch, words, message):
+    book.add("00-first", book.counting("first"))
+    book.add("01-second")
+    book.profile("wrong", "epochs: 3")
+    (book.root / "file").write_text("mine")
+    monkeypatch.chdir(book.root)
+    ended = book.course("run", *words)
+    assert ended.status == 2
+    assert message.replace("\\", "") in ended.err
+    assert "Traceback" not in ended.err
+    assert ended.out == ""
+    assert book.times("first") == 0
+    assert not book.out.exists()
+    assert (book.root / "file").read_text() == "mine"
+
+
+def test_no_notebooks_is_a_clear_error(book):
+    ended = book.course("run")
+    assert ended.status == 2
+    assert "there are no notebooks in" in ended.err
+
+
+def test_a_disk_without_room_is_refused_before_anything_runs(book, monkeypatch):
+    book.add("00-a", book.counting("a"))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(100, 99, 2**20))
+    ended = book.course("run")
+    assert ended.status == 2
+    assert "only 1 MB are free" in ended.err
+    assert book.times("a") == 0
+
+
+def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_whole(book, monkeypatch):
+    """The second notebook meets the full disk: the first stays, the third is not begun."""
+    book.add("00-a", "pass")
+    book.add("01-b", "pass")
+    book.add("02-c", book.counting("c"))
+    write = files.Path.write_text
+
+    def full(path, *arguments, **options):
+        if "01-b" in path.name:
+            write(path, "half of it")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, *arguments, **options)
+
+    monkeypatch.setattr(files.Path, "write_text", full)
+    ended = book.course("run")
+    assert ended.status == 1
+    assert "No space left on device" in ended.err
+    assert "1 of 3 chapters have passed and are kept" in ended.err
+    assert "Traceback" not in ended.err
+    assert sorted(path.name for path in book.out.iterdir()) == ["00-a.ipynb", "run.json"]
+    assert list(json.loads((book.out / "run.json").read_text())["chapters"]) == ["00-a"]
+    assert book.times("c") == 0
+
+
+def test_no_event_loop_is_left_open_by_a_thread_that_ran_a_notebook(book):
+    """Collected open, a loop may print a traceback into the output of something else."""
+
+    def open_loops():
+        gc.collect()
+        return {
+            id(loop)
+            for loop in gc.get_objects()
+            if isinstance(loop, asyncio.BaseEventLoop) and not loop.is_closed()
+        }
+
+    book.add("00-a", "pass")
+    source = notebooks.read(book.path("00-a"))
+    before = open_loops()
+    seen = []
+
+    def work():
+        seen.append(runner.execute(runner.Task("00-a", source, {"seed": 1}, book.root)))
+        seen.append(open_loops() - before)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    outcome, left = seen
+    assert outcome.failure is None
+    assert not left

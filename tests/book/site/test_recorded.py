@@ -1,0 +1,182 @@
+"""`course results` on a made-up checkout."""
+
+import json
+
+import PIL.Image
+import pytest
+
+from course_lib import results
+from course_lib.book.site import recorded
+from course_lib.statistics import mean_interval
+
+pytestmark = pytest.mark.bad_input
+
+LEARNED = {(rate, seed): 0.5 + rate + seed / 100 for rate in (0.1, 0.2) for seed in range(3)}
+
+
+@pytest.fixture
+def records(book):
+    """Two records of `results.save` and a sweep with one failure."""
+    rows = [
+        {"net": "vgg", "rate": rate, "seed": seed, "test": value, "macs": 1000}
+        for (rate, seed), value in LEARNED.items()
+    ]
+    results.save("01-rates", rows, {"dataset": "glyphs", "epochs": 3})
+    results.save("02-sizes", [{"layer": "first", "weights": 10}, {"layer": "second", "weights": 30}], {})
+    folder = book.root / "build" / "sweep" / "00-a"
+    folder.mkdir(parents=True)
+    shown = {0: {"accuracy": "95.0%", "size": "4 MB"}, 1: {"accuracy": "96.0%", "size": "4 MB"}}
+    runs = {
+        str(seed): {
+            "figures": figures,
+            "failure": None,
+            "provenance": results.provenance() | {"date": f"2026-01-0{seed + 1}"},
+        }
+        for seed, figures in shown.items()
+    }
+    runs["2"] = {"figures": {}, "failure": {"cell": 1, "line": "", "error": "E"}, "provenance": {}}
+    configuration = {
+        "chapter": "00-a",
+        "parameters": {"dataset_name": "mnist", "seeds": 3},
+        "source_sha256": "",
+    }
+    content = {"name": "sweep-00-a", "title": "First", "configuration": configuration, "runs": runs}
+    (folder / "sweep.json").write_text(json.dumps(content))
+    return book
+
+
+def lines(text):
+    """The cells of a table, a list for each row."""
+    return [
+        [cell.strip() for cell in row.split("│")[1:-1]] for row in text.splitlines() if row.startswith("│")
+    ]
+
+
+def test_all_records_are_listed_with_what_tells_them_apart(records):
+    ended = records.course("results")
+    assert ended.status == 0
+    date, commit = results.provenance()["date"], results.provenance()["commit"]
+    assert lines(ended.out) == [
+        ["01-rates", "rate", "0-2", "glyphs", results.provenance()["device"], date, commit],
+        ["02-sizes", "layer", "", "", results.provenance()["device"], date, commit],
+        [
+            "sweep/00-a",
+            "First (failed: seed 2)",
+            "0-1",
+            "mnist",
+            results.provenance()["device"],
+            "2026-01-01, 2026-01-02",
+            commit,
+        ],
+    ]
+
+
+def test_a_record_is_shown_by_arm_with_means_and_intervals(records):
+    ended = records.course("results", "01-rates", "02-sizes")
+    assert ended.status == 0
+    assert "01-rates: rate\n" in ended.out
+    assert 'configuration {"dataset": "glyphs", "epochs": 3}' in ended.out
+    assert f"seeds 0-2; date {results.provenance()['date']}" in ended.out
+    intervals = [mean_interval([LEARNED[rate, seed] for seed in range(3)]) for rate in (0.1, 0.2)]
+    assert lines(ended.out) == [
+        ["rate 0.1", "test", "3", str(intervals[0])],
+        ["", "macs", "3", "1000, in every run"],
+        ["rate 0.2", "test", "3", str(intervals[1])],
+        ["", "macs", "3", "1000, in every run"],
+        ["layer first", "weights", "1", "10"],
+        ["layer second", "weights", "1", "30"],
+    ]
+
+
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_sweep_is_shown_over_the_seeds_that_passed(records, by_path):
+    name = str(records.root / "build" / "sweep" / "00-a") if by_path else "sweep/00-a"
+    ended = records.course("results", name)
+    assert ended.status == 0
+    assert lines(ended.out) == [
+        ["accuracy", "2", "95.5 % [89.1, 101.9]"],
+        ["size", "2", "4 MB, in every run"],
+    ]
+    assert f"{name}: First (failed: seed 2)\n" in ended.out
+    assert (
+        "the interval is too narrow" in ended.out
+    )  # seeds 0 and 1 of a chapter that runs three seeds itself
+
+
+def test_settings_stand_before_the_seed_and_missing_ones_tell_arms_apart():
+    rows = [
+        {"by": "norm", "tune": [], "seed": 0, "test": 0.5},
+        {"by": "norm", "tune": [1], "seed": 0, "test": 0.6, "tuned": 0.7},
+        {"by": "norm", "seed": 1, "test": 0.8},
+    ]
+    record = recorded.of_rows({"name": "r", "configuration": {}, "provenance": {}, "rows": rows})
+    assert record.what == "tune"
+    assert {
+        arm: {name: str(figure) for name, figure in measured.items()} for arm, measured in record.arms.items()
+    } == {
+        "tune []": {"test": "0.5"},
+        "tune [1]": {"test": "0.6", "tuned": "0.7"},
+        "": {"test": "0.8"},
+    }
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
+def test_a_record_is_drawn(records, tmp_path, suffix):
+    for name in ("01-rates", "02-sizes", "sweep/00-a"):
+        path = tmp_path / "figures" / f"drawn.{suffix}"
+        ended = records.course("results", name, "--plot", path)
+        assert (ended.status, ended.out) == (0, f"Drawn: {path}\n")
+        begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
+        assert path.read_bytes().startswith(begins)
+        if suffix == "png":
+            assert len(PIL.Image.open(path).getcolors(1 << 20)) > 10
+
+
+def test_what_is_drawn_is_what_is_shown(records):
+    interval = mean_interval([LEARNED[0.2, seed] for seed in range(3)])
+    panels = recorded._panels(recorded.select(["01-rates"])[0])
+    assert panels["test"]["rate 0.2"] == (interval.mean, interval.low, interval.high)
+    assert panels["macs"] == {"rate 0.1": (1000, 1000, 1000), "rate 0.2": (1000, 1000, 1000)}
+    swept = recorded._panels(recorded.select(["sweep/00-a"])[0])
+    assert list(swept) == ["%", "MB"]
+    assert swept["%"]["accuracy"][0] == 95.5
+    axes = recorded._draw(panels, "title").axes
+    assert [axis.get_title(loc="left") or axis.get_title() for axis in axes] == ["test", "macs"]
+    assert [label.get_text() for label in axes[0].get_yticklabels()] == ["rate 0.1", "rate 0.2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["01-rate"],
+            "unknown record '01-rate'. Did you mean '01-rates'? Known: 01-rates, 02-sizes, sweep/00-a.",
+        ),
+        (["--plot", "a.png"], "--plot draws one record and 3 are meant; name one"),
+        (["01-rates", "--plot", "a.gif"], "--plot a.gif: give a file that ends in .png, .pdf, .svg"),
+        (["01-rates", "--plot", "file/a.png"], "cannot write into file"),
+    ],
+)
+def test_a_mistake_is_one_message_on_stderr(records, monkeypatch, words, message):
+    monkeypatch.chdir(records.root)
+    (records.root / "file").touch()
+    ended = records.course("results", *words)
+    assert (ended.status, ended.out) == (2, "")
+    assert message in ended.err
+    assert not list(records.root.glob("a.*"))
+
+
+def test_nothing_recorded_and_nothing_to_draw_say_so(book):
+    assert "nothing is recorded yet" in book.course("results").err
+    results.save("01-names", [{"seed": 0, "net": "vgg"}], {})
+    ended = book.course("results", "01-names", "--plot", "a.png")
+    assert "01-names holds no figure that is a number" in ended.err
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"rows": []}', '{"name": "a", "rows": [3]}'])
+def test_a_damaged_record_is_named_with_the_command_that_mends_it(records, text):
+    (records.root / "data" / "results" / "01-rates.json").write_text(text)
+    ended = records.course("results")
+    assert ended.status == 2
+    assert "01-rates.json is damaged" in ended.err
+    assert "Restore it: git checkout -- data/results/01-rates.json" in ended.err

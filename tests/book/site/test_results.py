@@ -1,0 +1,112 @@
+"""The page of run times and results, made from a made-up checkout."""
+
+import json
+
+import nbformat
+import pytest
+
+from course_lib import results as records
+from course_lib.book import notebooks
+from course_lib.book.site import results
+from course_lib.statistics import mean_interval
+
+
+@pytest.fixture
+def checkout(book, figures):
+    """Two chapters that report a figure, one of them with records."""
+    for name in ("01-first", "02-second"):
+        path = book.add(name, figures(accuracy="95.0%"))
+        notebook = nbformat.read(path, as_version=4)
+        data = {notebooks.FIGURES_MIME: {"top | one": "95.0%"}}
+        notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data)]
+        nbformat.write(notebook, path)
+    book.profile("full", "")
+    rows = [{"net": net, "seed": s, "test": s / 10} for net in ("a_b", "c") for s in range(3)]
+    records.save("01-nets", rows, {"dataset": "glyphs", "note": "`quoted`"})
+    records.save("01-real", rows, {"dataset": "MNIST", "budget": 5})
+    return book
+
+
+def run(book, profile="fast", changed=False, failure=None):
+    """What `course run 01` leaves."""
+    sha = notebooks.chapters()[0].source_sha256
+    chapter = {
+        "source_sha256": "old" if changed else sha,
+        "library_sha256": "",
+        "parameters": {},
+        "seconds": 12.34,
+        "figures": {"top | one": "94.0%"},
+        "failure": failure,
+    }
+    state = {"settings": {"profile": profile, "seed": None, "set": []}, "chapters": {"01-first": chapter}}
+    book.out.mkdir(parents=True)
+    (book.out / "run.json").write_text(json.dumps(state))
+
+
+def cells(text, heading):
+    """The rows of the first table below a heading, without its head."""
+    lines = text.split(f"## {heading}\n")[1].split("\n## ")[0].splitlines()
+    rows = [line for line in lines if line.startswith("|")][2:]
+    return [[cell.strip() for cell in row.replace(r"\|", "¦").strip("|").split("|")] for row in rows]
+
+
+FIRST, SECOND = "[Title of 01-first](01-first.ipynb)", "[Title of 02-second](02-second.ipynb)"
+
+
+def test_what_was_not_run_says_so(checkout):
+    text = results.markdown()
+    assert cells(text, "Run times") == [[FIRST, "not run", "not run"], [SECOND, "not run", "not run"]]
+    assert cells(text, "Key figures")[0] == [FIRST, "top ¦ one", "95.0%", "not run"]
+    second = text.split("### Title of 02-second\n")[1]
+    assert "On real data: not run." in second
+
+
+@pytest.mark.parametrize(
+    ("profile", "changed", "row"),
+    [
+        ("fast", False, ["12.3 s", "not run"]),
+        ("full", False, ["not run", "12.3 s"]),
+        ("fast", True, ["12.3 s, before the notebook last changed", "not run"]),
+    ],
+)
+def test_seconds_stand_below_the_profile_that_was_run(checkout, profile, changed, row):
+    run(checkout, profile, changed)
+    text = results.markdown()
+    assert cells(text, "Run times") == [[FIRST, *row], [SECOND, "not run", "not run"]]
+    assert f"`--profile {profile}`" in text
+    assert [line[3] for line in cells(text, "Key figures")] == ["94.0%", "not run"]
+
+
+def test_a_failed_chapter_shows_its_error_and_no_time(checkout):
+    run(checkout, failure={"cell": 3, "line": "x[0]", "error": "IndexError: `x`"})
+    row = cells(results.markdown(), "Run times")[0]
+    assert row[1] == r"failed in In \[3\]: x\[0\] IndexError: \`x\`"
+    assert "12.3" not in row[1]
+
+
+def test_records_stand_below_their_chapter_with_means_and_intervals(checkout):
+    text = results.markdown()
+    first = text.split("### Title of 01-first\n")[1].split("### ")[0]
+    assert "On real data: `01-real`." in first
+    assert first.count("<details>") == first.count("</details>") == 2
+    assert "<summary>01-nets: net</summary>" in first
+    interval = str(mean_interval([0.0, 0.1, 0.2])).replace("[", r"\[").replace("]", r"\]")
+    assert f"| net a\\_b | test | 3 | {interval} |" in first
+    assert records.origin(records.load("01-real")).split(",")[0] in first
+    assert "budget 5 minutes" in first
+    assert '`{"dataset": "glyphs", "note": "\'quoted\'"}`' in first
+
+
+def test_a_checkout_without_records_still_has_a_page(book):
+    book.add("01-first")
+    text = results.markdown()
+    assert "No chapter reports any." in text
+    assert "<details>" not in text
+
+
+@pytest.mark.bad_input
+def test_a_damaged_run_says_what_is_damaged(checkout):
+    checkout.out.mkdir(parents=True)
+    (checkout.out / "run.json").write_text("{")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        results.markdown()
