@@ -20,7 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_lib import borrow
+from course_lib import tracing
 from course_lib.validation import check_count, check_number
 
 Example = Shaped[Tensor, "N *rest"]
@@ -105,14 +105,14 @@ def measure(model: nn.Module, example: Example) -> Cost:
         Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020 (peak activation memory as the limit).
         Sze et al., "Efficient Processing of Deep Neural Networks", Proceedings of the IEEE, 2017 (MACs as the unit).
     """
-    borrow.check(model, example)
+    tracing.check(model, example)
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise TypeError(
             f"model is a {type(model).__name__}, which hides its operations; it must be a plain torch.nn.Module. "
             "Measure the network that it was compiled from (model._orig_mod after torch.compile); latency() takes both."
         )
     operations = macs(model, example)
-    with borrow.borrowed(model), _attention_in_parts():
+    with tracing.borrowed(model), _attention_in_parts():
         peak = _peak_bytes(_trace(model, example))
     parameters = [p.detach() for p in _without_aliases(dict(model.named_parameters()))[0].values()]
     return Cost(
@@ -134,10 +134,10 @@ def macs(model: nn.Module, example: Example) -> int:
         TypeError: `model` is not an nn.Module, or `example` not a tensor.
         ValueError: an example that the model does not accept.
     """
-    borrow.check(model, example)
+    tracing.check(model, example)
     counter = FlopCounterMode(display=False)
-    with borrow.borrowed(model), _attention_in_parts(), counter:
-        borrow.run(model, example)
+    with tracing.borrowed(model), _attention_in_parts(), counter:
+        tracing.run(model, example)
     return counter.get_total_flops() // 2
 
 
@@ -166,14 +166,14 @@ def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds
     References:
         Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems", SC 2015 (median and quartiles).
     """
-    borrow.check(model, example)
+    tracing.check(model, example)
     check_count(threads, "threads")
     check_number(
         min_seconds, "min_seconds", low=0, low_open=True, hint="A fifth of a second is a good start."
     )
     timer_class = _benchmark_timer()
-    with borrow.borrowed(model), torch.inference_mode():
-        borrow.run(model, example)
+    with tracing.borrowed(model), torch.inference_mode():
+        tracing.run(model, example)
         timer = timer_class(
             "model(example)", globals={"model": model, "example": example}, num_threads=threads
         )

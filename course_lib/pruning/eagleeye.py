@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import borrow, cost, files, training
+from course_lib import cost, files, tracing, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.pruning.filters import filter_plan, unit_scores
 from course_lib.pruning.graph import channel_groups
@@ -351,11 +351,11 @@ def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         positions[names[layer]] = positions.get(names[layer], 0) + counted.numel() // channels
 
     kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    with borrow.borrowed(model), contextlib.ExitStack() as hooks:
+    with tracing.borrowed(model), contextlib.ExitStack() as hooks:
         for module in names:
             if isinstance(module, kinds):
                 hooks.enter_context(module.register_forward_hook(note, with_kwargs=True))
-        borrow.run(model, example)
+        tracing.run(model, example)
     return positions
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.utils._pytree import tree_leaves, tree_map
 
-from course_lib import borrow
+from course_lib import tracing
 
 Labels = Int64[
     Tensor, "..."
@@ -141,9 +141,9 @@ def follow_channels(
     Raises:
         TypeError, ValueError: as `channel_groups`.
     """
-    borrow.check(model, example)
+    tracing.check(model, example)
     ties = _Ties(model)
-    with borrow.borrowed(model):
+    with tracing.borrowed(model):
         graph, training_matters = _trace(model, ties)
         _Follower(model, graph, ties).follow(example)
         if training_matters:
@@ -188,17 +188,12 @@ class _Tracer(fx.Tracer):
 
 def _trace(model: nn.Module, ties: "_Ties") -> tuple[fx.Graph, bool]:
     """The traced network, and whether its forward() looks at the train/eval mode."""
-    tracer = _Tracer()
-    try:
-        with _watched_reading() as read:
-            graph = tracer.trace(model)
-    except Exception as error:
-        where = f"in {tracer.trail[-1]!r}" if tracer.trail else "in its forward()"
-        raise ValueError(
-            f"torch.fx cannot trace the model: {where}, {type(error).__name__}: {error}. A traceable forward() runs "
-            "the same layers whatever the values: without `if` or loops over tensors. Rewrite that part, or prune the "
-            "parts of the model that are free of it one by one."
-        ) from error
+    with tracing.alone(), _watched_reading() as read:
+        graph = tracing.trace(
+            model,
+            _Tracer(),
+            remedy="Rewrite that part, or prune the parts of the model that are free of it one by one.",
+        )
     for layer, name in read:
         if name != "training" and _known_type(layer) is not None:
             ties.pin_layer(layer, f"forward() computes with the {name} of a layer that has or reads them")
@@ -407,7 +402,7 @@ class _Follower(fx.Interpreter):
         try:
             value = super().run_node(n)
         except Exception:
-            borrow.run(self.module, self.example)  # says what is wrong with the example
+            tracing.run(self.module, self.example)  # says what is wrong with the example
             raise
         self.labels[n] = self._follow(n, value)
         if isinstance(value, Tensor) and n.op != "output":
@@ -555,13 +550,11 @@ def _changing(labels: Tensor) -> list[int]:
 
 
 def _plain_parameters(follower: _Follower, node: fx.Node, layer: nn.Module) -> None:
-    computed = [name for name in ("weight", "bias") if name not in layer._parameters and hasattr(layer, name)]
-    if computed:
+    if computed := tracing.computed_parameter(layer):
         follower.refuse(
             node,
-            f"the {computed[0]} of {node.target!r} is computed from other parameters, by a mask or parametrisation; "
-            "make it permanent first (course_lib.pruning.masks.make_permanent, torch.nn.utils.prune.remove, "
-            "torch.nn.utils.parametrize.remove_parametrizations)",
+            f"the {computed} of {node.target!r} is computed from other parameters, by a mask or parametrisation; "
+            f"{tracing.MAKE_PERMANENT}",
         )
 
 

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor, nn
 
-from course_lib import borrow, cost
+from course_lib import cost, tracing
 from course_lib.data import to_float
 from course_lib.files import atomic_path
 from course_lib.quantization.affine import check_flag
@@ -67,11 +67,11 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
     import onnx
 
     path = _check_path(path, "path")
-    borrow.check(model, example)
+    tracing.check(model, example)
     if len(example) == 1:  # torch.export takes a batch of one for a network of single images
         example = example.repeat([2] + [1] * (example.ndim - 1))
-    with atomic_path(path) as temporary, borrow.borrowed(model):
-        borrow.run(model, example)
+    with atomic_path(path) as temporary, tracing.borrowed(model):
+        tracing.run(model, example)
         expected = model(example)
         if not isinstance(expected, Tensor):
             raise ValueError(

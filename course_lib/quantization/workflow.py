@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Integer, Shaped
 from torch import Tensor, fx, nn
 
-from course_lib import borrow
+from course_lib import tracing
 from course_lib.data import to_float
 from course_lib.quantization import affine, integer
 from course_lib.quantization.affine import (
@@ -78,7 +78,7 @@ def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.
     Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", CVPR 2018, section 3.2.
     """
-    borrow.check(model, example)
+    tracing.check(model, example)
     folded = _folded(model)
     _check_same(model, folded, example)
     return folded
@@ -127,8 +127,8 @@ def collect(
         return values
 
     first = images[:4].to(device)
-    with borrow.borrowed(model):
-        borrow.run(model, _numbers(first))
+    with tracing.borrowed(model):
+        tracing.run(model, _numbers(first))
     with torch.no_grad():
         for part in images.split(batch_size):
             execute(steps, compute, _numbers(part.to(device)))
@@ -627,15 +627,10 @@ _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
 
 def _trace(model: nn.Module) -> fx.Graph:
     """The network in evaluation mode as torch.fx has it, without what hands on its input as it is."""
-    try:
-        with borrow.borrowed(model):
-            graph = fx.Tracer().trace(model)
-    except Exception as error:
-        raise ValueError(
-            f"torch.fx cannot trace the model: {type(error).__name__}: {error}. A traceable forward() runs the same "
-            "layers whatever the values: without `if` or loops over tensors. Rewrite that part, or quantize with "
-            "quantization.onnx."
-        ) from error
+    with tracing.borrowed(model):
+        graph = tracing.trace(
+            model, fx.Tracer(), remedy="Rewrite that part, or quantize with quantization.onnx."
+        )
     modules = dict(model.named_modules())
     for node in graph.nodes:
         layer = modules[node.target] if node.op == "call_module" else None
@@ -700,11 +695,10 @@ def _fold(layer: nn.Module, norm: nn.Module) -> None:
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:
-    if _hooks(layer) or ("weight" not in layer._parameters and hasattr(layer, "weight")):
+    if _hooks(layer) or tracing.computed_parameter(layer):
         raise ValueError(
             f"layer {name!r} has a hook, or a weight that is computed from other parameters by a mask or "
-            "parametrisation. Make it permanent first (course_lib.pruning.masks.make_permanent, "
-            "torch.nn.utils.prune.remove, torch.nn.utils.parametrize.remove_parametrizations), or remove the hook."
+            f"parametrisation; {tracing.MAKE_PERMANENT}, or remove the hook."
         )
 
 
@@ -1000,7 +994,7 @@ def _check_model(model: object) -> torch.device:
     """Where the network is, if it is one of float32."""
     parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
-    borrow.check(model, torch.zeros(1, device=device))
+    tracing.check(model, torch.zeros(1, device=device))
     for name, parameter in parameters.items():
         if parameter.dtype != torch.float32:
             raise ValueError(
@@ -1037,8 +1031,8 @@ def check_numbers(images: Tensor) -> Tensor:
 def _check_same(model: nn.Module, other: Callable[[Tensor], Tensor], images: Tensor) -> None:
     """That another form of the network computes what it does, on some images."""
     images = _numbers(images)
-    with borrow.borrowed(model):
-        borrow.run(model, images)
+    with tracing.borrowed(model):
+        tracing.run(model, images)
         expected, found = model(images), other(images)
     if not isinstance(expected, Tensor):
         raise ValueError(

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantType, quant_pre_process, quantize_static
 from torch import nn
 
-from course_lib import borrow, checkpoints, cost, data, models
+from course_lib import checkpoints, cost, data, models, tracing
 from course_lib.data import to_float
 from course_lib.quantization import integer
 from course_lib.quantization.affine import QuantParams, choose_params, dequantize, params_of
@@ -126,7 +126,7 @@ def constants_of(path):
 def test_the_file_gives_what_the_network_gives_for_any_number_of_images(exported, name):
     model, path = exported[name]
     images = pictures(7)
-    with borrow.borrowed(model):
+    with tracing.borrowed(model):
         expected = model(to_float(images))
     for batch_size in (1, 3, 100):
         found = run(path, images, batch_size=batch_size)
@@ -276,7 +276,7 @@ def test_histograms_hold_what_the_modules_of_the_network_give(exported, name):
         for module in model.modules()
         if isinstance(module, kinds)
     ]
-    with borrow.borrowed(model):
+    with tracing.borrowed(model):
         model(seen[0])
     for hook in hooks:
         hook.remove()

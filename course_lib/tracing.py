@@ -1,12 +1,15 @@
-"""Looking into a caller's network and leaving it as it was."""
+"""Look into a caller's network, trace it with torch.fx, and leave it as it was."""
 
 import contextlib
 import itertools
+import threading
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
+
+_LOCK = threading.RLock()  # torch.fx changes nn.Module while it traces, for every thread of the process
 
 
 def check(model: object, example: object) -> None:
@@ -94,3 +97,47 @@ def run(model: nn.Module, example: Tensor) -> None:
             f"{example.device}: {type(error).__name__}: {error}. Pass a batch of the shape and dtype that it was built "
             "for, [N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one)."
         ) from error
+
+
+def trace(model: nn.Module, tracer: fx.Tracer, *, remedy: str) -> fx.Graph:
+    """Trace a network with torch.fx, one thread at a time.
+
+    Args:
+        model: the network, in the mode that is to be traced.
+        tracer: which modules it takes as a whole; where it keeps the names of the modules it is in as `trail`, the
+            error names the innermost.
+        remedy: what to do instead where the model cannot be traced; ends the error message.
+
+    Returns:
+        The graph.
+
+    Raises:
+        ValueError: the model cannot be traced; the message says where and why.
+    """
+    try:
+        with alone():
+            return tracer.trace(model)
+    except Exception as error:
+        trail = getattr(tracer, "trail", None)
+        where = f"in {trail[-1]!r}, " if trail else "in its forward(), " if trail is not None else ""
+        raise ValueError(
+            f"torch.fx cannot trace the model: {where}{type(error).__name__}: {error}. A traceable forward() runs the "
+            f"same layers whatever the values: without `if` or loops over tensors. {remedy}"
+        ) from error
+
+
+def alone() -> contextlib.AbstractContextManager:
+    """Keep other threads from tracing in the block: torch.fx changes nn.Module for all of them."""
+    return _LOCK
+
+
+def computed_parameter(layer: nn.Module) -> str | None:
+    """Name the weight or bias of a layer that is computed from other parameters, by a mask or parametrisation."""
+    names = (name for name in ("weight", "bias") if name not in layer._parameters and hasattr(layer, name))
+    return next(names, None)
+
+
+MAKE_PERMANENT = (
+    "make it permanent first (course_lib.pruning.masks.make_permanent, torch.nn.utils.prune.remove, "
+    "torch.nn.utils.parametrize.remove_parametrizations)"
+)

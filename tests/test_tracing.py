@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import borrow
+from course_lib import tracing
 
 
 def test_modes_buffers_attributes_and_random_state_come_back():
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout())
     model[0].eval()
     state, mean = torch.get_rng_state(), model[1].running_mean.clone()
-    with borrow.borrowed(model):
+    with tracing.borrowed(model):
         assert not any(module.training for module in model.modules())
         assert not torch.is_grad_enabled()
         model[1].running_mean.add_(1)
@@ -30,7 +30,7 @@ def test_it_comes_back_after_an_error_too():
     model = nn.BatchNorm1d(4)
 
     def fail():
-        with borrow.borrowed(model):
+        with tracing.borrowed(model):
             model.running_var.zero_()
             raise KeyError
 
@@ -45,8 +45,8 @@ def test_what_the_model_does_not_take_is_said_with_its_shape():
     with pytest.raises(
         ValueError, match=r"shape \[2, 5\], torch.float32, on cpu: RuntimeError: .*Pass a batch"
     ):
-        borrow.run(nn.Linear(3, 4), torch.rand(2, 5))
+        tracing.run(nn.Linear(3, 4), torch.rand(2, 5))
     with pytest.raises(TypeError, match="a str; it must be"):
-        borrow.check("resnet", torch.rand(1))
+        tracing.check("resnet", torch.rand(1))
     with pytest.raises(ValueError, match=r"shape \[\]; it must be \[N, \.\.\.\]"):
-        borrow.check(nn.Linear(3, 4), torch.tensor(1.0))
+        tracing.check(nn.Linear(3, 4), torch.tensor(1.0))
