@@ -1,0 +1,360 @@
+"""Run many calls side by side, in processes or on a Dask cluster; one that kills its worker costs no other.
+
+Public: `run_parallel`, `on_one_thread`, `isolated` with its pools `Processes` and `connected` (a Dask `Cluster`).
+"""
+
+import asyncio
+import contextlib
+import logging
+import multiprocessing
+import pkgutil
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+
+from course_lib.validation import check_count
+
+_PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a call up
+_POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
+_RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
+MEMORY = "Lack of memory is the usual reason"
+
+
+class ClusterError(ValueError):
+    """A cluster that cannot be used; the message says why and what to do."""
+
+
+class Lost(NamedTuple):
+    """What a pool gives for a call whose worker died under it, though another call may be to blame."""
+
+    reason: str
+
+
+class Failed(NamedTuple):
+    """What a pool gives for a call that raised."""
+
+    reason: str
+
+
+Pool = Callable[[Mapping[Hashable, tuple]], Iterator[tuple[Hashable, Any]]]
+"""Makes calls, {key: arguments}, and gives (key, value) of each as it ends; `Lost` where its worker died."""
+
+
+def run_parallel(
+    function: Callable[[Any], Any],
+    arguments: Sequence[Any],
+    *,
+    workers: int | None = None,
+    label: str = "runs",
+) -> list[Any]:
+    """Call a function on every argument, in processes of one thread each; results in order.
+
+    Small networks gain nothing from a second thread, so two one-thread runs side by side finish in half the time.
+    Every call has one thread whatever the number of workers, so the results do not depend on it.
+
+    Args:
+        function: of one argument; what it needs is pickled, functions of a notebook included.
+        arguments: one for each call.
+        workers: processes; as many as the machine has cores unless given. One worker runs in this process.
+        label: of the progress bar.
+
+    Returns:
+        One result for each argument, in order.
+
+    Raises:
+        TypeError, ValueError: `workers` is not a whole number of at least 1. Whatever the function raises.
+
+    Example:
+        >>> run_parallel(abs, [-1, 2, -3], workers=1)
+        [1, 2, 3]
+    """
+    import joblib
+
+    workers = min(
+        check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
+    )
+    if workers == 1:
+        calls = (on_one_thread(function, argument) for argument in arguments)
+    else:
+        tasks = (joblib.delayed(on_one_thread)(function, argument) for argument in arguments)
+        calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
+    return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
+
+
+def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function with PyTorch on one thread: what it computes then does not depend on the machine's cores.
+
+    Args:
+        function: called with the arguments.
+        arguments: of the function.
+
+    Returns:
+        What the function returns.
+
+    Example:
+        >>> on_one_thread(torch.get_num_threads)
+        1
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function(*arguments)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def isolated(
+    pool: Pool, calls: Mapping[Hashable, tuple], *, tries: int = 1
+) -> Iterator[tuple[Hashable, Any]]:
+    """Make calls together, and those whose worker died again one by one, so that a deadly one takes no other with it.
+
+    Args:
+        pool: makes the calls.
+        calls: {key: arguments}.
+        tries: how often a call that was lost is made again, alone.
+
+    Yields:
+        (key, value) of each call as it ends; `Lost` where its worker died each time.
+
+    Example:
+        >>> list(isolated(Processes(pow, workers=1), {"a": (2, 3), "b": (3, 2)}))
+        [('a', 8), ('b', 9)]
+    """
+    suspects = []
+    for key, value in pool(calls):
+        if isinstance(value, Lost):
+            suspects.append(key)
+        else:
+            yield key, value
+    for key in suspects:
+        for _ in range(check_count(tries, "tries")):
+            ((_, value),) = pool({key: calls[key]})
+            if not isinstance(value, Lost):
+                break
+        yield key, value
+
+
+class Processes:
+    """A pool of processes of this machine, or of whatever `joblib.parallel_config` says. What a call raises is raised.
+
+    Args:
+        function: called with the arguments of each call.
+        workers: processes; -1 for one a core, None for what `joblib.parallel_config` says.
+        patience: seconds without any result after which workers count as dead.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], *, workers: int | None = None, patience: float = _PATIENCE
+    ) -> None:
+        self.function, self.workers, self.patience = function, workers, patience
+
+    def __call__(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Hashable, Any]]:
+        """Make the calls. When a worker dies, those under way are lost and the others go on."""
+        import joblib  # here, since most users of this module need no processes
+
+        left = dict(calls)
+        while left:
+            sent: list[Hashable] = []
+            patience = self.patience if joblib.effective_n_jobs(self.workers) > 1 else None
+            # batch_size 1: what is finished comes back at once, and is kept if another call's worker dies.
+            parallel = joblib.Parallel(
+                n_jobs=self.workers, batch_size=1, return_as="generator_unordered", timeout=patience
+            )
+            try:
+                for key, value in parallel(self._tasks(dict(left), sent)):
+                    del left[key]
+                    yield key, value
+            except (BrokenExecutor, multiprocessing.TimeoutError) as error:
+                for key in [key for key in sent if key in left]:
+                    del left[key]
+                    yield key, Lost(f"a worker process died ({type(error).__name__})")
+
+    def _tasks(self, calls: Mapping[Hashable, tuple], sent: list[Hashable]) -> Iterator[tuple]:
+        """Calls as joblib takes them; `sent` lists those that it has taken."""
+        import joblib
+
+        for key, arguments in calls.items():
+            sent.append(key)
+            yield joblib.delayed(_keyed)(key, self.function, arguments)
+
+
+def _keyed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> tuple[Hashable, Any]:
+    return key, function(*arguments)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A connected Dask cluster, which is a pool: see `connected`.
+
+    Attributes:
+        function: that it calls.
+        what: its calls are about, in a word, such as "seeds".
+        client: of `distributed`.
+        address: of the scheduler.
+        timeout: seconds that the scheduler may take to answer.
+        patience: seconds that it may be without a worker.
+        fatal: what a call may raise to end them all.
+    """
+
+    function: Callable[..., Any]
+    what: str
+    client: Any
+    address: str
+    timeout: float
+    patience: float
+    fatal: type[Exception] = ClusterError
+
+    def __call__(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Hashable, Any]]:
+        """Make the calls: `Lost` for one that Dask gave up since its workers died, `Failed` for one that raised.
+
+        Raises:
+            ClusterError: the scheduler or its workers are gone. Whatever is `fatal`.
+        """
+        import distributed
+
+        for key, future in self._done(calls):
+            try:
+                yield key, future.result()
+            except self.fatal:
+                raise
+            except distributed.KilledWorker:
+                yield (
+                    key,
+                    Lost(
+                        f"KilledWorker: worker processes died time and again while they ran it. {MEMORY}: fewer "
+                        "--workers, or a larger machine"
+                    ),
+                )
+            except Exception as error:
+                yield key, Failed(f"{type(error).__name__}: {error}")
+
+    def ended(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Any, Any, str]]:
+        """Make the calls, lost ones again alone; give (key, value, "") of each, or (key, None, what broke it)."""
+        for key, value in isolated(self, calls):
+            broken = isinstance(value, Lost | Failed)
+            yield (key, None, value.reason) if broken else (key, value, "")
+
+    def _done(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Any, Any]]:
+        """Hand out calls and give (key, future) of each as it ends, one way or the other."""
+        import distributed
+
+        keys = {self.client.submit(self.function, *call, pure=False): key for key, call in calls.items()}
+        waiting, deserted = set(keys), time.monotonic()
+        while waiting:
+            try:
+                done, waiting = distributed.wait(waiting, timeout=_POLL, return_when="FIRST_COMPLETED")
+            except distributed.CancelledError as error:
+                raise ClusterError(
+                    f"the Dask scheduler at {self.address} is gone; finished {self.what} are kept. Start it "
+                    "again, then go on with the same command"
+                ) from error
+            except TimeoutError:
+                if _ask(self.address, self.timeout)["n_workers"]:
+                    deserted = time.monotonic()
+                elif time.monotonic() - deserted > self.patience:
+                    raise ClusterError(
+                        f"the Dask scheduler at {self.address} has had no worker for {self.patience:g} s. Start some: "
+                        f"dask worker {self.address}"
+                    ) from None
+                continue
+            deserted = time.monotonic()
+            yield from ((keys[future], future) for future in done)
+
+
+@contextlib.contextmanager
+def connected(
+    function: Callable[..., Any],
+    what: str,
+    *,
+    scheduler: str | None,
+    workers: int | None = None,
+    most: int = 1,
+    timeout: float = 10.0,
+    fatal: type[Exception] = ClusterError,
+) -> Iterator[Cluster]:
+    """Connect to a Dask scheduler, or start one on this machine.
+
+    Args:
+        function: what the calls will call; every worker must be able to import it.
+        what: the calls are about, in a word, such as "seeds".
+        scheduler: address of a running scheduler; None to start workers on this machine.
+        workers: how many to start here; by default one a core.
+        most: of them that can be of use.
+        timeout: seconds that the scheduler may take to answer, and may be without any worker.
+        fatal: what a call may raise to end them all.
+
+    Yields:
+        The cluster; leaving the block ends a scheduler that was started here.
+
+    Raises:
+        ClusterError: Dask is not installed; no scheduler answers; its workers cannot import the function.
+    """
+    try:
+        import distributed
+    except ImportError as error:
+        raise ClusterError(
+            "this runs on Dask, which is not installed: pip install 'small-and-fast[cluster]'"
+        ) from error
+    if scheduler is not None:
+        _ask(scheduler, timeout)
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would say is said here
+        with distributed.Client(scheduler, timeout=timeout) as client:
+            _require_library(client, scheduler, function)
+            yield Cluster(function, what, client, scheduler, timeout, timeout, fatal)
+        return
+    import joblib
+
+    # memory_limit: what a run takes is in its kernel, of which Dask knows nothing.
+    local = distributed.LocalCluster(
+        n_workers=min(workers or joblib.cpu_count(), most),
+        threads_per_worker=1,
+        memory_limit=None,
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
+        silence_logs="CRITICAL",
+    )
+    with local, distributed.Client(local) as client:
+        yield Cluster(function, what, client, local.scheduler_address, _RESTART, _RESTART, fatal)
+
+
+def _require_library(client: Any, scheduler: str, function: Callable[..., Any]) -> None:
+    """Raise ClusterError if the scheduler or a worker has no course_lib: such a worker would die of its first call."""
+    place = f"{function.__module__}:{function.__qualname__}"
+    try:
+        client.run_on_scheduler(pkgutil.resolve_name, place)
+        client.run(pkgutil.resolve_name, place)
+    except ImportError as error:
+        raise ClusterError(
+            f"the cluster at {scheduler} cannot import what a run needs ({error}). Install the same checkout there, "
+            "for the scheduler and every worker: pip install -e '.[cluster]'"
+        ) from error
+
+
+def _ask(scheduler: str, timeout: float) -> dict[str, Any]:
+    """Ask a scheduler what it is.
+
+    Raises:
+        ClusterError: nothing answers in time, or not as a scheduler. `distributed.Client` alone would wait for ever
+            for what accepts the connection and then says nothing, whatever its time-out.
+    """
+    import distributed
+
+    async def ask() -> dict[str, Any]:
+        async with asyncio.timeout(timeout), distributed.rpc(scheduler) as remote:
+            return await remote.identity()
+
+    try:
+        return asyncio.run(ask())
+    except TimeoutError:
+        why = f"nothing answered within {timeout:g} s"
+    except Exception as error:  # whatever a stranger's answer does to Dask's reader
+        why = f"{type(error).__name__}: {error}"
+    raise ClusterError(
+        f"no Dask scheduler answers at {scheduler} ({why}). Look at the address, such as tcp://10.0.0.1:8786, and that "
+        "the scheduler runs (dask scheduler); without --scheduler it runs on this machine"
+    )

@@ -1,0 +1,137 @@
+"""Calls in processes and on clusters: results in order, a thread each, and a deadly call takes no other with it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import joblib
+import pytest
+import torch
+
+from course_lib import jobs
+from course_lib.jobs import Failed, Lost, Processes, isolated, on_one_thread, run_parallel
+
+
+def deadly(number: int, parent: int, marker: str) -> int:
+    """Kills its worker where the number is 3, and at 5 the first time."""
+    if os.getpid() != parent and (number == 3 or (number == 5 and not Path(marker).exists())):
+        if number == 5:
+            Path(marker).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def test_a_call_that_kills_its_worker_takes_no_other_with_it(tmp_path):
+    calls = {n: (n, os.getpid(), str(tmp_path / "died")) for n in range(8)}
+    found = dict(isolated(Processes(deadly, workers=2), calls, tries=2))
+    assert (tmp_path / "died").exists()
+    assert isinstance(found.pop(3), Lost)
+    assert found == {n: n * n for n in range(8) if n != 3}
+
+
+def test_a_silent_worker_counts_as_dead():
+    found = dict(isolated(Processes(time.sleep, workers=2, patience=1), {"long": (20,), "short": (0,)}))
+    assert found["short"] is None
+    assert isinstance(found["long"], Lost)
+
+
+@pytest.mark.parametrize("tries", [1, 3])
+def test_a_lost_call_is_made_again_alone_so_often_and_no_more(tries):
+    made = []
+
+    def pool(calls):
+        made.append(list(calls))
+        for key in calls:
+            yield key, Lost("") if key == "b" else key
+
+    assert list(isolated(pool, {"a": (), "b": (), "c": ()}, tries=tries)) == [
+        ("a", "a"),
+        ("c", "c"),
+        ("b", Lost("")),
+    ]
+    assert made == [["a", "b", "c"]] + [["b"]] * tries
+
+
+def test_what_ends_well_the_second_time_is_not_lost():
+    times = iter([Lost(""), 7])
+    assert list(isolated(lambda calls: ((key, next(times)) for key in calls), {"a": ()}, tries=5)) == [
+        ("a", 7)
+    ]
+
+
+def test_a_call_that_raises_is_not_made_again():
+    made = []
+
+    def pool(calls):
+        made.append(list(calls))
+        return ((key, Failed("broken")) for key in calls)
+
+    assert list(isolated(pool, {"a": ()})) == [("a", Failed("broken"))]
+    assert made == [["a"]]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_call_raises_reaches_the_caller(workers):
+    with pytest.raises(ZeroDivisionError):
+        list(isolated(Processes(divmod, workers=workers), {"a": (1, 0), "b": (1, 1)}))
+
+
+def test_joblibs_own_setting_is_obeyed():
+    with joblib.parallel_config("threading", n_jobs=2):
+        found = dict(Processes(lambda: os.getpid())({"a": (), "b": ()}))
+    assert set(found.values()) == {os.getpid()}
+
+
+def test_no_call_is_made_twice_and_none_is_forgotten():
+    assert sorted(Processes(pow, workers=2)({n: (n, 2) for n in range(40)})) == [
+        (n, n * n) for n in range(40)
+    ]
+    assert list(isolated(Processes(pow, workers=2), {})) == []
+
+
+def one_run(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(3, generator=generator).tolist(), torch.get_num_threads()
+
+
+def test_results_come_in_order_each_from_one_thread_and_do_not_depend_on_the_workers():
+    alone = run_parallel(one_run, range(4), workers=1)
+    assert alone == run_parallel(one_run, range(4), workers=2)
+    assert [threads for _, threads in alone] == [1] * 4
+
+
+def test_a_call_on_one_thread_takes_any_arguments_and_gives_the_threads_back():
+    before = torch.get_num_threads()
+    assert on_one_thread(lambda *all: (*all, torch.get_num_threads()), "a", 2) == ("a", 2, 1)
+    with pytest.raises(ZeroDivisionError):
+        on_one_thread(lambda: 1 / 0)
+    assert torch.get_num_threads() == before
+
+
+def test_a_cluster_that_is_not_installed_is_said(monkeypatch):
+    import builtins
+
+    real = builtins.__import__
+
+    def without(name, *rest, **keywords):
+        if name == "distributed":
+            raise ImportError(name)
+        return real(name, *rest, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(jobs.ClusterError, match="pip install"), jobs.connected(len, "runs", scheduler=None):
+        pass
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("workers", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
+def test_a_number_of_workers_that_is_none_is_refused(workers, error):
+    with pytest.raises(error, match=f"workers is {workers}"):
+        run_parallel(len, ["a"], workers=workers)
+
+
+@pytest.mark.bad_input
+def test_a_lost_call_is_tried_again_at_least_once():
+    with pytest.raises(ValueError, match="tries is 0"):
+        list(isolated(lambda calls: [("a", Lost(""))], {"a": ()}, tries=0))
