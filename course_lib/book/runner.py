@@ -242,32 +242,24 @@ class _Watchdog:
             client.stop_channels()
 
     def _listen(self, client: BlockingKernelClient) -> None:
-        """Follow what the kernel says until the notebook ends or the kernel has been idle for too long.
+        """Wait until the notebook ends, or the kernel is silent for too long and has nothing to do.
 
-        The beginning of a cell may be missed here too (the connection is new, the kernel says much at once). So a
-        silent kernel is asked a question first, which it answers only when it computes nothing. Silence is counted in
-        looks, not by the clock: a machine that slept has not waited.
+        A silent kernel may be computing. It takes one request after the other, so it answers a question only when it is
+        done. Silence is counted in looks, not by the clock: a machine that slept has not waited.
         """
-        busy: set[str] = set()  # with which requests
         silence, question = 0.0, None
         while not self._ended.is_set():
             try:
                 message = client.iopub_channel.get_msg(timeout=POLL)
             except Empty:
-                silence = silence + POLL if self._cell_is_open.is_set() and not busy else 0.0
+                silence = silence + POLL if self._cell_is_open.is_set() else 0.0
                 if silence >= IDLE and question is None:
                     question = client.kernel_info()
                 continue
-            request = message["parent_header"].get("msg_id", "")
-            state = message["content"].get("execution_state")
-            if request != question:
+            if message["parent_header"].get("msg_id") != question:
                 silence, question = 0.0, None
-                if state in ("busy", "idle"):
-                    (busy.add if state == "busy" else busy.discard)(request)
-            elif state == "idle":
-                if self._cell_is_open.is_set() and silence >= IDLE:
-                    return self._give_up()
-                question = None
+            elif message["content"].get("execution_state") == "idle" and self._cell_is_open.is_set():
+                return self._give_up()
 
     def _give_up(self) -> None:
         self._task.stuck = (
