@@ -4,7 +4,7 @@ import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import numpy as np
@@ -14,6 +14,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from course_lib.statistics import Interval, mean_interval, paired_difference
+
+if TYPE_CHECKING:
+    from IPython.display import Image
 
 _STYLE = Path(__file__).parent / "course.mplstyle"
 COLOURS = mpl.rc_params_from_file(_STYLE, use_default_template=False)["axes.prop_cycle"].by_key()["color"]
@@ -41,7 +44,22 @@ def show(figure: Figure, alt: str) -> None:
     Raises:
         ValueError: an alt text of fewer than 20 characters, which cannot stand for a figure.
     """
-    from IPython.display import Image, display
+    from IPython.display import display
+
+    display(picture(figure, alt))
+
+
+def picture(figure: Figure, alt: str) -> "Image":
+    """The PNG of a figure with a text for readers who cannot see it, as notebooks display it.
+
+    Args:
+        figure: what the picture shows.
+        alt: what the figure shows, in a sentence or two that stand for it.
+
+    Raises:
+        ValueError: an alt text of fewer than 20 characters, which cannot stand for a figure.
+    """
+    from IPython.display import Image
 
     if len(alt.strip()) < 20:
         raise ValueError(f"the alt text is {alt!r}; say in a sentence what the figure shows.")
@@ -49,9 +67,9 @@ def show(figure: Figure, alt: str) -> None:
     with mpl.rc_context(fname=str(_STYLE)):
         figure.savefig(buffer, format="png")
     # A palette keeps flat colours as they are and makes a notebook a third of the size.
-    picture = PIL.Image.open(buffer).convert("RGB").quantize(64, dither=PIL.Image.Dither.NONE)
-    picture.save(small, "png", optimize=True)
-    display(Image(data=small.getvalue(), format="png", alt=alt))
+    image = PIL.Image.open(buffer).convert("RGB").quantize(64, dither=PIL.Image.Dither.NONE)
+    image.save(small, "png", optimize=True)
+    return Image(data=small.getvalue(), format="png", alt=alt)
 
 
 @styled

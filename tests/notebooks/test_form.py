@@ -176,6 +176,17 @@ def paths(notebook, path):
     return found
 
 
+def widgets(notebook, path):
+    """A picture that a reader can change is made by page.interact: in an `Output` context a run may hang for ever."""
+    return [
+        f"In [{cell.execution_count}]: {found}; use page.interact"
+        for cell in code_cells(notebook)
+        for found in re.findall(
+            r"\w+(?<!\bpage)\.(?:interact\w*|Output)\b|from ipywidgets\b.+|@interact\w*", cell.source
+        )
+    ]
+
+
 def exercises(notebook, path):
     found = []
     cells = code_cells(notebook)
@@ -234,6 +245,7 @@ RULES = [
     reading_time,
     references,
     paths,
+    widgets,
     exercises,
     student_copy,
 ]
@@ -281,7 +293,7 @@ def good_notebook():
     cells += [
         code("seed = 0", 1, tags=["parameters"]),
         code("print(1 + 1)", 2, printed("2\n"), tags=["nbval-check-output"]),
-        code("plot()", 3, image),
+        code("page.interact(plot, ipywidgets.FloatSlider())", 3, image),
     ]
     for number in range(EXERCISES):
         solution = f"def double_{number}(x):\n    ### BEGIN SOLUTION\n    return {number + 2} * x\n    ### END SOLUTION"
@@ -449,6 +461,26 @@ def _(nb):
 @broken(paths, "absolute path in code-3: C:\\U", "a Windows path in an output")
 def _(nb):
     code(nb, 3).outputs[0].data["text/plain"] = "saved in C:\\Users\\anna"
+
+
+@broken(widgets, "In [3]: ipywidgets.interactive; use page.interact", "an interactive widget of ipywidgets")
+def _(nb):
+    code(nb, 3).source = "ipywidgets.interactive(plot, x=slider)"
+
+
+@broken(widgets, "In [3]: w.interact; use page.interact", "a picture under an Output widget, by another name")
+def _(nb):
+    code(nb, 3).source = "import ipywidgets as w\nw.interact(plot, x=2)"
+
+
+@broken(widgets, "In [3]: ipywidgets.Output; use page.interact", "an Output widget")
+def _(nb):
+    code(nb, 3).source = "with ipywidgets.Output():\n    plot()"
+
+
+@broken(widgets, "In [3]: from ipywidgets import interact; use", "what ipywidgets offers under a bare name")
+def _(nb):
+    code(nb, 3).source = "from ipywidgets import interact\n\ninteract(plot, x=2)"
 
 
 @broken(exercises, "grade_id double-0 is used 2 times", "a grade_id twice")

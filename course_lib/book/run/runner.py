@@ -11,10 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.blocking import BlockingKernelClient
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
@@ -25,6 +27,8 @@ ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
 GRACE = 2.0  # seconds between asking a kernel to stop and killing it
+IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
+POLL = 0.1  # seconds between two looks at the kernel
 
 # Papermill and nbclient log what the outcome of a chapter already says.
 _quiet = logging.getLogger(__name__)
@@ -55,7 +59,7 @@ class Outcome:
 class Task:
     """One notebook to run: what, with which parameters, in which folder; and, while it runs, where it is.
 
-    `environment` is added to the variables of this process.
+    `environment` is added to the variables of this process; `stuck` says why the run was ended from outside.
     """
 
     chapter: str
@@ -66,6 +70,7 @@ class Task:
     notebook: Any = None
     client: Any = None
     position: int = 0
+    stuck: str = ""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -150,7 +155,7 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
         failure = Failure(error.exec_count or 0, _first_line(error.source), f"{error.ename}: {error.evalue}")
     except Exception as error:
         # A dead kernel, a kernel that does not start: the failure of this chapter, not of the run.
-        failure = _failure_at(task, f"{type(error).__name__}: {error}")
+        failure = _failure_at(task, task.stuck or f"{type(error).__name__}: {error}")
     finally:
         _close_event_loop()
     return Outcome(task.chapter, time.perf_counter() - start, task.notebook, failure)
@@ -174,6 +179,11 @@ class _Engine(NBClientEngine):
             if task.stopping.is_set():
                 raise RuntimeError("the run was stopped")
 
+        def after(**_):
+            watchdog.cell_ends()
+            on_cell(task)
+
+        watchdog = _Watchdog(task)
         task.notebook = nb_man.nb
         task.client = PapermillNotebookClient(
             nb_man,
@@ -183,10 +193,81 @@ class _Engine(NBClientEngine):
             log=_quiet,
             extra_arguments=["--log-level=CRITICAL"],
             on_cell_start=before,
-            on_cell_executed=lambda **_: on_cell(task),
+            on_cell_execute=lambda **_: watchdog.cell_begins(),
+            on_cell_executed=after,
         )
         before(None, 0)
-        task.client.execute(cwd=str(task.folder), env={**os.environ, **QUIET, **task.environment})
+        try:
+            task.client.execute(cwd=str(task.folder), env={**os.environ, **QUIET, **task.environment})
+        finally:
+            watchdog.end()
+
+
+class _Watchdog:
+    """Ends a notebook whose kernel is idle while the run still waits for a cell.
+
+    nbclient can lose the message that ends a cell and then waits for ever (its issue 312). So the watchdog listens to
+    the kernel in a thread and on a connection of its own.
+    """
+
+    def __init__(self, task: Task):
+        self._task = task
+        self._cell_is_open = threading.Event()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name=f"watchdog of {task.chapter}", daemon=True)
+
+    def cell_begins(self) -> None:
+        """A cell is about to be sent to the kernel, which runs since before the first one."""
+        self._cell_is_open.set()
+        if self._thread.ident is None:
+            self._thread.start()
+
+    def cell_ends(self) -> None:
+        """The reply to the cell has arrived."""
+        self._cell_is_open.clear()
+
+    def end(self) -> None:
+        """Stop watching; returns when the thread is gone."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _watch(self) -> None:
+        client = BlockingKernelClient()
+        client.load_connection_info(self._task.client.km.get_connection_info())
+        client.start_channels(stdin=False, hb=False, control=False)
+        try:
+            self._listen(client)
+        finally:
+            client.stop_channels()
+
+    def _listen(self, client: BlockingKernelClient) -> None:
+        """Wait until the notebook ends, or the kernel is silent for too long and has nothing to do.
+
+        A silent kernel may be computing. It takes one request after the other, so it answers a question only when it is
+        done. Silence is counted in looks, not by the clock: a machine that slept has not waited.
+        """
+        silence, question = 0.0, None
+        while not self._ended.is_set():
+            try:
+                message = client.iopub_channel.get_msg(timeout=POLL)
+            except Empty:
+                silence = silence + POLL if self._cell_is_open.is_set() else 0.0
+                if silence >= IDLE and question is None:
+                    question = client.kernel_info()
+                continue
+            if message["parent_header"].get("msg_id") != question:
+                silence, question = 0.0, None
+            elif message["content"].get("execution_state") == "idle" and self._cell_is_open.is_set():
+                return self._give_up()
+
+    def _give_up(self) -> None:
+        self._task.stuck = (
+            f"the kernel has been idle for {IDLE:g} s, but the run still waits for this cell. The kernel's reply was "
+            "lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to blame. Run the "
+            "chapter again; --resume keeps those that have passed"
+        )
+        _signal([self._task], signal.SIGKILL)
 
 
 papermill_engines.register(ENGINE, _Engine)
