@@ -12,7 +12,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
-from course_lib import plots
+from course_lib import page, plots
 from course_lib.pruning.rollback import Attempt, PruningLog
 from course_lib.statistics import Interval, paired_difference
 
@@ -461,7 +461,7 @@ def displayed(monkeypatch):
 def test_a_figure_is_shown_as_a_picture_with_its_alt_text(displayed):
     before = settings()
     alt = "Accuracy rises with the temperature up to 4 and falls after it."
-    plots.show(EXAMPLES["lines"](), alt=alt)
+    page.show(EXAMPLES["lines"](), alt=alt)
     (picture,) = displayed
     bundle, metadata = picture._repr_mimebundle_()
     assert metadata["image/png"]["alt"] == alt
@@ -473,7 +473,7 @@ def test_a_figure_is_shown_as_a_picture_with_its_alt_text(displayed):
 
 def test_the_same_figure_gives_the_same_bytes(displayed):
     for _ in range(2):
-        plots.show(EXAMPLES["heat_map"](), alt="A heat map of six numbers, one of them missing.")
+        page.show(EXAMPLES["heat_map"](), alt="A heat map of six numbers, one of them missing.")
     first, second = (picture._repr_mimebundle_()[0]["image/png"] for picture in displayed)
     assert first == second
 
@@ -482,7 +482,7 @@ def test_the_same_figure_gives_the_same_bytes(displayed):
 @pytest.mark.parametrize("alt", ["", "a plot", " " * 40, "accuracy over time "])
 def test_an_alt_text_that_cannot_stand_for_the_figure_is_refused(alt, displayed):
     with pytest.raises(ValueError, match=r"alt text is .*say in a sentence what the figure shows"):
-        plots.show(EXAMPLES["lines"](), alt=alt)
+        page.show(EXAMPLES["lines"](), alt=alt)
     assert displayed == []
 
 

@@ -1,0 +1,53 @@
+"""Figures by theme. Each takes data and returns a matplotlib Figure; `page.show` puts it on the page."""
+
+from course_lib.plots.arms import before_and_after, compare_arms, differences, every_run
+from course_lib.plots.costs import (
+    accuracy_against_cost,
+    activations_against_weights,
+    call_times,
+    memory_over_time,
+)
+from course_lib.plots.curves import heat_map, interval_lines, interval_panels, lines
+from course_lib.plots.images import image_grid, image_with_probabilities, probability_bars
+from course_lib.plots.pruning import (
+    granularities,
+    pruning_trajectories,
+    ridges,
+    scales_over_epochs,
+    score_scatter,
+    weight_histograms,
+    width_bars,
+)
+from course_lib.plots.quantization import histogram_with_thresholds, integer_maps, number_lines
+from course_lib.plots.style import COLOURS, in_style, styled
+
+__all__ = [
+    "COLOURS",
+    "accuracy_against_cost",
+    "activations_against_weights",
+    "before_and_after",
+    "call_times",
+    "compare_arms",
+    "differences",
+    "every_run",
+    "granularities",
+    "heat_map",
+    "histogram_with_thresholds",
+    "image_grid",
+    "image_with_probabilities",
+    "in_style",
+    "integer_maps",
+    "interval_lines",
+    "interval_panels",
+    "lines",
+    "memory_over_time",
+    "number_lines",
+    "probability_bars",
+    "pruning_trajectories",
+    "ridges",
+    "scales_over_epochs",
+    "score_scatter",
+    "styled",
+    "weight_histograms",
+    "width_bars",
+]

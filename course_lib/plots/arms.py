@@ -1,0 +1,150 @@
+"""Arms of an experiment side by side: every run, differences with intervals, before and after."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from course_lib.plots.style import COLOURS, styled
+from course_lib.statistics import Interval, mean_interval, paired_difference
+
+
+@styled
+def compare_arms(
+    arms: Mapping[str, Sequence[float]], *, baseline: str, ylabel: str = "test accuracy"
+) -> Figure:
+    """Runs with several seeds: every run a dot joined by seed on the left, paired differences on the right.
+
+    Args:
+        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
+        baseline: the arm from which the others are subtracted.
+        ylabel: of the left panel.
+
+    Raises:
+        KeyError: the baseline is not among the arms.
+    """
+    if baseline not in arms:
+        raise KeyError(f"the baseline {baseline!r} is not among the arms {list(arms)}.")
+    others = [name for name in arms if name != baseline]
+    figure = Figure(figsize=(7.2, 3.4))
+    left, right = figure.subplots(1, 2, width_ratios=[1.3, 1])
+    values = np.array([arms[name] for name in arms]).T  # [seeds, arms]
+    for run in values:
+        left.plot(range(len(arms)), run, color="#999999", linewidth=1, marker="o", markersize=4, zorder=1)
+    for position, name in enumerate(arms):
+        interval = mean_interval(list(arms[name]))
+        errors = [[interval.mean - interval.low], [interval.high - interval.mean]]
+        colour = COLOURS[position % len(COLOURS)]
+        left.errorbar(position, interval.mean, errors, fmt="D", color=colour, capsize=5, zorder=2)
+    left.set_xticks(range(len(arms)), [name.replace(" ", "\n") for name in arms], fontsize=9)
+    left.set(ylabel=ylabel, title="every seed", xlim=(-0.4, len(arms) - 0.6))
+    # Close runs have ticks at half points.
+    decimals = 0 if np.ptp(values) > 0.05 else 1
+    left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=decimals))
+    _draw_differences(
+        right, {name: paired_difference(list(arms[name]), list(arms[baseline])) for name in others}
+    )
+    right.set(title=f"gain over {baseline}", xlabel="points, 95 % interval")
+    return figure
+
+
+@styled
+def every_run(
+    arms: Mapping[str, Sequence[float]], *, xlabel: str = "test accuracy", title: str = ""
+) -> Figure:
+    """Runs with several seeds: a row for each arm, a marker for each seed. For arms in which single runs fail.
+
+    Args:
+        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
+        xlabel: of the figures.
+        title: one line.
+
+    Raises:
+        ValueError: no arms, or arms with different numbers of seeds.
+    """
+    counts = {name: len(values) for name, values in arms.items()}
+    if len(set(counts.values())) != 1:
+        raise ValueError(
+            f"the arms have {counts} runs; give each arm one figure for each seed, the same seeds."
+        )
+    figure = Figure(figsize=(7.2, 1.3 + 0.38 * len(arms)))
+    axis = figure.subplots()
+    for seed, (values, marker, colour) in enumerate(
+        zip(zip(*arms.values(), strict=True), "osD^vPX*" * 9, COLOURS * 9, strict=False)
+    ):
+        axis.plot(
+            values, range(len(arms)), marker, color=colour, markersize=7, alpha=0.8, label=f"seed {seed}"
+        )
+    axis.set_yticks(range(len(arms)), list(arms), fontsize=10)
+    axis.set_ylim(len(arms) - 0.5, -0.5)
+    axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.set(xlabel=xlabel, title=title)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def differences(
+    intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
+) -> Figure:
+    """Named intervals of differences in [−1, 1] as horizontal bars around zero, in points.
+
+    Args:
+        intervals: {label: interval}.
+        title: one line.
+        xlabel: with its unit.
+    """
+    figure = Figure(figsize=(7.2, 1.1 + 0.38 * len(intervals)))
+    axis = figure.subplots()
+    _draw_differences(axis, intervals)
+    axis.set(title=title, xlabel=xlabel)
+    return figure
+
+
+def _draw_differences(axis: Any, intervals: Mapping[str, Interval]) -> None:
+    for row, interval in enumerate(intervals.values()):
+        errors = [[100 * (interval.mean - interval.low)], [100 * (interval.high - interval.mean)]]
+        excluded = not interval.low <= 0 <= interval.high
+        colour, marker = (COLOURS[0], "D") if excluded else ("#777777", "o")
+        axis.errorbar(100 * interval.mean, row, xerr=errors, fmt=marker, color=colour, capsize=4)
+    axis.axvline(0, color="black", linewidth=1)
+    axis.set_yticks(range(len(intervals)), list(intervals), fontsize=10)
+    axis.set_ylim(len(intervals) - 0.5, -0.5)
+
+
+@styled
+def before_and_after(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    log: bool = False,
+) -> Figure:
+    """Pairs of positive numbers as dots beside the line of no change, a panel for each named set of pairs.
+
+    Args:
+        panels: {panel title: (values before, values after)}.
+        xlabel: what the values before are.
+        ylabel: what the values after are.
+        log: logarithmic axes.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for number, (axis, (name, (before, after))) in enumerate(zip(axes, panels.items(), strict=True)):
+        low, high = min(*before, *after), max(*before, *after)
+        axis.plot([low, high], [low, high], color="black", linewidth=1, zorder=1)
+        axis.plot(before, after, "o", color=COLOURS[number % len(COLOURS)], markersize=5, alpha=0.75)
+        if log:
+            axis.set(xscale="log", yscale="log")
+            for each in (axis.xaxis, axis.yaxis):
+                each.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+                each.set_major_formatter("{x:g}")
+                each.set_minor_locator(mpl.ticker.NullLocator())
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.set_aspect("equal", adjustable="datalim")
+        axis.tick_params(labelsize=8)
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure

@@ -1,0 +1,178 @@
+"""Measurements over a setting: curves, panels, a map of two settings."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from course_lib.plots.style import styled
+from course_lib.statistics import Interval
+
+
+@styled
+def lines(
+    series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    percent: bool = False,
+) -> Figure:
+    """Named curves in one panel, each with a marker of its own so that they differ without colour.
+
+    Args:
+        series: {label: (x values, y values)}.
+        xlabel: with its unit.
+        ylabel: with its unit.
+        title: one line.
+        log_x: logarithmic horizontal axis.
+        log_y: logarithmic vertical axis.
+        percent: show y in [0, 1] as percent.
+    """
+    figure = Figure()
+    axis = figure.subplots()
+    for (label, (x, y)), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
+        axis.plot(x, y, label=label, marker=marker)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    if log_x:
+        axis.set_xscale("log")
+        measured = sorted({value for x, _ in series.values() for value in x})
+        axis.set_xticks(measured, [f"{value:,g}" for value in measured])
+        axis.set_xticks([], minor=True)
+    if log_y:
+        axis.set_yscale("log")
+    if percent:
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.legend()
+    return figure
+
+
+@styled
+def heat_map(
+    values: Float[np.ndarray, "R C"],
+    rows: Sequence[object],
+    columns: Sequence[object],
+    *,
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    form: str = "{:.1f}",
+) -> Figure:
+    """A matrix as colours with the number written in each cell.
+
+    Args:
+        values: [R, C].
+        rows: R labels.
+        columns: C labels.
+        xlabel: what the columns are.
+        ylabel: what the rows are.
+        title: one line.
+        form: format of the numbers.
+    """
+    figure = Figure(figsize=(7.2, 1.3 + 0.45 * len(rows)))
+    axis = figure.subplots()
+    picture = axis.imshow(values, aspect="auto")
+    middle = (np.nanmin(values) + np.nanmax(values)) / 2
+    for row in range(len(rows)):
+        for column in range(len(columns)):
+            colour = "black" if values[row, column] > middle else "white"
+            text = form.format(values[row, column])
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=10)
+    axis.set_xticks(range(len(columns)), [str(label) for label in columns])
+    axis.set_yticks(range(len(rows)), [str(label) for label in rows])
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axis.grid(visible=False)
+    figure.colorbar(picture, ax=axis)
+    return figure
+
+
+@styled
+def interval_lines(
+    series: Mapping[str, Mapping[float, Interval]],
+    *,
+    xlabel: str,
+    ylabel: str = "test accuracy",
+    title: str = "",
+    percent_x: bool = False,
+) -> Figure:
+    """Named curves of means with their intervals; shares in [0, 1] upwards as percent.
+
+    Args:
+        series: {label: {x: interval}}.
+        xlabel: with its unit.
+        ylabel: with its unit.
+        title: one line.
+        percent_x: show x in [0, 1] as percent.
+    """
+    figure = Figure(figsize=(7.2, 3.8))
+    axis = figure.subplots()
+    for (label, points), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
+        means = [interval.mean for interval in points.values()]
+        errors = [
+            [interval.mean - interval.low for interval in points.values()],
+            [interval.high - interval.mean for interval in points.values()],
+        ]
+        axis.errorbar(list(points), means, errors, label=label, marker=marker, capsize=4)
+    axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    if percent_x:
+        axis.set_xticks(sorted({x for points in series.values() for x in points}))
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axis.legend()
+    return figure
+
+
+@styled
+def interval_panels(
+    panels: Mapping[str, Mapping[str, Mapping[float, Interval]]],
+    *,
+    xlabel: str,
+    ylabel: str = "test accuracy",
+    percent_x: bool = True,
+    lowest: float = 0.0,
+) -> Figure:
+    """Named curves of means with their intervals, in panels that share both axes and one legend; upwards in percent.
+
+    Args:
+        panels: {panel title: {label: {x: interval}}}, the same labels in each panel.
+        xlabel: with its unit.
+        ylabel: with its unit.
+        percent_x: show x in [0, 1] as percent.
+        lowest: accuracy at which the vertical axis begins, in [0, 1).
+    """
+    figure = Figure(figsize=(7.2, 3.4))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (name, series) in zip(axes, panels.items(), strict=True):
+        for (label, points), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
+            means = [interval.mean for interval in points.values()]
+            errors = [
+                [interval.mean - interval.low for interval in points.values()],
+                [interval.high - interval.mean for interval in points.values()],
+            ]
+            axis.errorbar(
+                list(points),
+                means,
+                errors,
+                label=label,
+                marker=marker,
+                markersize=4,
+                linewidth=1.4,
+                capsize=2,
+            )
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.set_ylim(lowest, 1 + 0.02 * (1 - lowest))  # an interval may reach further; no accuracy does
+        if percent_x:
+            axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        else:
+            axis.set_xticks(sorted({x for points in series.values() for x in points}))
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.tick_params(labelsize=9)
+    axes[0].set_ylabel(ylabel)
+    axes[len(panels) // 2].set_xlabel(xlabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return figure

@@ -1,0 +1,275 @@
+"""Figures of one chapter each on pruning: weights, masks, scales, widths, attempts, scores."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from course_lib.plots.style import COLOURS, styled
+
+
+@styled
+def granularities(
+    weight: Shaped[Tensor, "filters kernels height width"], masks: Mapping[str, Bool[Tensor, "..."]]
+) -> Figure:
+    """One small convolution several times, each with other weights removed: filters below each other, kernels in a row.
+
+    Args:
+        weight: [filters, kernels, height, width], few enough to be read.
+        masks: {panel title: bool mask of the shape of the weight, True = keep}.
+
+    Raises:
+        ValueError: a mask of another shape.
+    """
+    filters, kernels, height, width = weight.shape
+    figure = Figure(figsize=(7.2, 0.9 + 1.9 * filters * height / (kernels * width) * 0.8))
+    axes = figure.subplots(1, len(masks), squeeze=False)[0]
+    for axis, (name, mask) in zip(axes, masks.items(), strict=True):
+        if mask.shape != weight.shape:
+            raise ValueError(
+                f"the mask {name!r} has shape {list(mask.shape)}, the weight {list(weight.shape)}; they must agree."
+            )
+        for place in np.ndindex(*weight.shape):
+            f, k, row, column = place
+            corner = (k * (width + 0.35) + column, -f * (height + 0.35) - row - 1)
+            kept = bool(mask[place])
+            colour = COLOURS[f % len(COLOURS)] if kept else "#eeeeee"
+            axis.add_patch(
+                mpl.patches.Rectangle(corner, 1, 1, facecolor=colour, edgecolor="white", linewidth=1.5)
+            )
+            axis.text(
+                corner[0] + 0.5,
+                corner[1] + 0.47,
+                f"{weight[place].item():g}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="white" if kept else "#999999",
+            )
+        axis.set(
+            xlim=(-0.1, kernels * (width + 0.35)), ylim=(-filters * (height + 0.35), 0.1), aspect="equal"
+        )
+        axis.set_title(name, loc="center")
+        axis.axis("off")
+    return figure
+
+
+@styled
+def pruning_trajectories(logs: Mapping[str, Any], *, title: str = "") -> Figure:
+    """Accuracy over the share that is left, a panel for each log of `prune_with_rollback`; every rollback is a cross.
+
+    Accepted attempts are dots joined by a line, from the network given (at 100 %) to the right. A cross stands where
+    the rejected network would have been.
+
+    Args:
+        logs: {panel title: PruningLog}; all panels share both axes.
+        title: over all panels.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    axes = figure.subplots(1, len(logs), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (name, log) in zip(axes, logs.items(), strict=True):
+        kept = [attempt for attempt in log.attempts if attempt.accepted]
+        undone = [a for a in log.attempts if not a.accepted and a.accuracy is not None]
+        axis.axhspan(log.baseline - log.tolerance, 1.0, color=COLOURS[2], alpha=0.12, linewidth=0)
+        axis.plot(
+            [1.0] + [a.complexity for a in kept],
+            [log.baseline] + [a.accuracy for a in kept],
+            marker="o",
+            markersize=4,
+            color=COLOURS[0],
+            label="kept",
+        )
+        axis.plot(
+            [a.complexity for a in undone],
+            [a.accuracy for a in undone],
+            linestyle="",
+            marker="x",
+            color=COLOURS[1],
+            label="taken back",
+        )
+        axis.set_title(f"{name}\n{len(undone)} of {len(log.attempts)} taken back", fontsize=10, loc="center")
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1))
+    values = [a.accuracy for log in logs.values() for a in log.attempts if a.accuracy is not None]
+    values += [log.baseline for log in logs.values()]
+    room = 0.05 * (max(values) - min(values)) + 0.005
+    axes[0].set(ylabel="validation accuracy", ylim=(min(values) - room, max(values) + room), xlim=(1.03, 0))
+    figure.supxlabel("parameters left", fontsize=11)
+    axes[-1].legend(fontsize=9)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@styled
+def weight_histograms(
+    weights: Mapping[str, Float[Tensor, "..."]], *, reach: float, title: str = ""
+) -> Figure:
+    """How often each size of weight occurs, on a logarithmic scale, a panel for each named tensor.
+
+    Args:
+        weights: {panel title: tensor of any shape}.
+        reach: the axis runs from -reach to reach; what lies outside is counted in the outermost bins.
+        title: over all panels.
+    """
+    figure = Figure(figsize=(7.2, 2.9))
+    axes = figure.subplots(1, len(weights), sharex=True, sharey=True, squeeze=False)[0]
+    bins = np.linspace(-reach, reach, 62)  # an odd number of bins: zero is the middle of one
+    for axis, (name, values) in zip(axes, weights.items(), strict=True):
+        flat = np.clip(values.detach().cpu().numpy().ravel(), -reach, reach)
+        axis.hist(flat, bins=bins, color=COLOURS[0])
+        axis.set_yscale("log")
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.set_xlabel("weight")
+    axes[0].set_ylabel("number of weights")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@styled
+def scales_over_epochs(
+    counts: Mapping[str, Shaped[np.ndarray, "E bins"]],
+    edges: Sequence[float],
+    thresholds: Mapping[str, Sequence[float]],
+    *,
+    title: str = "",
+) -> Figure:
+    """How the scales of batch norm move during training: heat maps over the epochs, and below the last histogram.
+
+    Args:
+        counts: {panel title: [E, bins]}, channels in each bin of |gamma| before training and after each epoch.
+        edges: of the bins, one more than there are bins; what lies above is counted in the last one.
+        thresholds: {panel title: E values of |gamma|}, drawn as a dashed line.
+        title: over all panels.
+    """
+    figure = Figure(figsize=(7.2, 4.6))
+    above, below = figure.subplots(2, len(counts), sharey="row", squeeze=False, height_ratios=[1.5, 1])
+    most = max(panel.max() for panel in counts.values())
+    for top, bottom, (name, panel) in zip(above, below, counts.items(), strict=True):
+        picture = top.pcolormesh(
+            np.arange(len(panel) + 1) - 0.5,
+            edges,
+            np.maximum(panel.T, 0.5),  # an empty bin has the darkest colour
+            norm=mpl.colors.LogNorm(0.5, most),
+            rasterized=True,
+        )
+        top.plot(range(len(panel)), thresholds[name], "--", color="white", linewidth=1.5)
+        top.set_title(name, fontsize=10, loc="center")
+        top.set_xlabel("epoch", fontsize=9)
+        top.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
+        top.grid(visible=False)
+        bottom.bar(edges[:-1], panel[-1], np.diff(edges), align="edge", color=COLOURS[0])
+        bottom.axvline(thresholds[name][-1], linestyle="--", color="black", linewidth=1.2)
+        bottom.set_yscale("log")
+        bottom.set_xlabel("|gamma|", fontsize=9)
+        for axis in (top, bottom):
+            axis.tick_params(labelsize=8)
+    above[0].set_ylabel("|gamma|", fontsize=9)
+    below[0].set_ylabel("channels at the end", fontsize=9)
+    figure.colorbar(picture, ax=list(above), label="channels")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+@styled
+def width_bars(
+    before: Sequence[int], after: Mapping[str, Sequence[int]], *, title: str = "channels of each layer"
+) -> Figure:
+    """Channels of each layer before (grey) and after pruning, with the numbers on the bars.
+
+    Args:
+        before: channels of each layer.
+        after: {label: channels of each layer}, drawn side by side in front of the grey bars.
+        title: one line.
+
+    Raises:
+        ValueError: another number of layers.
+    """
+    figure = Figure(figsize=(7.2, 3.2))
+    axis = figure.subplots()
+    places = np.arange(1, len(before) + 1)
+    axis.bar(places, before, 0.9, color="#dddddd", label="before")
+    for place, width in zip(places, before, strict=True):
+        axis.text(place, width, str(width), ha="center", va="bottom", fontsize=9, color="#666666")
+    each = 0.8 / max(len(after), 1)
+    for number, (label, widths) in enumerate(after.items()):
+        if len(widths) != len(before):
+            raise ValueError(
+                f"{label!r} has {len(widths)} layers, {len(before)} were there before; they must agree."
+            )
+        shifted = places - 0.4 + (number + 0.5) * each
+        axis.bar(shifted, widths, 0.9 * each, color=COLOURS[number], label=label)
+        for place, width in zip(shifted, widths, strict=True):
+            axis.text(place, width, str(width), ha="center", va="bottom", fontsize=8)
+    axis.set_xticks(places, [str(place) for place in places])
+    axis.set(xlabel="convolution, from the input on", ylabel="channels", title=title)
+    axis.grid(visible=False, axis="x")
+    axis.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+@styled
+def score_scatter(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """What a score says against what came out, a dot a candidate; one row of panels, sharing the vertical axis.
+
+    Args:
+        panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note written into the panel)}.
+        xlabel: of all panels.
+        ylabel: of all panels.
+    """
+    figure = Figure(figsize=(7.2, 3.4))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for number, (axis, (name, (scores, outcomes, note))) in enumerate(zip(axes, panels.items(), strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.75)
+        axis.set_title(f"{name}\n{note}", fontsize=10, loc="center")
+        axis.set_xlim(0, max(*scores, 0.1) * 1.05)
+        for each in (axis.xaxis, axis.yaxis):
+            each.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure
+
+
+@styled
+def ridges(
+    panels: Mapping[str, Sequence[Sequence[float]]], *, xlabel: str, step: str = "epoch", bins: int = 40
+) -> Figure:
+    """How distributions move: one histogram for each step, the first at the bottom, a panel for each quantity.
+
+    Args:
+        panels: {panel title: values at each step}, the same number of steps in each panel.
+        xlabel: of all panels.
+        step: what the steps are.
+        bins: of the histograms, shared within a panel.
+    """
+    figure = Figure(figsize=(7.2, 3.6))
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    shades = mpl.colormaps["viridis"]
+    for axis, (name, steps) in zip(axes, panels.items(), strict=True):
+        edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in steps]), bins)
+        middles = (edges[:-1] + edges[1:]) / 2
+        counts = [np.histogram(values, edges)[0] for values in steps]
+        scale = 1.8 / max(count.max() for count in counts)
+        for number, count in reversed(list(enumerate(counts))):
+            colour = shades(0.9 * number / max(len(steps) - 1, 1))
+            axis.fill_between(middles, number, number + scale * count, color=colour, alpha=0.8, linewidth=0)
+            axis.plot(middles, number + scale * count, color="white", linewidth=0.8)
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.grid(visible=False, axis="y")
+        axis.set_yticks(range(len(steps)))
+    axes[0].set_ylabel(step)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure

@@ -1,0 +1,89 @@
+"""Figures of the chapter on quantization: number lines, maps to integers, thresholds."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from course_lib.plots.style import COLOURS, styled
+
+
+@styled
+def number_lines(lines: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "") -> Figure:
+    """Which numbers there are: a row for each format, a stroke for each number that it holds.
+
+    Args:
+        lines: {label: numbers}.
+        xlabel: of the shared axis.
+        title: one line.
+    """
+    figure = Figure(figsize=(7.2, 0.9 + 0.55 * len(lines)))
+    axis = figure.subplots()
+    for row, values in enumerate(lines.values()):
+        colour = COLOURS[row % len(COLOURS)]
+        axis.eventplot(list(values), lineoffsets=row, linelengths=0.6, linewidths=0.8, colors=colour)
+    axis.set_yticks(range(len(lines)), list(lines), fontsize=10)
+    axis.set(xlabel=xlabel, title=title, ylim=(len(lines) - 0.5, -0.5))
+    axis.grid(visible=False)
+    return figure
+
+
+@styled
+def integer_maps(panels: Mapping[str, tuple[Sequence[float], Sequence[int], float, int, int, int]]) -> Figure:
+    """Where real numbers go: the real line above, the integers below at the places that they stand for.
+
+    A vertical line is a number that an integer stands for exactly; a slanted one is an error. Grey strokes below are
+    the integers that there are.
+
+    Args:
+        panels: {title: (numbers, their integers, scale, zero point, lowest integer, highest integer)}.
+    """
+    figure = Figure(figsize=(7.2, 1.75 * len(panels)))
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for number, (axis, (name, panel)) in enumerate(zip(axes, panels.items(), strict=True)):
+        values, integers, scale, zero_point, lowest, highest = panel
+        colour = COLOURS[number % len(COLOURS)]
+        steps = np.arange(lowest, highest + 1)
+        axis.eventplot(
+            (steps - zero_point) * scale, lineoffsets=0, linelengths=0.16, linewidths=0.8, colors="#999999"
+        )
+        for value, integer in zip(values, integers, strict=True):
+            place = (integer - zero_point) * scale
+            axis.plot([value, place], [1, 0], color=colour, linewidth=1.2)
+            axis.plot(value, 1, "o", color=colour, markersize=5)
+            axis.text(value, 1.12, f"{value:g}", ha="center", va="bottom", fontsize=9)
+        for integer in sorted({*integers, lowest, highest, zero_point}):
+            place = (integer - zero_point) * scale
+            axis.text(place, -0.14, str(integer), ha="center", va="top", fontsize=9)
+        axis.set_yticks([0, 1], ["integer", "real"], fontsize=9)
+        axis.set(ylim=(-0.5, 1.5))
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.tick_params(labelsize=9)
+        axis.grid(visible=False)
+        axis.spines["left"].set_visible(False)
+    axes[-1].set_xlabel("real number", fontsize=10)
+    return figure
+
+
+@styled
+def histogram_with_thresholds(
+    panels: Mapping[str, tuple[Sequence[int], float, Mapping[str, float]]], *, xlabel: str = "|activation|"
+) -> Figure:
+    """How often each size occurs, on a logarithmic scale, with the threshold of each method as a line.
+
+    Args:
+        panels: {panel title: (counts, width of a bin, {method: threshold})}, one above the other.
+        xlabel: what is counted.
+    """
+    figure = Figure(figsize=(7.2, 0.6 + 2.4 * len(panels)))
+    axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+    for axis, (name, (counts, width, thresholds)) in zip(axes, panels.items(), strict=True):
+        axis.stairs(counts, np.arange(len(counts) + 1) * width, fill=True, color="#BBBBBB")
+        for number, (method, threshold) in enumerate(thresholds.items()):
+            colour, style = COLOURS[number % len(COLOURS)], ("-", "--", "-.", ":")[number % 4]
+            axis.axvline(threshold, color=colour, linestyle=style, label=f"{method}: {threshold:.2f}")
+        axis.set(yscale="log", ylabel="values", ylim=(0.6, None), xlim=(0, len(counts) * width * 1.02))
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))  # lines may stand anywhere
+    axes[-1].set_xlabel(xlabel)
+    return figure
