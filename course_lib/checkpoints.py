@@ -196,8 +196,7 @@ def another(
             return checkpoint.to(device)
     # Another layout in memory is faster for all but depthwise convolutions; checkpoints were trained without.
     recipe = replace(recipe, seed=seed, channels_last=blueprint.model != "mobilenet")
-    unwatched = replace(dataset, validation=dataset.validation.subset(torch.arange(0)))
-    training.fit(model.to(device), unwatched, recipe, after_backward=_penalty(blueprint))
+    training.fit(model.to(device), dataset, recipe, after_backward=_penalty(blueprint), validate=False)
     return model
 
 

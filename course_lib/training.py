@@ -22,7 +22,9 @@ OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
 AUGMENTATIONS = ("none", "shift", "shift_flip")
 PRECISIONS = ("float32", "bfloat16")
-_CHUNK = 32  # batches that are gathered, converted and augmented at once; the draws of `augment` depend on it
+# Batches that are gathered, converted and augmented at once. Part of the random stream: with another number `augment`
+# draws other shifts, and no checkpoint comes out as it was.
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Recipe:
         schedule: "constant"; "step" (a tenth at one half and again at three quarters of the steps); "cosine" (to
             zero); "one_cycle" (up over the first three tenths, then down to nearly zero).
         label_smoothing: of the cross-entropy, in [0, 1); used where no other loss is given.
-        augment: "none"; "shift" (by up to an eighth of the image, zeros enter); "shift_flip" (and mirrored half of
-            the time).
+        augment: "none"; "shift" (down by up to an eighth of the height and across by up to an eighth of the width,
+            at least a pixel; zeros enter); "shift_flip" (and mirrored half of the time).
         precision: "float32", or "bfloat16" for the forward pass under autocast.
         channels_last: store activations with the channels innermost, which is faster on GPUs and with bfloat16.
         seed: of the order of images, the augmentation and dropout. Initial weights have a seed of their own.
@@ -99,7 +101,8 @@ class History:
 
     Attributes:
         train_loss: mean loss over the epoch's images.
-        validation_accuracy: top-1 accuracy on the validation split, in [0, 1].
+        validation_accuracy: top-1 accuracy on the validation split, in [0, 1]; NaN where that split is empty. The list
+            stays empty where `fit` was told not to validate.
         seconds: time spent on training steps, without validation.
         images: training images seen, over all epochs.
     """
@@ -160,6 +163,9 @@ def augment(
 ) -> Float[Tensor, "N C H W"]:
     """Shift (and mirror) every image of a batch by an amount of its own, in a few tensor operations.
 
+    Up and down an image moves by at most an eighth of its height, left and right by at most an eighth of its width
+    (one pixel where that is less); every whole number of pixels is as likely.
+
     Args:
         images: float [N, C, H, W].
         kind: one of AUGMENTATIONS.
@@ -171,9 +177,11 @@ def augment(
     if check_choice(kind, "augment", AUGMENTATIONS) == "none":
         return images
     count, channels, height, width = images.shape
-    reach = max(1, height // 8)
-    padded = F.pad(images, (reach, reach, reach, reach))
-    down, right = torch.randint(0, 2 * reach + 1, (2, count), generator=generator).to(images.device)
+    reaches = max(1, height // 8), max(1, width // 8)
+    padded = F.pad(images, (reaches[1], reaches[1], reaches[0], reaches[0]))
+    down, right = (
+        torch.randint(0, 2 * reach + 1, (count,), generator=generator).to(images.device) for reach in reaches
+    )
     rows = down[:, None] + torch.arange(height, device=images.device)  # [N, H]
     columns = right[:, None] + torch.arange(width, device=images.device)  # [N, W]
     if kind == "shift_flip":
@@ -192,33 +200,40 @@ def fit(
     loss: Loss | None = None,
     after_backward: Callable[[nn.Module], None] | None = None,
     on_epoch: Callable[[int, nn.Module], None] | None = None,
+    validate: bool = True,
 ) -> History:
     """Train `model` in place on the training split, on the device it lies on.
 
     Args:
         model: takes float [N, C, H, W] in [0, 1], returns logits [N, K].
-        dataset: `train` is learned from; `validation` is scored after every epoch; `test` is not touched.
+        dataset: `train` is learned from; `validation` is scored after every epoch (see `validate`); `test` is not
+            touched.
         recipe: see `Recipe`.
         loss: maps (logits [N, K], batch) to a scalar; mean cross-entropy unless given.
         after_backward: called with the model between the backward pass and the optimizer's step, for instance to
             add a sparsity gradient or to hold pruned weights at zero.
         on_epoch: called with (epoch, model) after each epoch, epochs counting from 1, the model in eval mode.
+        validate: False leaves the validation split alone, and `History.validation_accuracy` empty: faster where the
+            network is scored once, at the end. What is learned is the same.
 
     Returns:
         The history of the run. The model is left in eval mode.
 
     Raises:
+        TypeError: `validate` is not True or False.
         ValueError: an empty training split, or logits that do not fit the labels.
         FloatingPointError: the loss is not finite any more; the message names the epoch and the learning rate.
     """
     if not len(dataset.train):
         raise ValueError(f"the training split of {dataset.name!r} is empty; fit needs at least one image.")
+    if not isinstance(validate, bool):
+        raise TypeError(f"validate is {validate!r}; it must be True or False.")
     loss = loss or cross_entropy(recipe.label_smoothing)
     device = next(model.parameters()).device
     memory_format = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model.to(memory_format=memory_format)
-    train = Split(dataset.train.images.to(device), dataset.train.labels.to(device))
-    validation = Split(dataset.validation.images.to(device), dataset.validation.labels.to(device))
+    train = _on(dataset.train, device)
+    validation = _on(dataset.validation, device) if validate else None
     optimizer = make_optimizer(model, recipe)
     generator = torch.Generator().manual_seed(recipe.seed)
     batches = math.ceil(len(train) / recipe.batch_size)
@@ -267,14 +282,18 @@ def fit(
             )
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(f"the loss became {mean_loss} {where}")
-            try:
-                accuracy = evaluate(model, validation) if len(validation) else math.nan
-            except ValueError as error:  # the last step of the epoch was one too many
-                raise FloatingPointError(f"{error} It happened {where}") from error
             history.train_loss.append(mean_loss)
-            history.validation_accuracy.append(accuracy)
+            shown = {"loss": f"{mean_loss:.3f}"}
+            if validation is not None:
+                try:
+                    accuracy = evaluate(model, validation) if len(validation) else math.nan
+                except ValueError as error:  # the last step of the epoch was one too many
+                    raise FloatingPointError(f"{error} It happened {where}") from error
+                history.validation_accuracy.append(accuracy)
+                if len(validation):
+                    shown["validation"] = f"{accuracy:.1%}"
             model.eval()
-            bar.set_postfix(loss=f"{mean_loss:.3f}", validation=f"{history.validation_accuracy[-1]:.1%}")
+            bar.set_postfix(shown)
             if on_epoch is not None:
                 on_epoch(epoch, model)
     model.eval()
@@ -301,13 +320,8 @@ def seconds_per_epoch(model: nn.Module, dataset: Dataset, recipe: Recipe, *, ima
     count = min(check_count(images, "images"), len(dataset.train))
     seconds = 0.0
     for part in (min(count, 4 * recipe.batch_size), count):
-        first = torch.arange(part)
-        short = replace(
-            dataset,
-            train=dataset.train.subset(first),
-            validation=dataset.validation.subset(torch.arange(0)),
-        )
-        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1))
+        short = replace(dataset, train=dataset.train.subset(torch.arange(part)))
+        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1), validate=False)
         seconds = sum(history.seconds)
     return seconds * len(dataset.train) / count
 
@@ -359,6 +373,10 @@ def _chunks(
             images.split(sizes), train.labels[indices].split(sizes), indices.split(sizes), strict=True
         )
         yield [Batch(*part) for part in parts]
+
+
+def _on(split: Split, device: torch.device) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))
 
 
 def _check_logits(logits: Tensor, dataset: Dataset) -> None:

@@ -347,6 +347,25 @@ def test_another_fits_the_data_set_and_keeps_the_penalty(saved, monkeypatch):
     assert checkpoints.another("tiny", 1, dataset)[1].weight.sum() < plain[1].weight.sum()
 
 
+def test_another_keeps_channels_innermost_but_in_a_mobilenet(home):
+    """Of three-channel images, so that the first layer's weights differ in the two layouts of memory."""
+    dataset = data.load_dataset("glyphs")
+    coloured = replace(dataset, train=Split(dataset.train.images.repeat(1, 3, 1, 1), dataset.train.labels))
+    for name in ("tiny", "glyphs-vgg", "glyphs-resnet", "glyphs-mobilenet"):
+        network = checkpoints.another(name, 1, coloured, epochs=1)
+        weight = next(p for p in network.parameters() if p.ndim == 4)
+        innermost = weight.is_contiguous(memory_format=torch.channels_last)
+        assert weight.is_contiguous() != innermost
+        assert innermost == (name != "glyphs-mobilenet"), name
+
+
+def test_another_does_not_validate(home, monkeypatch):
+    scored = []
+    monkeypatch.setattr(training, "evaluate", lambda model, split: scored.append(split) or 0.0)
+    checkpoints.another("tiny", 1, data.load_dataset("glyphs"))
+    assert not scored
+
+
 @pytest.mark.bad_input
 def test_another_says_what_it_does_not_know(saved):
     dataset = data.load_dataset("glyphs")

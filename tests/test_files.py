@@ -3,7 +3,9 @@
 import errno
 import os
 import resource
+import shutil
 import stat
+import subprocess
 import tempfile
 import urllib.error
 from pathlib import Path
@@ -52,6 +54,36 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATA", "~/sets")
     assert files.data_root() == tmp_path / "sets"
     assert files.data_root("~/other") == tmp_path / "other"
+
+
+# The checkout
+
+
+@pytest.mark.skipif(
+    shutil.which("git") is None or not (files.root() / ".git").exists(), reason="needs git and a checkout"
+)
+def test_a_clone_with_the_line_endings_of_windows_has_every_file_as_it_was_committed(tmp_path):
+    clone = tmp_path / "clone"
+    call = [
+        "git",
+        "clone",
+        "--quiet",
+        "--depth=1",
+        "--config=core.autocrlf=true",
+        files.root().as_uri(),
+        clone,
+    ]
+    subprocess.run(call, check=True, capture_output=True)
+    recorded = [line.split("  ") for line in (clone / "data/SHA256SUMS").read_text().splitlines()]
+    assert len(recorded) > 20
+    assert [name for digest, name in recorded if files.sha256(clone / "data" / name) != digest] == []
+    # Notebooks, records and the site are compared byte for byte; the Makefile and .ci/run do not run with CRLF.
+    call = ["git", "-C", clone, "ls-files", "--eol"]
+    listed = subprocess.run(call, check=True, capture_output=True, text=True).stdout.splitlines()
+    assert len(listed) > len(recorded)
+    assert [
+        line for line in listed if "w/lf" not in line and "w/-text" not in line and "w/none" not in line
+    ] == []
 
 
 # Digests

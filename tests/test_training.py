@@ -135,9 +135,25 @@ def test_every_image_is_shifted_by_an_amount_of_its_own_and_all_amounts_occur(ki
     assert torch.equal(images, before)
 
 
-def test_an_image_that_is_not_square_keeps_its_shape():
-    images = torch.rand(4, 3, 16, 24)
-    assert training.augment(images, "shift_flip", torch.Generator()).shape == images.shape
+@pytest.mark.parametrize(("height", "width"), [(4, 24), (24, 8), (8, 16)])
+@pytest.mark.parametrize("kind", ["shift", "shift_flip"])
+def test_each_direction_is_shifted_by_up_to_an_eighth_of_its_own_size(height, width, kind):
+    image = torch.arange(1.0, height * width + 1).reshape(
+        1, height, width
+    )  # a pixel's number says where it was
+    result = training.augment(image.expand(60, 1, height, width), kind, torch.Generator().manual_seed(1))
+    amounts = set(), set()
+    for moved in result:
+        first, second = moved[0, height // 2, width // 2 - 1 : width // 2 + 1].int().tolist()
+        flipped = moved.flip(2) if second < first else moved
+        row, column = divmod(int(flipped[0, height // 2, width // 2]) - 1, width)
+        down, right = row - height // 2, column - width // 2
+        assert torch.equal(flipped, shifted(image, down, right))
+        amounts[0].add(down)
+        amounts[1].add(right)
+    for seen, size in zip(amounts, (height, width), strict=True):
+        reach = max(1, size // 8)
+        assert seen == set(range(-reach, reach + 1))
 
 
 def test_the_generator_alone_decides_the_augmentation():
@@ -202,6 +218,24 @@ def test_the_order_changes_from_epoch_to_epoch_and_with_the_seed():
     assert first != list(range(30))
     assert orders(0) == [first, second]
     assert orders(1)[0] != first
+
+
+def test_the_draws_of_a_run_are_made_for_32_batches_at_a_time():
+    """Drawn by hand: in another order, or for more or fewer batches at once, no shipped checkpoint comes out again."""
+    data, batches = dataset(70), []
+    plan = recipe(epochs=2, batch_size=1, augment="shift_flip", seed=4)
+    training.fit(network(), data, plan, loss=recording(batches), validate=False)
+    generator, expected = torch.Generator().manual_seed(4), []
+    for _ in range(2):
+        for chosen in torch.randperm(70, generator=generator).split(32):
+            down, right = (
+                (torch.randint(0, 3, (len(chosen),), generator=generator) - 1).tolist() for _ in range(2)
+            )
+            mirrored = torch.rand(len(chosen), generator=generator) < 0.5
+            for index, *move, flip in zip(chosen, down, right, mirrored, strict=True):
+                image = shifted(data.train.images[index] / 255, *move)
+                expected.append(image.flip(2) if flip else image)
+    assert torch.equal(torch.cat([batch.images for batch in batches]), torch.stack(expected))
 
 
 def test_networks_of_different_kinds_see_the_same_images_for_the_same_seed():
@@ -413,6 +447,39 @@ def test_without_validation_images_the_accuracy_is_nan():
     assert np.isnan(history.validation_accuracy).all()
 
 
+def test_a_run_that_does_not_validate_learns_the_same_and_never_looks_at_the_split():
+    data, watched, unwatched = dataset(), network(dropout=0.4), network(dropout=0.4)
+    history = training.fit(watched, data, recipe(augment="shift"))
+    poisoned = Dataset("poisoned", data.train, Poisoned(), data.test, CLASSES)
+    quiet = training.fit(unwatched, poisoned, recipe(augment="shift"), validate=False)
+    assert torch.equal(weights(watched), weights(unwatched))
+    assert len(history.validation_accuracy) == 2
+    assert quiet.validation_accuracy == []
+    assert quiet.train_loss == history.train_loss
+    assert not unwatched.training
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "shown"),
+    [(12, {}, ["loss", "validation"]), (0, {}, ["loss"]), (12, {"validate": False}, ["loss"])],
+    ids=["validated", "nothing to validate", "not validated"],
+)
+def test_the_progress_bar_shows_an_accuracy_only_where_one_was_measured(images, options, shown, monkeypatch):
+    bars = []
+
+    class Bar(training.tqdm):
+        def set_postfix(self, *given, **named):
+            super().set_postfix(*given, **named)
+            bars.append(self.postfix)
+
+    monkeypatch.setattr(training, "tqdm", Bar)
+    training.fit(network(), dataset(validation=images), recipe(), **options)
+    assert len(bars) == 2
+    for text in bars:
+        assert [part.split("=")[0] for part in text.split(", ")] == shown
+        assert "nan" not in text
+
+
 # What decides a run, and what it leaves alone
 
 
@@ -466,11 +533,11 @@ class Poisoned(Split):
         pass
 
     def __len__(self):
-        raise AssertionError("fit asked how many test images there are")
+        raise AssertionError("fit asked how many images there are")
 
     def __getattribute__(self, name):
         if name in ("images", "labels", "subset"):
-            raise AssertionError(f"fit looked at the test split's {name}")
+            raise AssertionError(f"fit looked at the split's {name}")
         return super().__getattribute__(name)
 
 
@@ -619,7 +686,7 @@ def test_modes_come_back_even_when_the_network_fails():
 @pytest.mark.bad_input
 @pytest.mark.parametrize("call", [training.predict, training.evaluate])
 def test_no_images_cannot_be_predicted(call):
-    split = striped(4).subset(torch.arange(0))
+    split = striped(0)
     with pytest.raises(ValueError, match="no images to predict; the split is empty"):
         call(network(), split.images if call is training.predict else split)
 
@@ -713,6 +780,13 @@ def test_a_wrong_number_of_workers_is_named(workers, error):
 
 
 # Errors of fit
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("value", [None, 0, "no"])
+def test_whether_to_validate_is_true_or_false(value):
+    with pytest.raises(TypeError, match=f"validate is {value!r}; it must be True or False"):
+        training.fit(network(), dataset(), recipe(), validate=value)
 
 
 @pytest.mark.bad_input
@@ -855,13 +929,13 @@ def test_the_length_of_an_epoch_is_scaled_up_from_a_short_run_that_changes_nothi
     model, images = network(), dataset(40)
     before, runs = weights(model), []
 
-    def fit(model, dataset, recipe):
-        runs.append((len(dataset.train), len(dataset.validation), recipe.epochs))
+    def fit(model, dataset, recipe, *, validate):
+        runs.append((len(dataset.train), validate, recipe.epochs))
         return training.History(seconds=[0.5 if len(runs) == 2 else 99.0], images=len(dataset.train))
 
     monkeypatch.setattr(training, "fit", fit)
     seconds = training.seconds_per_epoch(model, images, recipe(epochs=9, batch_size=2), images=10)
-    assert runs == [(8, 0, 1), (10, 0, 1)]  # the first warms up
+    assert runs == [(8, False, 1), (10, False, 1)]  # the first warms up
     assert seconds == pytest.approx(0.5 * 40 / 10)
     assert torch.equal(weights(model), before)
 

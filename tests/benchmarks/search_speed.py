@@ -3,9 +3,7 @@
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
-import torch
 from torch import nn
 
 from course_lib import checkpoints, data, training
@@ -59,13 +57,12 @@ def _workers(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy],
 def _judging(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy], repeats: int) -> Row:
     """Another candidate in each pair; the training is not watched, since judging would be its own validation."""
     example = to_float(dataset.validation.images[:1])
-    unwatched = replace(dataset, validation=dataset.validation.subset(torch.arange(0)))
     runs = []
     for strategy in strategies[:repeats]:
         [judged] = search(model, dataset, [strategy], workers=1).seconds
         small = remove_channels(model, example, filter_plan(model, example, strategy.ratios))
         started = time.perf_counter()
-        training.fit(small, unwatched, _TUNING)
+        training.fit(small, dataset, _TUNING, validate=False)
         runs.append((judged, time.perf_counter() - started))
     ratio = statistics.median(tuned / judged for judged, tuned in runs)
     return Row(

@@ -266,7 +266,7 @@ def check_that_both_forms_agree(simulated, images):
         return q
 
     with torch.no_grad():
-        workflow.execute(simulated._steps, compute, to_float(images))
+        workflow.execute(simulated._steps, compute, images)
 
 
 @tracing
@@ -275,7 +275,7 @@ def check_that_both_forms_agree(simulated, images):
 @pytest.mark.parametrize("weight_method", ["max", "mse"])
 def test_both_forms_agree_but_for_halves(name, bits, weight_method):
     simulated = quantized(name, weight_bits=bits, activation_bits=bits, weight_method=weight_method)
-    check_that_both_forms_agree(simulated, network(name)[1])
+    check_that_both_forms_agree(simulated, to_float(network(name)[1]))
 
 
 @tracing
@@ -407,7 +407,11 @@ def test_networks_of_torchvision_can_be_quantized(name):
     with torch.no_grad():
         expected, found = model(images), to_integer(simulated)(images)
     assert (found - expected).abs().max() < 0.15 * expected.abs().max()
-    assert ((found - simulated(images)) / simulated.activations["logits"].scale).abs().max() < 2.5
+    # Step by step, from equal inputs: a float32 sum and an exact one may fall on two sides of a half, so the results
+    # are at most one step apart, and rarely. A factor of one layer that is wrong by a hundredth is found here. At the
+    # logits there is no such bound: what fell the other way is carried on by the layers behind it, and which sums do
+    # depends on the order in which a processor adds, so on its instructions.
+    check_that_both_forms_agree(simulated, images)
 
 
 @tracing
