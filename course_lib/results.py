@@ -295,13 +295,14 @@ def _figure(name: str, figure: Figure) -> str | dict[str, Any]:
     """What a key figure is kept as: a text as it is; of a number the value, its form, and how the two are shown."""
     if isinstance(figure, str):
         return figure
-    value, *words = figure if isinstance(figure, tuple) else (figure,)
-    form, unit = (*words, "", "")[:2] if len(words) <= 2 else (None, None)
-    if not _is_number(value) or not isinstance(form, str) or not isinstance(unit, str):
+    given = figure if isinstance(figure, tuple) else (figure,)
+    words = given[1:]
+    if not (given and _is_number(given[0]) and len(words) <= 2 and all(isinstance(word, str) for word in words)):
         raise TypeError(
             f"the figure {name!r} is {figure!r}. Give a number, an Interval or a text; with a number also how it is "
             'shown, as in (value, ".1%") or (value, ".1f", "MB"). Call .item() on a tensor.'
         )
+    value, form, unit = (*given, "", "")[:3]
     if isinstance(value, Interval):
         parts = {"value": value.mean, "low": value.low, "high": value.high}
     else:
