@@ -297,7 +297,9 @@ def _figure(name: str, figure: Figure) -> str | dict[str, Any]:
         return figure
     given = figure if isinstance(figure, tuple) else (figure,)
     words = given[1:]
-    if not (given and _is_number(given[0]) and len(words) <= 2 and all(isinstance(word, str) for word in words)):
+    if not (
+        given and _is_number(given[0]) and len(words) <= 2 and all(isinstance(word, str) for word in words)
+    ):
         raise TypeError(
             f"the figure {name!r} is {figure!r}. Give a number, an Interval or a text; with a number also how it is "
             'shown, as in (value, ".1%") or (value, ".1f", "MB"). Call .item() on a tensor.'

@@ -167,7 +167,9 @@ def _panels(record: Record) -> dict[str, dict[str, tuple[float, float, float]]]:
             first = figures.quantity(next(iter(figure.values.values())))
             if first is None or figure.why:
                 continue
-            mean = figure.interval or Interval(first.value, first.value, first.value, 1)  # the same in every run
+            mean = figure.interval or Interval(
+                first.value, first.value, first.value, 1
+            )  # the same in every run
             scale = 100 if first.measure.startswith("%") else 1
             point = (mean.mean * scale, mean.low * scale, mean.high * scale)
             panel, row = (name.replace("_", " "), arm) if arm else (first.measure, name.replace("_", " "))

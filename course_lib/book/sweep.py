@@ -251,8 +251,8 @@ def load(out: Path) -> dict[str, Any] | None:
         raise CourseError(f"{path} is damaged ({error!r}). Delete it to run its seeds again") from error
     if record.get("version") != VERSION:
         raise CourseError(
-            f"{path} was written by another version of the course, which kept its figures in another form. Delete it to "
-            "run its seeds again"
+            f"{path} was written by another version of the course, which kept its figures in another form. Delete it "
+            "to run its seeds again"
         )
     return record
 

@@ -57,7 +57,9 @@ def test_numbers_that_look_alike_when_rounded_are_still_averaged():
 def test_a_merged_figure_is_shown_in_the_form_of_the_single_ones():
     shares = {seed: reported(value, ".1%") for seed, value in enumerate((0.954, 0.950, 0.952))}
     assert str(figures.merge(shares)) == "95.2 % [94.7, 95.7]"
-    assert str(figures.merge({0: reported(0.1, "+.2f"), 1: reported(-0.35, "+.2f")})) == "-0.12 [-2.98, +2.73]"
+    assert (
+        str(figures.merge({0: reported(0.1, "+.2f"), 1: reported(-0.35, "+.2f")})) == "-0.12 [-2.98, +2.73]"
+    )
     assert str(figures.merge({0: reported(4.2, ".2f", "MB"), 1: reported(4.1, ".2f", "MB")})) == (
         "4.15 MB [3.51, 4.79]"
     )

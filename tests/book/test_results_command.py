@@ -48,7 +48,13 @@ def records(book):
         "parameters": {"dataset_name": "mnist", "seeds": 3},
         "source_sha256": "",
     }
-    content = {"name": "sweep-00-a", "version": sweep.VERSION, "title": "First", "configuration": configuration, "runs": runs}
+    content = {
+        "name": "sweep-00-a",
+        "version": sweep.VERSION,
+        "title": "First",
+        "configuration": configuration,
+        "runs": runs,
+    }
     (folder / "sweep.json").write_text(json.dumps(content))
     return book
 

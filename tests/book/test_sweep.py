@@ -216,7 +216,8 @@ def test_a_damaged_record_is_named_and_left_alone(book):
         "[]",
         '{"configuration": {}}',
         '{"configuration": {"parameters": {}}, "runs": {"a": {}}}',
-        '{"configuration": {"parameters": {}}, "runs": {"0": {"provenance": {}, "failure": null, "figures": {"a": {}}}}}',
+        '{"configuration": {"parameters": {}}, "runs": {"0": {"provenance": {}, "failure": null, '
+        '"figures": {"a": {}}}}}',
     ):
         (out / "sweep.json").write_text(text)
         ended = book.course("sweep", "0", "--seeds", "0")
