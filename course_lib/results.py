@@ -4,6 +4,7 @@ import datetime
 import html
 import json
 import math
+import numbers
 import platform
 import re
 import subprocess
@@ -19,10 +20,14 @@ import scipy.stats
 import torch
 
 from course_lib import files
+from course_lib.statistics import Interval
 from course_lib.validation import check_choice, unknown_name
 
 MODES = ("recorded", "run", "record")
 KEY_FIGURES = "application/vnd.course.key-figures+json"
+
+Figure = str | float | Interval | tuple[float | Interval, str] | tuple[float | Interval, str, str]
+"""What `report` shows: a text, or a value with its format specification and unit."""
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> None:
@@ -41,16 +46,27 @@ def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> Non
     _display({"text/html": _html(frame, caption), "text/plain": f"{caption}\n{frame.to_string(index=False)}"})
 
 
-def report(**figures: float | str) -> None:
+def report(**figures: Figure) -> None:
     """Show a chapter's key figures; `course run` reads them from the executed notebook into its summary.
 
+        results.report(student_alone=(alone, ".1%"), size=(size, ".1f", "times fewer"), teacher="vgg")
+
+    Beside what is shown, the output holds the numbers themselves, unrounded: `course sweep` averages those.
+
     Args:
-        figures: name=value; underscores in a name are shown as spaces. Format numbers before.
+        figures: name=figure; underscores in a name are shown as spaces. A figure is a number or a
+            `statistics.Interval`, alone or as (value, format specification) or (value, format specification, unit),
+            where the unit is whatever words stand behind the number. A text is shown as it is, and never averaged.
+
+    Raises:
+        TypeError: a figure that is none of these.
+        ValueError: a number that is not finite, or a format specification that numbers do not have.
     """
-    shown = {name.replace("_", " "): value for name, value in figures.items()}
+    kept = {name.replace("_", " "): _figure(name, figure) for name, figure in figures.items()}
+    shown = {name: figure if isinstance(figure, str) else figure["shown"] for name, figure in kept.items()}
     frame = pd.DataFrame({"key figure": shown.keys(), "value": shown.values()})
-    plain = "\n".join(f"{name}: {value}" for name, value in shown.items())
-    _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: shown})
+    plain = "\n".join(f"{name}: {text}" for name, text in shown.items())
+    _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: kept})
 
 
 def save(
@@ -253,7 +269,7 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
     Args:
         frame: a row for each run, as `repeat` returns it, with a column "seed".
         metric: the column that is wanted.
-        settings: column=value, which together name the arm.
+        settings: column=value, which together name the arm; None finds the runs that lack the setting.
 
     Returns:
         One number for each run of the arm.
@@ -265,12 +281,50 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
     for column in (metric, *settings):
         check_choice(column, "column", map(str, frame.columns), error=KeyError)
     for column, value in settings.items():
-        frame = frame[frame[column] == value]
+        # A data frame keeps None as NaN, which equals nothing, not even itself.
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        frame = frame[frame[column].isna() if missing else frame[column] == value]
     if frame.empty:
         raise ValueError(
             f"no run has the settings {settings}. Look at the runs of the record for those it has."
         )
     return frame.sort_values("seed")[metric].tolist()
+
+
+def _figure(name: str, figure: Figure) -> str | dict[str, Any]:
+    """What a key figure is kept as: a text as it is; of a number the value, its form, and how the two are shown."""
+    if isinstance(figure, str):
+        return figure
+    given = figure if isinstance(figure, tuple) else (figure,)
+    words = given[1:]
+    if not (
+        given and _is_number(given[0]) and len(words) <= 2 and all(isinstance(word, str) for word in words)
+    ):
+        raise TypeError(
+            f"the figure {name!r} is {figure!r}. Give a number, an Interval or a text; with a number also how it is "
+            'shown, as in (value, ".1%") or (value, ".1f", "MB"). Call .item() on a tensor.'
+        )
+    value, form, unit = (*given, "", "")[:3]
+    if isinstance(value, Interval):
+        parts = {"value": value.mean, "low": value.low, "high": value.high}
+    else:
+        parts = {"value": int(value) if isinstance(value, numbers.Integral) else float(value)}
+    if not all(map(math.isfinite, parts.values())):
+        raise ValueError(f"the figure {name!r} is {value!r}; look at the run that gave it.")
+    try:
+        shown = format(value, form)
+        format(0.5, form)  # a sweep shows the mean of several runs in the same form
+    except ValueError as error:
+        raise ValueError(
+            f"the figure {name!r} cannot be shown as {form!r} ({error}). Give a format specification of floats, such "
+            'as ".1%" or "+.2f".'
+        ) from error
+    runs = {"n": value.n} if isinstance(value, Interval) else {}
+    return parts | runs | {"form": form, "unit": unit, "shown": f"{shown} {unit}".rstrip()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (numbers.Real, Interval)) and not isinstance(value, bool)
 
 
 def _arm(run: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from course_lib import files, results
+from course_lib.statistics import Interval
 
 CONFIGURATION = {"dataset": "glyphs", "seeds": [0, 1], "recipe": {"epochs": 2}}
 ROWS = [
@@ -147,15 +148,69 @@ def test_a_line_may_break_before_an_interval_and_nowhere_in_a_figure(shown):
 
 
 def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(shown):
-    results.report(student_alone="71.0 %", gain=4.5, seeds=5.0)
+    results.report(
+        student_alone=(0.71, ".1%"),
+        gain=(Interval(0.045, 0.01, 0.08, 5), "+.1%"),
+        size=(4.186, ".2f", "MB"),
+        seeds=5,
+        network="vgg",
+    )
     (bundle,) = shown
     assert set(bundle) == {"text/html", "text/plain", "application/vnd.course.key-figures+json"}
-    assert bundle[results.KEY_FIGURES] == {"student alone": "71.0 %", "gain": 4.5, "seeds": 5.0}
-    json.dumps(bundle[results.KEY_FIGURES])
+    assert json.loads(json.dumps(bundle[results.KEY_FIGURES])) == {
+        "student alone": {"value": 0.71, "form": ".1%", "unit": "", "shown": "71.0%"},
+        "gain": {
+            "value": 0.045,
+            "low": 0.01,
+            "high": 0.08,
+            "n": 5,
+            "form": "+.1%",
+            "unit": "",
+            "shown": "+4.5 % [+1.0, +8.0]",
+        },
+        "size": {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"},
+        "seeds": {"value": 5, "form": "", "unit": "", "shown": "5"},
+        "network": "vgg",
+    }
     cells = Cells(bundle["text/html"])
-    assert cells.texts["td"] == ["student alone", "71.0\N{NO-BREAK SPACE}%", "gain", "4.5", "seeds", "5.0"]
+    assert cells.texts["td"][:4] == [
+        "student alone",
+        "71.0%",
+        "gain",
+        "+4.5\N{NO-BREAK SPACE}% [+1.0,\N{NO-BREAK SPACE}+8.0]",
+    ]
     assert cells.scopes == ["col", "col"]
-    assert bundle["text/plain"] == "student alone: 71.0 %\ngain: 4.5\nseeds: 5.0"
+    assert bundle["text/plain"] == (
+        "student alone: 71.0%\ngain: +4.5 % [+1.0, +8.0]\nsize: 4.19 MB\nseeds: 5\nnetwork: vgg"
+    )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("figure", "error", "message"),
+    [
+        (math.nan, ValueError, "the figure 'x' is nan; look at the run that gave it"),
+        ((math.inf, ".1f"), ValueError, "the figure 'x' is inf"),
+        ((np.float64("nan"), ".1f"), ValueError, "the figure 'x' is .*nan"),
+        ((Interval(0.5, math.nan, 0.6, 2), ".1%"), ValueError, "the figure 'x' is Interval.*look at the run"),
+        ((0.5, ".1q"), ValueError, r"cannot be shown as '.1q' \(.*Give a format specification of floats"),
+        ((5, "d"), ValueError, "cannot be shown as 'd'"),  # the mean of 5 and 6 has no form "d"
+        ((), TypeError, r"the figure 'x' is \(\)\. Give a number"),
+        ((0.5, ".1f", "MB", "more"), TypeError, "Give a number, an Interval or a text"),
+        ((0.5, 1), TypeError, "Give a number"),
+        ((0.5, ".1f", 3), TypeError, "Give a number"),
+        (("95 %", ".1f"), TypeError, "Give a number"),
+        ((torch.tensor(0.5), ".1f"), TypeError, r"Call \.item\(\) on a tensor"),
+        (torch.tensor(0.5), TypeError, r"Call \.item\(\) on a tensor"),
+        (True, TypeError, "the figure 'x' is True"),
+        (None, TypeError, "the figure 'x' is None"),
+        ([0.5, ".1f"], TypeError, "Give a number"),
+    ],
+)
+def test_a_figure_that_is_none_is_refused_by_name_and_nothing_is_shown(shown, figure, error, message):
+    with pytest.raises(error, match=message):
+        results.report(good=0.5, x=figure)
+    assert shown == []
 
 
 # Records
@@ -490,3 +545,19 @@ def test_values_are_those_of_one_arm_in_the_order_of_seeds():
         results.values(frame, "test", ratios=0.5)
     with pytest.raises(ValueError, match="no run has the settings"):
         results.values(frame, "test", arm="c")
+
+
+@pytest.mark.parametrize(
+    ("settings", "other"),
+    [([None, "vgg"], "vgg"), ([None, 3], 3), ([math.nan, 0.5], 0.5), ([None, [1]], None)],
+)
+def test_values_of_runs_that_lack_a_setting(settings, other):
+    rows = [{"teacher": s, "seed": seed, "test": seed + 0.5} for s in settings for seed in (1, 0)]
+    rows += [{"seed": 2, "test": 2.5}]  # a run without the column lacks the setting too
+    frame = pd.DataFrame(rows)
+    for missing in (None, math.nan):
+        assert results.values(frame, "test", teacher=missing) == [0.5, 1.5, 2.5]
+    if other is not None:
+        assert results.values(frame, "test", teacher=other) == [0.5, 1.5]
+        with pytest.raises(ValueError, match="no run has the settings"):
+            results.values(frame[frame["teacher"].notna()], "test", teacher=None)

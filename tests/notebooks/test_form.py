@@ -3,9 +3,11 @@
 A rule is a function from a notebook (and its path) to a list of faults.
 """
 
+import ast
 import copy
 import json
 import re
+import symtable
 from pathlib import Path
 
 import nbformat
@@ -235,6 +237,55 @@ def student_copy(notebook, path):
     ]
 
 
+def seeds(notebook, path):
+    """`seed` decides on what the default run shows; `real_data_seed` on the experiment on real data alone."""
+    found = []
+    with_real_data = [cell for cell in code_cells(notebook) if "results.on_real_data" in cell.source]
+    others = [
+        cell for cell in code_cells(notebook) if cell not in with_real_data + tagged(notebook, "parameters")
+    ]
+    for name in set(notebooks.parameters(notebook)) & {"seed", "real_data_seed"}:
+        if name == "seed" and not any(name in globals_read(cell.source) for cell in others):
+            found.append("nothing that the default run shows depends on `seed`: name it real_data_seed")
+        if name == "real_data_seed" and any(name in globals_read(cell.source) for cell in others):
+            found.append("`real_data_seed` is read by more than the experiment on real data: name it seed")
+    return found
+
+
+def globals_read(source):
+    """The names of the notebook that a cell reads: not those that its functions and comprehensions bind."""
+    if not source.strip():
+        return set()
+
+    def names(table):
+        for symbol in table.get_symbols():
+            if symbol.is_global() or (table.get_type() == "module" and symbol.is_referenced()):
+                yield symbol.get_name()
+        for child in table.get_children():
+            yield from names(child)
+
+    return set(names(symtable.symtable(source, "cell", "exec")))
+
+
+def record_names(notebook, path):
+    """`results.repeat` adds the name of the data set to that of a record; a chapter that does so too adds it twice."""
+    found = []
+    for cell in code_cells(notebook):
+        if "results.repeat(" not in cell.source:
+            continue
+        tree = ast.parse(cell.source)
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        named = [call.args[0] for call in calls if ast.unparse(call.func) == "results.repeat"]
+        variables = {node.id for name in named for node in ast.walk(name) if isinstance(node, ast.Name)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Assign) and variables & {ast.unparse(t) for t in node.targets}:
+                named.append(node.value)
+        found += [
+            f"a record is named {ast.unparse(name)}" for name in named if "dataset" in ast.unparse(name)
+        ]
+    return found
+
+
 RULES = [
     executed,
     form,
@@ -248,6 +299,8 @@ RULES = [
     widgets,
     exercises,
     student_copy,
+    seeds,
+    record_names,
 ]
 
 
@@ -292,7 +345,7 @@ def good_notebook():
     ]
     cells += [
         code("seed = 0", 1, tags=["parameters"]),
-        code("print(1 + 1)", 2, printed("2\n"), tags=["nbval-check-output"]),
+        code("print(1 + seed)", 2, printed("2\n"), tags=["nbval-check-output"]),
         code("page.interact(plot, ipywidgets.FloatSlider())", 3, image),
     ]
     for number in range(EXERCISES):
@@ -552,6 +605,23 @@ def _(nb):
 @broken(student_copy, "a solution stands elsewhere too: return 2 * x", "a solution given away in the prose")
 def _(nb):
     nb.cells[-1].source += "\n# hint: return  2 * x"
+
+
+@broken(seeds, "nothing that the default run shows depends on `seed`", "a seed that nothing reads by default")
+def _(nb):
+    code(nb, 2).source = "print([seed for seed in range(2)])\ndef f(seed): return seed"
+    code(nb, 3).source = "results.on_real_data('a', lambda: seed, real_data)"
+
+
+@broken(seeds, "`real_data_seed` is read by more", "a seed of the real data that is read elsewhere")
+def _(nb):
+    code(nb, 1).source = "real_data_seed = 0"
+    code(nb, 3).source = "def f():\n    return real_data_seed"
+
+
+@broken(record_names, "a record is named f'03-{dataset.name}'", "a record with its data set in its name")
+def _(nb):
+    code(nb, 3).source = "name = f'03-{dataset.name}'\nresults.repeat(name, runs, execute)"
 
 
 @pytest.fixture

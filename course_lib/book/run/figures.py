@@ -1,29 +1,33 @@
-"""Key figures of many runs: the number read from what a chapter shows, and the mean with its interval."""
+"""Key figures of many runs: the mean of their numbers with its interval."""
 
-import re
+import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from course_lib.book.run import show
 from course_lib.statistics import Interval, mean_interval
-
-_NUMBER = r"[+\-−]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][+\-]?\d+)?"
-_SHOWN = re.compile(rf"({_NUMBER})\s*([^\d\[\]]*?)\s*(?:\[\s*{_NUMBER}\s*,\s*{_NUMBER}\s*\])?")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number as a chapter shows it.
+    """The number of a key figure, and how it is shown.
 
     Attributes:
-        value: in the unit; 95.4 for "95.4 %".
-        unit: what stands behind the number, such as "%" or "MB"; may be empty.
-        form: format specification that shows the number as it was: ".1f", "+.1f" for one with a sign, ".4g".
+        value: unrounded; 0.954 for "95.4 %".
+        form: format specification that shows it: ".1f", "+.1%" for a share with its sign, ".4g".
+        unit: words behind the number, such as "MB"; may be empty.
     """
 
     value: float
-    unit: str = ""
     form: str = ".4g"
+    unit: str = ""
+
+    @property
+    def measure(self) -> str:
+        """The unit of the number as it is shown: "%" for a share that is shown in percent."""
+        return " ".join(filter(None, ("%" * self.form.endswith("%"), self.unit)))
 
 
 @dataclass(frozen=True)
@@ -32,26 +36,26 @@ class Merged:
 
     Attributes:
         values: {seed: the figure as it was reported}.
-        unit: that they share.
         form: format specification of a number.
+        unit: words behind the number.
         interval: mean with its 95 % interval; None where there is nothing to estimate.
         why: what stands in the way of a mean; empty where nothing does.
     """
 
     values: dict[int, Any]
-    unit: str = ""
     form: str = ""
+    unit: str = ""
     interval: Interval | None = None
     why: str = ""
 
     def __str__(self) -> str:
         if self.interval is not None:
-            mean, ends = format(self.interval, self.form).split(" ", 1)
-            return " ".join(filter(None, (mean, self.unit, ends)))
+            mean, _, ends = format(self.interval, self.form).partition(" [")
+            return " ".join(filter(None, (mean, self.unit, f"[{ends}")))
         if not self.why:
-            shown = _text(next(iter(self.values.values())))
+            shown = show.figure(next(iter(self.values.values())))
             return shown if len(self.values) == 1 else f"{shown}, in every run"
-        listed = "; ".join(f"{seed}: {_text(value)}" for seed, value in self.values.items())
+        listed = "; ".join(f"{seed}: {show.figure(value)}" for seed, value in self.values.items())
         return f"not merged ({self.why}); {listed}"
 
     def as_json(self) -> dict[str, Any]:
@@ -59,63 +63,46 @@ class Merged:
         kept: dict[str, Any] = {"shown": str(self), "n": len(self.values)}
         if self.interval is not None:
             kept |= {"mean": self.interval.mean, "low": self.interval.low, "high": self.interval.high}
-            kept["unit"] = self.unit
+            kept |= {"form": self.form, "unit": self.unit}
         return kept
 
 
-def read(shown: object) -> Quantity | None:
-    """The number of a key figure, None where it is not one number with its unit.
+def quantity(figure: object) -> Quantity | None:
+    """The number of a key figure, None where it is no number.
 
-    Read are numbers, and texts that are a number, then perhaps a unit without digits, then perhaps an interval, which
-    is left out: it is about the seeds inside one run.
-
-        "95.4%" -> 95.4 %        "+13.2 % [+3.4, +23.0]" -> 13.2 %        "4.19 MB" -> 4.19 MB
-
-    A text that holds another number ("0.42× the MACs, 1.68× the latency") is not read: half of it would be lost.
+    Args:
+        figure: as `course_lib.results.report` keeps it in a notebook, or a value of a record's row. Of a figure with
+            an interval this is the mean: the interval is about the runs inside one run of the chapter.
     """
-    if isinstance(shown, (int, float)) and not isinstance(shown, bool):
-        return Quantity(float(shown)) if abs(shown) < float("inf") else None
-    found = _SHOWN.fullmatch(shown.strip()) if isinstance(shown, str) else None
-    if found is None:
-        return None
-    number, unit = found.groups()
-    plain = number.replace(",", "").replace("−", "-")
-    sign = "+" if number.startswith("+") else ""
-    decimals = len(plain.partition(".")[2])
-    return Quantity(float(plain), unit, f"{sign}.4g" if "e" in plain.lower() else f"{sign}.{decimals}f")
+    if isinstance(figure, Mapping):
+        return Quantity(figure["value"], figure["form"], figure["unit"])
+    if isinstance(figure, numbers.Real) and not isinstance(figure, bool) and math.isfinite(figure):
+        return Quantity(float(figure))
+    return None
 
 
 def merge(values: Mapping[int, Any]) -> Merged:
     """One figure of runs that differ in their seed alone: the mean and Student's 95 % interval.
 
-    There is no mean where a value is no number (see `read`) or where the units differ; the values are then kept side
-    by side. There is no interval for a single run, nor where all runs show the same: a chapter that reads the figure
-    from a record shows it at every seed, and an interval of no width would claim certainty.
+    There is no mean where a value is no number (see `quantity`) or where the runs show it in different forms or units;
+    the values are then kept side by side. There is no interval for a single run, nor where all runs have the same
+    value: a chapter that reads the figure from a record has it at every seed, and an interval of no width would claim
+    certainty.
 
     Args:
         values: {seed: figure as reported}, at least one.
     """
     values = dict(values)
-    quantities = [read(value) for value in values.values()]
-    if len({str(value) for value in values.values()}) == 1:
-        first = quantities[0]
-        return Merged(values, first.unit if first else "", first.form if first else "")
-    if None in quantities:
-        return Merged(values, why="not one number in every run")
-    units = sorted({quantity.unit for quantity in quantities})
-    if len(units) > 1:
-        named = ", ".join(unit or "none" for unit in units)
-        return Merged(values, why=f"the units differ: {named}")
-    # The form with most decimals; "+" sorts before ".", so a sign that any run shows is kept.
-    decimals = max((quantity.form.lstrip("+") for quantity in quantities), key=_decimals)
-    sign = "+" if any(quantity.form.startswith("+") for quantity in quantities) else ""
-    interval = mean_interval([quantity.value for quantity in quantities])
-    return Merged(values, units[0], sign + decimals, interval)
-
-
-def _decimals(form: str) -> int:
-    return 99 if form.endswith("g") else int(form[1:-1])
-
-
-def _text(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    found = [quantity(value) or str(value) for value in values.values()]
+    first = found[0]
+    if all(one == first for one in found):
+        return Merged(values) if isinstance(first, str) else Merged(values, first.form, first.unit)
+    quantities = [one for one in found if isinstance(one, Quantity)]
+    if len(quantities) < len(found):
+        return Merged(values, why="not a number in every run")
+    forms = sorted({(one.form, one.unit) for one in quantities})
+    if len(forms) > 1:
+        named = ", ".join(" ".join(filter(None, form)) for form in forms)
+        return Merged(values, why=f"shown in different forms: {named}")
+    form, unit = forms[0]
+    return Merged(values, form, unit, mean_interval([one.value for one in quantities]))

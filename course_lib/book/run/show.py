@@ -98,7 +98,7 @@ def summary(records: Sequence[tuple[str, dict[str, Any]]]) -> Table:
         failure = record.get("failure")
         result = describe(Failure(**failure)) if failure else "passed"
         figures = "\n".join(
-            f"{key.replace('_', ' ')}: {_figure(value)}" for key, value in record["figures"].items()
+            f"{key.replace('_', ' ')}: {figure(value)}" for key, value in record["figures"].items()
         )
         table.add_row(name, f"{record['seconds']:.1f}", figures, result)
     return table
@@ -126,5 +126,8 @@ def describe(failure: Failure) -> str:
     return f"failed in In [{failure.cell}]: {failure.line}\n{error}"
 
 
-def _figure(value: Any) -> str:
+def figure(value: Any) -> str:
+    """A key figure, as `course_lib.results.report` keeps it in a notebook, in words; or a value of a record's row."""
+    if isinstance(value, Mapping) and "shown" in value:
+        return str(value["shown"])
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -19,6 +19,7 @@ from course_lib.book.run.figures import Merged
 from course_lib.book.run.runner import Failure, Outcome
 
 NAME = "sweep.json"
+VERSION = 2  # of sweep.json; the first kept rounded texts instead of numbers
 LARGEST = 2**32 - 1  # seed that NumPy's old generators accept, which some code still uses
 MOST = 10_000  # seeds of one sweep; a slip of the finger asks for more
 
@@ -141,6 +142,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
     configuration = json.loads(json.dumps(configuration))  # as it will be read again
     record = {
         "name": f"sweep-{chapter.name}",
+        "version": VERSION,
         "title": chapter.title,
         "configuration": configuration,
         "merged": {},
@@ -234,9 +236,15 @@ def load(out: Path) -> dict[str, Any] | None:
         if not isinstance(record["configuration"]["parameters"], dict):
             raise ValueError("parameters must be an object")
         for seed, run in record["runs"].items():
-            _ = int(seed), run["figures"].items(), run["provenance"], run["failure"]
+            _ = int(seed), run["provenance"], run["failure"]
+            _ = [figures.quantity(figure) for figure in run["figures"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(f"{path} is damaged ({error!r}). Delete it to run its seeds again") from error
+    if record.get("version") != VERSION:
+        raise CourseError(
+            f"{path} was written by another version of the course, which kept its figures in another form. Delete it "
+            "to run its seeds again"
+        )
     return record
 
 
@@ -265,7 +273,7 @@ def keep(sweep: Sweep) -> Path:
     if not merged(sweep.record):
         raise CourseError(f"not recorded: {sweep.chapter.name} reports no key figures (results.report)")
     rows = [
-        {"seed": seed} | dict(_column(name, shown) for name, shown in runs[seed]["figures"].items())
+        {"seed": seed} | dict(_column(name, figure) for name, figure in runs[seed]["figures"].items())
         for seed in sorted(runs)
     ]
     origin = together([run["provenance"] for run in runs.values()])
@@ -302,10 +310,26 @@ def _require_seed(chapter: Chapter) -> None:
     if "seed" in chapter.parameters:
         return
     names = ", ".join(chapter.parameters) or "none"
-    more = ""
-    if "seeds" in chapter.parameters:
-        more = f". It repeats its own runs: course run {chapter.number} --set seeds=N"
-    raise CourseError(f"chapter {chapter.name} has no parameter `seed` to sweep over; it has: {names}{more}")
+    raise CourseError(
+        f"chapter {chapter.name} has no parameter `seed` to sweep over; it has: {names}{_instead(chapter)}"
+    )
+
+
+def _instead(chapter: Chapter) -> str:
+    """What to do where a chapter has no `seed`: which parameters of it decide on repetitions."""
+    ways = []
+    if repetitions := [name for name in ("seeds", "draws") if name in chapter.parameters]:
+        again = " --set recompute=true" if "recompute" in chapter.parameters else ""
+        ways.append(
+            f"It repeats its own runs: course run {chapter.number} --set {repetitions[0]}=N{again}"
+            + " (that makes its records in data/results anew)" * bool(again)
+        )
+    if "real_data_seed" in chapter.parameters:
+        ways.append(
+            "Its experiment on real data has a seed of its own: "
+            f"course run {chapter.number} --set real_data=run --set real_data_seed=N"
+        )
+    return "".join(f". {way}" for way in ways)
 
 
 def _require_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> None:
@@ -359,11 +383,9 @@ def _broken(trouble: str) -> dict[str, Any]:
     return {"figures": {}, "seconds": 0.0, "failure": asdict(Failure(0, "", trouble)), "provenance": {}}
 
 
-def _column(name: str, shown: Any) -> tuple[str, Any]:
-    """A key figure as records have it: a number, shares in [0, 1] instead of percent, another unit in the name."""
-    quantity = figures.read(shown)
+def _column(name: str, figure: Any) -> tuple[str, Any]:
+    """A key figure as records have it: a number, its unit in the name."""
+    quantity = figures.quantity(figure)
     if quantity is None:
-        return name, str(shown)
-    if quantity.unit == "%":
-        return name, quantity.value / 100
+        return name, str(figure)
     return f"{name} ({quantity.unit})" if quantity.unit else name, quantity.value

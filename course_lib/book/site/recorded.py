@@ -12,6 +12,7 @@ from course_lib import files
 from course_lib.book import CourseError
 from course_lib.book.run import figures, sweep
 from course_lib.book.run.figures import Merged
+from course_lib.statistics import Interval
 
 PLOTS = (".png", ".pdf", ".svg")
 
@@ -164,14 +165,15 @@ def _panels(record: Record) -> dict[str, dict[str, tuple[float, float, float]]]:
     panels: dict[str, dict[str, tuple[float, float, float]]] = {}
     for arm, measured in record.arms.items():
         for name, figure in measured.items():
-            interval = figure.interval
-            if interval is not None:
-                point = (interval.mean, interval.low, interval.high)
-            elif (quantity := figures.read(next(iter(figure.values.values())))) and not figure.why:
-                point = (quantity.value,) * 3  # one run, or the same in every run
-            else:
+            first = figures.quantity(next(iter(figure.values.values())))
+            if first is None or figure.why:
                 continue
-            panel, row = (name.replace("_", " "), arm) if arm else (figure.unit, name.replace("_", " "))
+            mean = figure.interval or Interval(
+                first.value, first.value, first.value, 1
+            )  # the same in every run
+            scale = 100 if first.measure.startswith("%") else 1
+            point = (mean.mean * scale, mean.low * scale, mean.high * scale)
+            panel, row = (name.replace("_", " "), arm) if arm else (first.measure, name.replace("_", " "))
             panels.setdefault(panel, {})[row] = point
     return panels
 
@@ -221,7 +223,7 @@ def _settings(row: Mapping[str, Any]) -> list[str]:
     names = list(row)
     if "seed" in row:
         return names[: names.index("seed")]
-    return [name for name, value in row.items() if figures.read(value) is None]
+    return [name for name, value in row.items() if figures.quantity(value) is None]
 
 
 def _merge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Merged]:

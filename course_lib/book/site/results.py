@@ -64,8 +64,8 @@ def key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
                 {
                     "chapter": _link(chapter) if place == 0 else "",
                     "key figure": _cell(name),
-                    "in the notebook": _cell(committed.get(name, "")),
-                    "in the last run": _cell(measured.get(name, NOT_RUN)),
+                    "in the notebook": _cell(show.figure(committed.get(name, ""))),
+                    "in the last run": _cell(show.figure(measured.get(name, NOT_RUN))),
                 }
             )
     return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
@@ -128,8 +128,7 @@ def _link(chapter: Chapter) -> str:
 
 def _cell(value: Any) -> str:
     """A text as a cell of a Markdown table shows it, none of its signs read as Markdown."""
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = html.escape(" ".join(text.split()), quote=False)
+    text = html.escape(" ".join(str(value).split()), quote=False)
     for sign in "\\`*_{}[]$|~":
         text = text.replace(sign, "\\" + sign)
     return text

@@ -25,7 +25,8 @@ WRONG = "\nvalue = 1\nraise ValueError('[bold]no[/bold] good')"
 
 def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     where = "import os, pathlib\nprint(os.environ['TQDM_DISABLE'], pathlib.Path.cwd().name)"
-    book.add("00-good", figures(test_accuracy=0.73456, teacher="vgg"), where)
+    size = {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"}
+    book.add("00-good", figures(test_accuracy=0.73456, teacher="vgg", size=size), where)
     book.add("01-bad", "print('before')", WRONG, "print('after')")
     book.add("02-next", figures(images=4000))
     sources = {path: path.read_bytes() for path in (book.root / "notebooks").glob("*.ipynb")}
@@ -39,6 +40,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     rows = [line for line in table.splitlines() if line.startswith("│")]
     assert any("00-good" in row and "test accuracy: 0.7346" in row and "passed" in row for row in rows)
     assert any("teacher: vgg" in row for row in rows)
+    assert any("size: 4.19 MB" in row for row in rows)
     assert any("01-bad" in row and "failed in In [3]: value = 1" in row for row in rows)
     assert any("ValueError: [bold]no[/bold] good" in row for row in rows)
     assert any("02-next" in row and "images: 4000" in row and "passed" in row for row in rows)
@@ -59,7 +61,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
         output.get("ename") == "ValueError" for cell in failed.cells for output in cell.get("outputs", [])
     )
     records = book.state()["chapters"]
-    assert records["00-good"]["figures"] == {"test_accuracy": 0.73456, "teacher": "vgg"}
+    assert records["00-good"]["figures"] == {"test_accuracy": 0.73456, "teacher": "vgg", "size": size}
     assert records["01-bad"]["failure"] == {
         "cell": 3,
         "line": "value = 1",

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from course_lib import results
 from course_lib.book import CourseError, notebooks
 from course_lib.book.run import cluster, state, sweep, worker
-from course_lib.statistics import mean_interval
+from course_lib.statistics import Interval, mean_interval
 from tests.book.clusters import cluster_in_place
 from tests.book.processes import PATIENCE, alive, wait_for
 
@@ -55,6 +55,11 @@ def record(book, chapter="00-a", out=None):
     return json.loads(((out or book.root / "build" / "sweep" / chapter) / "sweep.json").read_text())
 
 
+def percent(value):
+    """A share as `results.report` keeps it."""
+    return results._figure("share", (value, ".1%"))
+
+
 def figures_of(content):
     return {seed: run["figures"] for seed, run in content["runs"].items()}
 
@@ -64,7 +69,8 @@ def accuracy():
     """The source of a cell whose figure depends on the seed alone: 90.0, 90.5, 91.0, ... %."""
     return (
         "from IPython.display import display\n"
-        "display({'application/vnd.course.key-figures+json': {'accuracy': f'{90 + seed / 2:.1f}%'}}, raw=True)"
+        "figure = {'value': 0.9 + seed / 200, 'form': '.1%', 'unit': '', 'shown': f'{90 + seed / 2:.1f}%'}\n"
+        "display({'application/vnd.course.key-figures+json': {'accuracy': figure}}, raw=True)"
     )
 
 
@@ -182,7 +188,7 @@ def test_without_dask_the_extra_is_named(book, monkeypatch):
 
 def test_seeds_of_another_configuration_are_refused_by_what_differs_and_left_alone(book):
     book.add("00-a", "print(rate)", parameters="seed = 0\nrate = 1\nsizes = (1, 2)")
-    out = plant(book, {0: {"accuracy": "90.0%"}}, set=["rate=2"])
+    out = plant(book, {0: {"accuracy": percent(0.9)}}, set=["rate=2"])
     before = (out / "sweep.json").read_text()
     ended = book.course("sweep", "0", "--seeds", "0-1")
     assert (ended.status, ended.out) == (2, "")
@@ -198,7 +204,7 @@ def test_seeds_of_another_configuration_are_refused_by_what_differs_and_left_alo
 
 def test_a_default_written_out_is_the_same_configuration(book):
     book.add("00-a", parameters="seed = 0\nsizes = (1, 2)")
-    plant(book, {0: {"accuracy": "90.0%"}})
+    plant(book, {0: {"accuracy": percent(0.9)}})
     assert book.course("sweep", "0", "--seeds", "0", "--set", "sizes=[1, 2]").status == 0
 
 
@@ -211,6 +217,8 @@ def test_a_damaged_record_is_named_and_left_alone(book):
         "[]",
         '{"configuration": {}}',
         '{"configuration": {"parameters": {}}, "runs": {"a": {}}}',
+        '{"configuration": {"parameters": {}}, "runs": {"0": {"provenance": {}, "failure": null, '
+        '"figures": {"a": {}}}}}',
     ):
         (out / "sweep.json").write_text(text)
         ended = book.course("sweep", "0", "--seeds", "0")
@@ -219,12 +227,36 @@ def test_a_damaged_record_is_named_and_left_alone(book):
         assert (out / "sweep.json").read_text() == text
 
 
+def test_a_sweep_of_the_time_when_figures_were_texts_is_named_with_what_to_do(book):
+    book.add("00-a", parameters="seed = 0")
+    out = plant(book, {0: {"accuracy": "90.0%"}})
+    old = record(book)
+    del old["version"]
+    (out / "sweep.json").write_text(json.dumps(old))
+    for words in (["sweep", "0", "--seeds", "0"], ["results", "sweep/00-a"], ["results"]):
+        ended = book.course(*words)
+        assert (ended.status, ended.out) == (2, "")
+        assert "sweep.json was written by another version of the course" in ended.err
+        assert "Delete it to run its seeds again" in ended.err
+    assert json.loads((out / "sweep.json").read_text()) == old
+
+
+@pytest.mark.parametrize("number", ["03", "04", "05", "06", "07"])
+def test_chapters_whose_default_run_reads_no_seed_are_not_swept(number):
+    with pytest.raises(CourseError) as caught:
+        sweep.plan(number, [0, 1], {"profile": "fast", "set": []})
+    repetitions = "draws" if number == "06" else "seeds"
+    assert "has no parameter `seed` to sweep over" in str(caught.value)
+    assert f"course run {number} --set {repetitions}=N --set recompute=true" in str(caught.value)
+    assert f"course run {number} --set real_data=run --set real_data_seed=N" in str(caught.value)
+
+
 # ---- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def test_finished_seeds_are_not_run_again_and_are_merged(book):
     book.add("00-a", book.counting("a"))
-    shown = {seed: {"accuracy": f"{90 + seed}.0%", "net": "vgg"} for seed in (0, 1, 5)}
+    shown = {seed: {"accuracy": percent(0.9 + seed / 100), "net": "vgg"} for seed in (0, 1, 5)}
     plant(book, shown)
     ended = book.course("sweep", "0", "--seeds", "0-1")  # nothing is left to run, so no worker is started
     assert ended.status == 0
@@ -233,7 +265,7 @@ def test_finished_seeds_are_not_run_again_and_are_merged(book):
     assert "92.0 % [85.4, 98.6]" in ended.out
     assert "vgg, in every run" in ended.out
     assert book.times("a") == 0
-    interval = mean_interval([90, 91, 95])
+    interval = mean_interval([0.90, 0.91, 0.95])
     merged = record(book)["merged"]["accuracy"]
     assert merged == {
         "shown": "92.0 % [85.4, 98.6]",
@@ -241,7 +273,8 @@ def test_finished_seeds_are_not_run_again_and_are_merged(book):
         "mean": pytest.approx(interval.mean),
         "low": pytest.approx(interval.low),
         "high": pytest.approx(interval.high),
-        "unit": "%",
+        "form": ".1%",
+        "unit": "",
     }
 
 
@@ -268,9 +301,9 @@ def test_a_chapter_that_runs_seeds_of_its_own_is_warned_of_runs_in_common(book):
 
 def test_record_keeps_numbers_seeds_and_where_they_were_measured(book):
     book.add("00-a", parameters="seed = 0\ndataset = 'glyphs'")
-    out = plant(
-        book, {1: {"accuracy": "+1.5 % [+1.0, +2.0]", "size": "4.19 MB", "net": "vgg"}, 0: {"loss": 0.25}}
-    )
+    gain = results._figure("gain", (Interval(0.01501, 0.01, 0.02, 3), "+.1%"))
+    size = results._figure("size", (4.186, ".2f", "MB"))
+    out = plant(book, {1: {"gain": gain, "size": size, "net": "vgg"}, 0: {"loss": 0.25}})
     content = record(book)
     for seed, commit in (("0", "aaa"), ("1", "bbb")):
         content["runs"][seed]["provenance"] |= {"commit": commit, "device": "cuda"}
@@ -280,7 +313,7 @@ def test_record_keeps_numbers_seeds_and_where_they_were_measured(book):
     kept = results.load("sweep-00-a")
     assert kept["rows"] == [
         {"seed": 0, "loss": 0.25},
-        {"seed": 1, "accuracy": pytest.approx(0.015), "size (MB)": 4.19, "net": "vgg"},
+        {"seed": 1, "gain": 0.01501, "size (MB)": 4.186, "net": "vgg"},
     ]
     assert kept["configuration"]["parameters"] == {"dataset": "glyphs"}
     assert kept["provenance"] == results.provenance() | {"commit": "aaa, bbb", "device": "cuda"}
@@ -337,7 +370,7 @@ def test_a_killed_worker_and_a_failing_seed_cost_no_other_and_going_on_equals_an
     assert (
         figures_of(first)
         == figures_of(second)
-        == {str(s): {"accuracy": f"{90 + s / 2:.1f}%"} for s in range(4)}
+        == {str(s): {"accuracy": percent(0.9 + s / 200)} for s in range(4)}
     )
     for seed in range(4):
         one, two = (
@@ -361,7 +394,7 @@ def test_a_seed_that_kills_its_worker_each_time_fails_alone(book, accuracy):
     assert (
         "seed 1 failed before the first cell\nKilledWorker: worker processes died time and again" in ended.out
     )
-    assert figures_of(record(book)) == {"0": {"accuracy": "90.0%"}, "1": {}}
+    assert figures_of(record(book)) == {"0": {"accuracy": percent(0.9)}, "1": {}}
 
 
 def test_an_interrupted_sweep_ends_its_workers_and_kernels_and_keeps_what_is_finished(book, accuracy):

@@ -7,7 +7,8 @@ import threading
 import pytest
 from jupyter_client.channels import AsyncZMQSocketChannel
 
-from course_lib.book import notebooks, runner
+from course_lib.book import notebooks
+from course_lib.book.run import runner
 from tests.book.processes import PATIENCE, alive, wait_for
 
 COMPUTES = {

@@ -6,6 +6,7 @@ import PIL.Image
 import pytest
 
 from course_lib import results
+from course_lib.book.run import sweep
 from course_lib.book.site import recorded
 from course_lib.statistics import mean_interval
 
@@ -25,7 +26,15 @@ def records(book):
     results.save("02-sizes", [{"layer": "first", "weights": 10}, {"layer": "second", "weights": 30}], {})
     folder = book.root / "build" / "sweep" / "00-a"
     folder.mkdir(parents=True)
-    shown = {0: {"accuracy": "95.0%", "size": "4 MB"}, 1: {"accuracy": "96.0%", "size": "4 MB"}}
+    shown = {
+        seed: {name: results._figure(name, figure) for name, figure in reported.items()}
+        for seed, reported in enumerate(
+            [
+                {"accuracy": (0.95, ".1%"), "size": (4, ".0f", "MB")},
+                {"accuracy": (0.96, ".1%"), "size": (4, ".0f", "MB")},
+            ]
+        )
+    }
     runs = {
         str(seed): {
             "figures": figures,
@@ -40,7 +49,13 @@ def records(book):
         "parameters": {"dataset_name": "mnist", "seeds": 3},
         "source_sha256": "",
     }
-    content = {"name": "sweep-00-a", "title": "First", "configuration": configuration, "runs": runs}
+    content = {
+        "name": "sweep-00-a",
+        "version": sweep.VERSION,
+        "title": "First",
+        "configuration": configuration,
+        "runs": runs,
+    }
     (folder / "sweep.json").write_text(json.dumps(content))
     return book
 

@@ -17,7 +17,7 @@ def checkout(book, figures):
     for name in ("01-first", "02-second"):
         path = book.add(name, figures(accuracy="95.0%"))
         notebook = nbformat.read(path, as_version=4)
-        data = {notebooks.FIGURES_MIME: {"top | one": "95.0%"}}
+        data = {notebooks.FIGURES_MIME: {"top | one": results._figure("top", (0.95, ".1%"))}}
         notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data)]
         nbformat.write(notebook, path)
     book.profile("full", "")
@@ -35,7 +35,7 @@ def run(book, profile="fast", changed=False, failure=None):
         "library_sha256": "",
         "parameters": {},
         "seconds": 12.34,
-        "figures": {"top | one": "94.0%"},
+        "figures": {"top | one": results._figure("top", (0.94, ".1%"))},
         "failure": failure,
     }
     state = {"settings": {"profile": profile, "seed": None, "set": []}, "chapters": {"01-first": chapter}}
