@@ -1,13 +1,12 @@
-"""Training and evaluating a network: one recipe, one loop, the data set as tensors on the model's device."""
+"""Train and evaluate a network: one recipe, one loop, the data set as tensors on the model's device."""
 
 import contextlib
-import copy
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -300,51 +299,6 @@ def fit(
     return history
 
 
-def seconds_per_epoch(model: nn.Module, dataset: Dataset, recipe: Recipe, *, images: int = 2048) -> float:
-    """About how long an epoch of `fit` takes here, from a short run on a copy of the network.
-
-        epoch = (time of the short run) * (images of the training split) / (images of the short run)
-
-    Args:
-        model: as in `fit`; it is not changed.
-        dataset: as in `fit`; only its training split is used.
-        recipe: as in `fit`; its epochs do not matter.
-        images: of the short run, at most; a shorter one before it warms up.
-
-    Returns:
-        Seconds, without validation.
-
-    Raises:
-        ValueError: as `fit`, or `images` below 1.
-    """
-    count = min(check_count(images, "images"), len(dataset.train))
-    seconds = 0.0
-    for part in (min(count, 4 * recipe.batch_size), count):
-        short = replace(dataset, train=dataset.train.subset(torch.arange(part)))
-        history = fit(copy.deepcopy(model), short, replace(recipe, epochs=1), validate=False)
-        seconds = sum(history.seconds)
-    return seconds * len(dataset.train) / count
-
-
-def affordable(minutes: float, seconds: float, *, least: int = 1, most: int) -> int:
-    """How many pieces of work fit into a budget: floor(60 * minutes / seconds), but within [least, most].
-
-    Args:
-        minutes: the budget.
-        seconds: of one piece, as measured on this machine.
-        least: what is done in any case, though the budget be too small for it.
-        most: what is wanted at full scale.
-
-    Raises:
-        TypeError, ValueError: minutes or seconds that are not above 0, counts below 1, or least above most.
-    """
-    check_number(minutes, "minutes", low=0, low_open=True)
-    check_number(seconds, "seconds", low=0, low_open=True)
-    check_count(most, "most")
-    check_count(least, "least", high=most)
-    return min(max(int(60 * minutes / seconds), least), most)
-
-
 @contextlib.contextmanager
 def _denormals_flushed() -> Iterator[None]:
     """Denormal weights and gradients slow a CPU down many times; count them as zero inside the block alone."""
@@ -434,44 +388,3 @@ def evaluate(model: nn.Module, split: Split) -> float:
     if torch.isnan(logits).any():
         raise ValueError("the model returns NaN; its weights or running statistics have diverged.")
     return (logits.argmax(dim=1) == split.labels.cpu()).double().mean().item()
-
-
-def run_parallel(
-    function: Callable[[Any], Any],
-    arguments: Sequence[Any],
-    *,
-    workers: int | None = None,
-    label: str = "runs",
-) -> list[Any]:
-    """Call `function` on every argument, side by side in processes of one thread each; results in order.
-
-    Small networks gain nothing from a second thread, so two one-thread runs side by side finish in half the time.
-    Every call has one thread whatever the number of workers, so the results do not depend on it.
-
-    Args:
-        function: of one argument; what it needs is pickled, functions of a notebook included.
-        arguments: one for each call.
-        workers: processes; as many as the machine has cores unless given. One worker runs in this process.
-        label: of the progress bar.
-    """
-    import joblib
-
-    workers = min(
-        check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
-    )
-    if workers == 1:
-        calls = (on_one_thread(function, argument) for argument in arguments)
-    else:
-        tasks = (joblib.delayed(on_one_thread)(function, argument) for argument in arguments)
-        calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
-    return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
-
-
-def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call `function` with PyTorch on one thread: what it computes then does not depend on the machine's cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return function(*arguments)
-    finally:
-        torch.set_num_threads(threads)

@@ -9,8 +9,9 @@ import joblib
 import pytest
 import torch
 
-from course_lib import jobs
+from course_lib import jobs, training
 from course_lib.jobs import Failed, Lost, Processes, isolated, on_one_thread, run_parallel
+from tests.test_training import dataset, recipe
 
 
 def deadly(number: int, parent: int, marker: str) -> int:
@@ -90,23 +91,75 @@ def test_no_call_is_made_twice_and_none_is_forgotten():
     assert list(isolated(Processes(pow, workers=2), {})) == []
 
 
-def one_run(seed):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.rand(3, generator=generator).tolist(), torch.get_num_threads()
+# Runs side by side
 
 
-def test_results_come_in_order_each_from_one_thread_and_do_not_depend_on_the_workers():
+@pytest.fixture
+def three_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_runs_side_by_side_keep_their_order_and_do_not_depend_on_the_workers():
+    data, plan = dataset(), recipe(epochs=1, augment="shift")
+
+    def one_run(seed):  # a function of the caller's own, as in a notebook
+        import time
+
+        from course_lib.models import build
+
+        time.sleep(0.3 if seed == 0 else 0.0)  # the first is the last to finish
+        model = build("mlp", image_size=4, in_channels=3, classes=3, hidden=(5,), seed=seed)
+        history = training.fit(model, data, plan, loss=None)
+        processes.append(os.getpid())
+        return seed, torch.get_num_threads(), history.train_loss, history.validation_accuracy
+
+    processes = []
     alone = run_parallel(one_run, range(4), workers=1)
-    assert alone == run_parallel(one_run, range(4), workers=2)
-    assert [threads for _, threads in alone] == [1] * 4
+    assert processes == [os.getpid()] * 4
+    assert torch.get_num_threads() == 3
+    together = run_parallel(one_run, range(4), workers=2)
+    assert len(processes) == 4  # the others wrote into lists of their own, in processes of their own
+    assert torch.get_num_threads() == 3
+    assert alone == together
+    assert [seed for seed, *_ in together] == [0, 1, 2, 3]
+    assert {threads for _, threads, *_ in alone + together} == {1}
 
 
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_error_in_a_run_reaches_the_caller(workers):
+    def fails_at_two(number):
+        if number == 2:
+            raise ZeroDivisionError("run 2 went wrong")
+        return number
+
+    with pytest.raises(ZeroDivisionError, match="run 2 went wrong"):
+        run_parallel(fails_at_two, range(4), workers=workers)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_a_call_on_one_thread_takes_any_arguments_and_gives_the_threads_back():
-    before = torch.get_num_threads()
     assert on_one_thread(lambda *all: (*all, torch.get_num_threads()), "a", 2) == ("a", 2, 1)
+    assert torch.get_num_threads() == 3
     with pytest.raises(ZeroDivisionError):
         on_one_thread(lambda: 1 / 0)
-    assert torch.get_num_threads() == before
+    assert torch.get_num_threads() == 3
+
+
+def test_no_arguments_give_no_results():
+    assert run_parallel(len, []) == []
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("workers", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
+def test_a_wrong_number_of_workers_is_named(workers, error):
+    with pytest.raises(error, match=f"workers is {workers}"):
+        run_parallel(len, ["a"], workers=workers)
 
 
 def test_a_cluster_that_is_not_installed_is_said(monkeypatch):
@@ -122,13 +175,6 @@ def test_a_cluster_that_is_not_installed_is_said(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(jobs.ClusterError, match="pip install"), jobs.connected(len, "runs", scheduler=None):
         pass
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(("workers", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
-def test_a_number_of_workers_that_is_none_is_refused(workers, error):
-    with pytest.raises(error, match=f"workers is {workers}"):
-        run_parallel(len, ["a"], workers=workers)
 
 
 @pytest.mark.bad_input

@@ -1,158 +1,195 @@
-"""What chapters put on their pages: here seen by a front end of a real kernel."""
+"""Tables and key figures can be read by everyone."""
 
-import base64
-import io
-import os
-from pathlib import Path
+import json
+import math
+import re
+from html.parser import HTMLParser
 
-import ipywidgets
-import PIL.Image
+import numpy as np
+import pandas as pd
 import pytest
-from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from jupyter_client.kernelspec import KernelSpec
-from jupyter_client.manager import KernelManager
-from matplotlib.figure import Figure
-
-import course_lib
-from course_lib import page
-
-CELL = """
-import ipywidgets
-from matplotlib.figure import Figure
+import torch
 
 from course_lib import page
-
-
-def draw(height):
-    figure = Figure()
-    figure.subplots().bar(["here"], [height])
-    return figure, f"A bar in the middle of the figure, with the height {height:g}."
-
-
-page.interact(draw, ipywidgets.FloatSlider(value=2))
-"""
-WAIT = 300  # seconds for a message of the kernel; a loaded machine is slow, not wrong
-
-
-class FrontEnd:
-    """Speaks to a kernel as JupyterLab does."""
-
-    def __init__(self, client):
-        self.client = client
-
-    def run(self, source):
-        return self._until_idle(self.client.execute(source))
-
-    def move(self, control, value):
-        data = {"method": "update", "state": {"value": value}, "buffer_paths": []}
-        message = self.client.session.msg("comm_msg", {"comm_id": control, "data": data})
-        self.client.shell_channel.send(message)
-        return self._until_idle(message["header"]["msg_id"])
-
-    def _until_idle(self, request):
-        heard = []
-        while not (heard and heard[-1]["content"].get("execution_state") == "idle"):
-            message = self.client.get_iopub_msg(timeout=WAIT)
-            if message["parent_header"].get("msg_id") == request:
-                heard.append(message)
-        return [message for message in heard if message["msg_type"] != "status"]
-
-
-@pytest.fixture(scope="module")
-def front_end():
-    class ThisPython(KernelManager):
-        kernel_spec = KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
-
-    manager = ThisPython()
-    manager.start_kernel(env={**os.environ, "PYTHONPATH": str(Path(course_lib.__file__).parents[1])})
-    client = manager.blocking_client()
-    client.start_channels()
-    try:
-        client.wait_for_ready(timeout=WAIT)
-        yield FrontEnd(client)
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
+from course_lib.statistics import Interval
 
 
 @pytest.fixture
-def cell(front_end):
-    return front_end.run(CELL)
+def shown(monkeypatch):
+    """The bundles that were displayed."""
+    bundles = []
+
+    def display(bundle, *, raw):
+        assert raw
+        bundles.append(bundle)
+
+    monkeypatch.setattr("IPython.display.display", display)
+    return bundles
 
 
-def named(messages, kind):
-    return [message["content"] for message in messages if message["msg_type"] == kind]
+class Cells(HTMLParser):
+    """The tags of a table in order, and the text in each kind of cell."""
+
+    def __init__(self, markup):
+        super().__init__()
+        self.tags, self.open, self.texts, self.scopes = [], [], {}, []
+        self.feed(markup)
+        assert self.open == []  # every tag is closed
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.open.append(tag)
+        self.texts.setdefault(tag, []).append("")
+        if tag == "th":
+            self.scopes.append(dict(attributes).get("scope"))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts[self.open[-1]][-1] += text
 
 
-def pictures(messages, kind):
-    return [content for content in named(messages, kind) if "image/png" in content["data"]]
+# Tables
 
 
-def alt_of(content):
-    return content["metadata"]["image/png"]["alt"]
+def test_a_table_has_a_caption_headers_with_a_scope_and_every_cell_as_it_was_given(shown):
+    page.table([{"network": "vgg", "accuracy": "94.1 %"}, {"network": "mlp", "accuracy": 7}], "Two networks.")
+    cells = Cells(shown[0]["text/html"])
+    assert cells.texts["caption"] == ["Two networks."]
+    assert cells.texts["th"] == ["network", "accuracy"]
+    assert cells.scopes == ["col", "col"]
+    assert cells.texts["td"] == ["vgg", "94.1\N{NO-BREAK SPACE}%", "mlp", "7"]
+    assert cells.tags.count("tr") == 3
+    plain = shown[0]["text/plain"]
+    assert plain.startswith("Two networks.\n")
+    assert all(word in plain for word in ("network", "vgg", "94.1 %", "mlp"))
 
 
-def slider_of(messages):
-    """The id of the control that is shown."""
-    (shown,) = [
-        content["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
-        for content in named(messages, "display_data")
-        if "application/vnd.jupyter.widget-view+json" in content["data"]
-    ]
-    return shown
+def test_what_looks_like_markup_is_shown_and_not_obeyed(shown):
+    nasty = '<script>alert("&")</script>'
+    page.table([{nasty: nasty}], nasty)
+    page.report(**{nasty: nasty})
+    for bundle in shown:
+        cells = Cells(bundle["text/html"])
+        assert "script" not in cells.tags
+        assert cells.texts["td"][-1] == nasty
+    assert Cells(shown[0]["text/html"]).texts["th"] == [nasty]
+    assert Cells(shown[0]["text/html"]).texts["caption"] == [nasty]
 
 
-def test_the_first_picture_is_an_ordinary_output_and_there_is_no_output_widget(cell):
-    assert named(cell, "error") == []
-    (first,) = pictures(cell, "display_data")
-    assert PIL.Image.open(io.BytesIO(base64.b64decode(first["data"]["image/png"]))).format == "PNG"
-    assert alt_of(first) == "A bar in the middle of the figure, with the height 2."
-    models = {content["data"]["state"].get("_model_name") for content in named(cell, "comm_open")}
-    assert "FloatSliderModel" in models
-    assert "OutputModel" not in models
-    assert [content["comm_id"] for content in named(cell, "comm_open")].count(slider_of(cell)) == 1
-
-
-def test_moving_the_control_draws_the_picture_anew_with_its_alt_text(front_end, cell):
-    (first,) = pictures(cell, "display_data")
-    seen = [first]
-    for height in (5.0, 3.5):
-        heard = front_end.move(slider_of(cell), height)
-        assert pictures(heard, "display_data") == []  # not a second picture below the first
-        (new,) = pictures(heard, "update_display_data")
-        assert new["transient"]["display_id"] == first["transient"]["display_id"]
-        assert alt_of(new) == f"A bar in the middle of the figure, with the height {height:g}."
-        seen.append(new)
-    assert len({content["data"]["image/png"] for content in seen}) == 3
-
-
-def test_a_cell_that_ran_twice_has_two_pictures_and_each_control_moves_its_own(front_end, cell):
-    again = front_end.run(CELL)
-    (heard,) = pictures(front_end.move(slider_of(again), 4.0), "update_display_data")
-    assert heard["transient"] == pictures(again, "display_data")[0]["transient"]
-    assert heard["transient"] != pictures(cell, "display_data")[0]["transient"]
-
-
-ALT = "An empty figure, which is enough here."
+def test_a_data_frame_is_shown_without_its_index_and_left_alone(shown):
+    frame = pd.DataFrame({"a b": [1, 2], "class": ["x", "y"]}, index=["first", "second"])
+    before = frame.copy()
+    page.table(frame, "A frame.")
+    assert Cells(shown[0]["text/html"]).texts["td"] == ["1", "x", "2", "y"]
+    assert "first" not in shown[0]["text/html"] + shown[0]["text/plain"]
+    pd.testing.assert_frame_equal(frame, before)
 
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
-    ("draw", "control", "error", "message"),
+    "rows", [[], [{}], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "blank", "frame", "columns"]
+)
+def test_a_table_without_rows_is_refused(rows, shown):
+    with pytest.raises(ValueError, match=r"the table 'Nothing\.' has no rows"):
+        page.table(rows, "Nothing.")
+    assert shown == []
+
+
+def test_figures_stand_to_the_right_and_words_to_the_left(shown):
+    page.table([{"a": "94.1 %", "b": "+0.4", "c": "-3", "d": 7, "e": "vgg"}], "Sides.")
+    sides = re.findall(r"<td style=\"text-align: (\w+)\">", shown[0]["text/html"])
+    assert sides == ["right", "right", "right", "right", "left"]
+
+
+def test_a_line_may_break_before_an_interval_and_nowhere_in_a_figure(shown):
+    cells = [
+        "-0.3 % [-0.8, +0.2]",
+        "alone 99.0 %, taught 98.1 % [98.0, 98.2]",
+        "r 0.57 [-0.11, 0.95]",
+        "see [A, B]",
+    ]
+    page.table([{"a": cell} for cell in cells], "Breaks.")
+    assert [cell.split(" ") for cell in Cells(shown[0]["text/html"]).texts["td"]] == [
+        ["-0.3\N{NO-BREAK SPACE}%", "[-0.8,\N{NO-BREAK SPACE}+0.2]"],
+        [
+            "alone",
+            "99.0\N{NO-BREAK SPACE}%,",
+            "taught",
+            "98.1\N{NO-BREAK SPACE}%",
+            "[98.0,\N{NO-BREAK SPACE}98.2]",
+        ],
+        ["r", "0.57", "[-0.11,\N{NO-BREAK SPACE}0.95]"],
+        ["see", "[A,", "B]"],
+    ]
+    assert "\N{NO-BREAK SPACE}" not in shown[0]["text/plain"]
+
+
+# Key figures
+
+
+def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(shown):
+    page.report(
+        student_alone=(0.71, ".1%"),
+        gain=(Interval(0.045, 0.01, 0.08, 5), "+.1%"),
+        size=(4.186, ".2f", "MB"),
+        seeds=5,
+        network="vgg",
+    )
+    (bundle,) = shown
+    assert set(bundle) == {"text/html", "text/plain", "application/vnd.course.key-figures+json"}
+    assert json.loads(json.dumps(bundle[page.KEY_FIGURES])) == {
+        "student alone": {"value": 0.71, "form": ".1%", "unit": "", "shown": "71.0%"},
+        "gain": {
+            "value": 0.045,
+            "low": 0.01,
+            "high": 0.08,
+            "n": 5,
+            "form": "+.1%",
+            "unit": "",
+            "shown": "+4.5 % [+1.0, +8.0]",
+        },
+        "size": {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"},
+        "seeds": {"value": 5, "form": "", "unit": "", "shown": "5"},
+        "network": "vgg",
+    }
+    cells = Cells(bundle["text/html"])
+    assert cells.texts["td"][:4] == [
+        "student alone",
+        "71.0%",
+        "gain",
+        "+4.5\N{NO-BREAK SPACE}% [+1.0,\N{NO-BREAK SPACE}+8.0]",
+    ]
+    assert cells.scopes == ["col", "col"]
+    assert bundle["text/plain"] == (
+        "student alone: 71.0%\ngain: +4.5 % [+1.0, +8.0]\nsize: 4.19 MB\nseeds: 5\nnetwork: vgg"
+    )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("figure", "error", "message"),
     [
-        (None, ipywidgets.IntSlider, TypeError, "draw is None; it must be a function"),
-        (lambda value: (Figure(), ALT), ipywidgets.Button, TypeError, "must be a widget with a value"),
-        (lambda value: (Figure(), ALT), ipywidgets.Output, TypeError, "must be a widget with a value"),
-        (lambda value: (Figure(), ALT), float, TypeError, r"control is 0\.0; it must be a widget"),
-        (lambda value: None, ipywidgets.IntSlider, TypeError, "draw returned None; it must return"),
-        (lambda value: Figure(), ipywidgets.IntSlider, TypeError, "must return .figure, alt text."),
-        (lambda value: (ALT, Figure()), ipywidgets.IntSlider, TypeError, "must return .figure, alt text."),
-        (lambda value: (Figure(), "bars"), ipywidgets.IntSlider, ValueError, "the alt text is 'bars'"),
+        (math.nan, ValueError, "the figure 'x' is nan; look at the run that gave it"),
+        ((math.inf, ".1f"), ValueError, "the figure 'x' is inf"),
+        ((np.float64("nan"), ".1f"), ValueError, "the figure 'x' is .*nan"),
+        ((Interval(0.5, math.nan, 0.6, 2), ".1%"), ValueError, "the figure 'x' is Interval.*look at the run"),
+        ((0.5, ".1q"), ValueError, r"cannot be shown as '.1q' \(.*Give a format specification of floats"),
+        ((5, "d"), ValueError, "cannot be shown as 'd'"),  # the mean of 5 and 6 has no form "d"
+        ((), TypeError, r"the figure 'x' is \(\)\. Give a number"),
+        ((0.5, ".1f", "MB", "more"), TypeError, "Give a number, an Interval or a text"),
+        ((0.5, 1), TypeError, "Give a number"),
+        ((0.5, ".1f", 3), TypeError, "Give a number"),
+        (("95 %", ".1f"), TypeError, "Give a number"),
+        ((torch.tensor(0.5), ".1f"), TypeError, r"Call \.item\(\) on a tensor"),
+        (torch.tensor(0.5), TypeError, r"Call \.item\(\) on a tensor"),
+        (True, TypeError, "the figure 'x' is True"),
+        (None, TypeError, "the figure 'x' is None"),
+        ([0.5, ".1f"], TypeError, "Give a number"),
     ],
 )
-def test_what_cannot_be_shown_is_refused_before_anything_is(monkeypatch, draw, control, error, message):
-    shown = []
-    monkeypatch.setattr("IPython.display.display", lambda *things, **options: shown.append(things))
+def test_a_figure_that_is_none_is_refused_by_name_and_nothing_is_shown(shown, figure, error, message):
     with pytest.raises(error, match=message):
-        page.interact(draw, control())
+        page.report(good=0.5, x=figure)
     assert shown == []

@@ -1,7 +1,6 @@
 """Training: what a batch holds, what a step does, what is left alone, and every error."""
 
 import math
-import os
 import sys
 
 import numpy as np
@@ -708,77 +707,6 @@ def test_nan_does_not_count_as_class_zero():
         training.evaluate(model, pixel_split([[9, 0, 0]], [0]))
 
 
-# Runs side by side
-
-
-@pytest.fixture
-def three_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_runs_side_by_side_keep_their_order_and_do_not_depend_on_the_workers():
-    data, plan = dataset(), recipe(epochs=1, augment="shift")
-
-    def one_run(seed):  # a function of the caller's own, as in a notebook
-        import time
-
-        from course_lib.models import build
-
-        time.sleep(0.3 if seed == 0 else 0.0)  # the first is the last to finish
-        model = build("mlp", image_size=4, in_channels=3, classes=3, hidden=(5,), seed=seed)
-        history = training.fit(model, data, plan, loss=None)
-        processes.append(os.getpid())
-        return seed, torch.get_num_threads(), history.train_loss, history.validation_accuracy
-
-    processes = []
-    alone = training.run_parallel(one_run, range(4), workers=1)
-    assert processes == [os.getpid()] * 4
-    assert torch.get_num_threads() == 3
-    together = training.run_parallel(one_run, range(4), workers=2)
-    assert len(processes) == 4  # the others wrote into lists of their own, in processes of their own
-    assert torch.get_num_threads() == 3
-    assert alone == together
-    assert [seed for seed, *_ in together] == [0, 1, 2, 3]
-    assert {threads for _, threads, *_ in alone + together} == {1}
-
-
-@pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize("workers", [1, 2])
-def test_an_error_in_a_run_reaches_the_caller(workers):
-    def fails_at_two(number):
-        if number == 2:
-            raise ZeroDivisionError("run 2 went wrong")
-        return number
-
-    with pytest.raises(ZeroDivisionError, match="run 2 went wrong"):
-        training.run_parallel(fails_at_two, range(4), workers=workers)
-    assert torch.get_num_threads() == 3
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_a_call_on_one_thread_takes_any_arguments_and_gives_the_threads_back():
-    assert training.on_one_thread(lambda *all: (*all, torch.get_num_threads()), "a", 2) == ("a", 2, 1)
-    assert torch.get_num_threads() == 3
-    with pytest.raises(ZeroDivisionError):
-        training.on_one_thread(lambda: 1 / 0)
-    assert torch.get_num_threads() == 3
-
-
-def test_no_arguments_give_no_results():
-    assert training.run_parallel(len, []) == []
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(("workers", "error"), [(0, ValueError), (-1, ValueError), (1.5, TypeError)])
-def test_a_wrong_number_of_workers_is_named(workers, error):
-    with pytest.raises(error, match=f"workers is {workers}"):
-        training.run_parallel(len, ["a"], workers=workers)
-
-
 # Errors of fit
 
 
@@ -885,72 +813,3 @@ def test_a_misspelt_choice_is_answered_with_the_nearest():
         Recipe(schedule="onecycle")
     with pytest.raises(ValueError, match="Did you mean 'adam'"):
         Recipe(optimizer="adamw")
-
-
-# Budgets
-
-
-@given(st.floats(0.01, 500), st.floats(0.001, 5000), st.integers(1, 50), st.integers(0, 50))
-def test_what_is_affordable_fits_the_budget_and_one_more_does_not(minutes, seconds, least, above):
-    most = least + above
-    count = training.affordable(minutes, seconds, least=least, most=most)
-    assert least <= count <= most
-    if count > least:
-        assert count * seconds <= 60 * minutes * (1 + 1e-9)
-    if count < most:
-        assert (count + 1) * seconds > 60 * minutes * (1 - 1e-9)
-
-
-def test_affordable_on_numbers_checked_by_hand():
-    assert training.affordable(10, 45, most=100) == 13  # 600 / 45 = 13.3
-    assert training.affordable(0.1, 45, most=100) == 1
-    assert training.affordable(0.1, 45, least=2, most=100) == 2
-    assert training.affordable(1000, 45, most=5) == 5
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"minutes": 0}, "minutes"),
-        ({"minutes": math.nan}, "minutes"),
-        ({"seconds": 0}, "seconds"),
-        ({"seconds": math.inf}, "seconds"),
-        ({"most": 0}, "most"),
-        ({"least": 6}, "least"),
-    ],
-)
-def test_a_budget_out_of_range_is_named(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        training.affordable(**({"minutes": 1, "seconds": 1, "most": 5} | arguments))
-
-
-def test_the_length_of_an_epoch_is_scaled_up_from_a_short_run_that_changes_nothing(monkeypatch):
-    model, images = network(), dataset(40)
-    before, runs = weights(model), []
-
-    def fit(model, dataset, recipe, *, validate):
-        runs.append((len(dataset.train), validate, recipe.epochs))
-        return training.History(seconds=[0.5 if len(runs) == 2 else 99.0], images=len(dataset.train))
-
-    monkeypatch.setattr(training, "fit", fit)
-    seconds = training.seconds_per_epoch(model, images, recipe(epochs=9, batch_size=2), images=10)
-    assert runs == [(8, False, 1), (10, False, 1)]  # the first warms up
-    assert seconds == pytest.approx(0.5 * 40 / 10)
-    assert torch.equal(weights(model), before)
-
-
-def test_the_short_run_is_a_real_one():
-    model = network()
-    before = weights(model)
-    seconds = training.seconds_per_epoch(model, dataset(40), recipe(), images=1000)
-    assert 0 < seconds < 60
-    assert torch.equal(weights(model), before)
-
-
-@pytest.mark.bad_input
-def test_a_short_run_of_no_images_is_refused():
-    with pytest.raises(ValueError, match="images"):
-        training.seconds_per_epoch(network(), dataset(), recipe(), images=0)
-    with pytest.raises(ValueError, match="is empty"):
-        training.seconds_per_epoch(network(), dataset(0), recipe())

@@ -212,7 +212,7 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
 
 
 def key_figures(notebook: Any) -> dict[str, Any]:
-    """The key figures that a run notebook reports (see `course_lib.results.report`), later ones over earlier."""
+    """The key figures that a run notebook reports (see `course_lib.page.report`), later ones over earlier."""
     figures: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):

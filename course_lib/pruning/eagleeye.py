@@ -21,7 +21,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import cost, files, tracing, training
+from course_lib import cost, files, jobs, tracing, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.pruning.filters import filter_plan, unit_scores
 from course_lib.pruning.graph import channel_groups
@@ -473,7 +473,7 @@ def _tasks(
 def _judge_alone(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
     """Judge on one thread, and one at a time in a process: tracing changes nn.Module while it lasts."""
     with _ALONE:
-        return training.on_one_thread(_judge, place, job, strategy)
+        return jobs.on_one_thread(_judge, place, job, strategy)
 
 
 def _draw(split: Split, count: int, seed: int, name: str, *, low: int) -> Split:

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from course_lib import checkpoints, data, models, results, training
+from course_lib import checkpoints, data, models, training
+from course_lib.experiments import records
 
 _RECIPE = checkpoints.CATALOGUE["cifar10-vgg"].recipe
 RECIPES = {
@@ -75,7 +76,7 @@ def main() -> None:
     everything = data.Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
     history = training.fit(model, replace(cifar, train=everything), RECIPES[place], validate=False)
     print(
-        f"{cifar.name}, {results.provenance()['device']}: {sum(history.seconds):.0f} s, test "
+        f"{cifar.name}, {records.provenance()['device']}: {sum(history.seconds):.0f} s, test "
         f"{training.evaluate(model, cifar.test):.1%}, with the mirror image {both_views(model, cifar.test):.1%}; "
         f"goal {GOALS[place]}"
     )

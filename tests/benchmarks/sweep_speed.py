@@ -21,12 +21,12 @@ _PARAMETERS = "seed = 0"
 # One thread a run, as in a chapter that trains small networks; about ten seconds of work.
 _TRAINING = """
 import torch
-from course_lib import data, models, results, training
+from course_lib import data, models, page, training
 torch.set_num_threads(1)
 model = models.build("vgg", widths=[16, "M", 32, "M", 64], seed=seed)
 dataset = data.load_dataset("glyphs")
 training.fit(model, dataset, training.Recipe(epochs=4, seed=seed))
-results.report(accuracy=f"{training.evaluate(model, dataset.test):.1%}")
+page.report(accuracy=f"{training.evaluate(model, dataset.test):.1%}")
 """
 
 

@@ -132,5 +132,5 @@ def book(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def figures():
-    """The source of a cell that reports key figures, as `course_lib.results.report` does."""
+    """The source of a cell that reports key figures, as `course_lib.page.report` does."""
     return lambda **values: FIGURES % values

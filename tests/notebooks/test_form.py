@@ -240,7 +240,7 @@ def student_copy(notebook, path):
 def seeds(notebook, path):
     """`seed` decides on what the default run shows; `real_data_seed` on the experiment on real data alone."""
     found = []
-    with_real_data = [cell for cell in code_cells(notebook) if "results.on_real_data" in cell.source]
+    with_real_data = [cell for cell in code_cells(notebook) if "records.on_real_data" in cell.source]
     others = [
         cell for cell in code_cells(notebook) if cell not in with_real_data + tagged(notebook, "parameters")
     ]
@@ -268,14 +268,14 @@ def globals_read(source):
 
 
 def record_names(notebook, path):
-    """`results.repeat` adds the name of the data set to that of a record; a chapter that does so too adds it twice."""
+    """`records.repeat` adds the name of the data set to that of a record; a chapter that does so too adds it twice."""
     found = []
     for cell in code_cells(notebook):
-        if "results.repeat(" not in cell.source:
+        if "records.repeat(" not in cell.source:
             continue
         tree = ast.parse(cell.source)
         calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        named = [call.args[0] for call in calls if ast.unparse(call.func) == "results.repeat"]
+        named = [call.args[0] for call in calls if ast.unparse(call.func) == "records.repeat"]
         variables = {node.id for name in named for node in ast.walk(name) if isinstance(node, ast.Name)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Assign) and variables & {ast.unparse(t) for t in node.targets}:
@@ -610,7 +610,7 @@ def _(nb):
 @broken(seeds, "nothing that the default run shows depends on `seed`", "a seed that nothing reads by default")
 def _(nb):
     code(nb, 2).source = "print([seed for seed in range(2)])\ndef f(seed): return seed"
-    code(nb, 3).source = "results.on_real_data('a', lambda: seed, real_data)"
+    code(nb, 3).source = "records.on_real_data('a', lambda: seed, real_data)"
 
 
 @broken(seeds, "`real_data_seed` is read by more", "a seed of the real data that is read elsewhere")
@@ -621,7 +621,7 @@ def _(nb):
 
 @broken(record_names, "a record is named f'03-{dataset.name}'", "a record with its data set in its name")
 def _(nb):
-    code(nb, 3).source = "name = f'03-{dataset.name}'\nresults.repeat(name, runs, execute)"
+    code(nb, 3).source = "name = f'03-{dataset.name}'\nrecords.repeat(name, runs, execute)"
 
 
 @pytest.fixture

@@ -7,8 +7,9 @@ import tomllib
 import nbformat
 import pytest
 
-from course_lib import files, results
+from course_lib import files
 from course_lib.book import notebooks
+from course_lib.experiments import records
 
 README = (files.root() / "README.md").read_text(encoding="utf-8")
 
@@ -102,14 +103,14 @@ def test_rows_on_real_data_say_where_they_come_from_and_how_to_repeat_them():
     shown = set()
     for row in rows:
         name = re.search(r"`(\d\d-[a-z0-9-]+)`", row)[1]
-        record = results.load(name)
-        assert results.origin(record) in row
+        record = records.load(name)
+        assert records.origin(record) in row
         minutes = record["configuration"]["budget"]
         assert f"`course run {name[:2]} --set real_data=run --set minutes={minutes:g}`" in row
         shown.add(name)
     folder = files.root() / "data" / "results"
     names = (path.stem for path in folder.glob("*.json"))
-    assert shown == {name for name in names if "budget" in results.load(name)["configuration"]}
+    assert shown == {name for name in names if "budget" in records.load(name)["configuration"]}
 
 
 def test_chapters_take_as_long_to_read_as_they_say_themselves():

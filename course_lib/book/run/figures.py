@@ -71,7 +71,7 @@ def quantity(figure: object) -> Quantity | None:
     """The number of a key figure, None where it is no number.
 
     Args:
-        figure: as `course_lib.results.report` keeps it in a notebook, or a value of a record's row. Of a figure with
+        figure: as `course_lib.page.report` keeps it in a notebook, or a value of a record's row. Of a figure with
             an interval this is the mean: the interval is about the runs inside one run of the chapter.
     """
     if isinstance(figure, Mapping):

@@ -127,7 +127,7 @@ def describe(failure: Failure) -> str:
 
 
 def figure(value: Any) -> str:
-    """A key figure, as `course_lib.results.report` keeps it in a notebook, in words; or a value of a record's row."""
+    """A key figure, as `course_lib.page.report` keeps it in a notebook, in words; or a value of a record's row."""
     if isinstance(value, Mapping) and "shown" in value:
         return str(value["shown"])
     return f"{value:.4g}" if isinstance(value, float) else str(value)

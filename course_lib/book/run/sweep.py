@@ -11,12 +11,13 @@ from typing import Any
 
 from rich.console import Console
 
-from course_lib import files, results
+from course_lib import files
 from course_lib.book import CourseError, notebooks
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import cluster, course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.runner import Failure, Outcome
+from course_lib.experiments import records
 
 NAME = "sweep.json"
 VERSION = 2  # of sweep.json; the first kept rounded texts instead of numbers
@@ -191,7 +192,7 @@ def carry_out(
         return
     source = notebooks.to_text(notebooks.read(sweep.chapter.path))
     library = state.library_sha256() if scheduler else None
-    origin = None if scheduler else results.provenance()
+    origin = None if scheduler else records.provenance()
     calls = {
         seed: (sweep.chapter.name, source, sweep.parameters | {"seed": seed}, library, origin)
         for seed in waiting
@@ -271,13 +272,13 @@ def keep(sweep: Sweep) -> Path:
             f"not recorded: seed {format_seeds(failed)} failed. Mend the chapter and sweep again"
         )
     if not merged(sweep.record):
-        raise CourseError(f"not recorded: {sweep.chapter.name} reports no key figures (results.report)")
+        raise CourseError(f"not recorded: {sweep.chapter.name} reports no key figures (page.report)")
     rows = [
         {"seed": seed} | dict(_column(name, figure) for name, figure in runs[seed]["figures"].items())
         for seed in sorted(runs)
     ]
     origin = together([run["provenance"] for run in runs.values()])
-    return results.save(sweep.record["name"], rows, sweep.record["configuration"], origin=origin)
+    return records.save(sweep.record["name"], rows, sweep.record["configuration"], origin=origin)
 
 
 def together(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def run_seed(
         source: text of the notebook.
         parameters: that it is given, the seed among them.
         library: digest of the course_lib to run with (see `state.library_sha256`); None where it is the same files.
-        origin: where this runs, as `results.provenance` gives it; None to find out.
+        origin: where this runs, as `records.provenance` gives it; None to find out.
 
     Returns:
         The executed notebook as a text (None if its kernel never started), and what sweep.json keeps of the run.
@@ -65,7 +65,7 @@ def run_seed(
 
 def _provenance(origin: Mapping[str, Any] | None, device: str) -> dict[str, Any]:
     if origin is None:
-        from course_lib import results
+        from course_lib.experiments import records
 
-        origin = results.provenance()
+        origin = records.provenance()
     return dict(origin) if device == "auto" else {**origin, "device": device}

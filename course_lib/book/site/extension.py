@@ -23,7 +23,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from course_lib.book import notebooks
-from course_lib.book.site import offline, results
+from course_lib.book.site import offline, results_page
 
 GLOSSARY = "glossary"
 UNLINKED = (
@@ -332,7 +332,7 @@ class Results(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
-        return self.parse_text_to_nodes(results.markdown(), allow_section_headings=True)
+        return self.parse_text_to_nodes(results_page.markdown(), allow_section_headings=True)
 
 
 def as_rst(lines: Sequence[str]) -> list[str]:

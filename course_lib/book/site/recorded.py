@@ -82,7 +82,7 @@ def of_sweep(content: Mapping[str, Any], name: str | None = None) -> Record:
 
 
 def of_rows(content: Mapping[str, Any]) -> Record:
-    """A record as `course_lib.results.save` wrote it.
+    """A record as `course_lib.experiments.records.save` wrote it.
 
     In a row the settings of a run come first, "seed" the last of them, then what was measured. Runs that differ in
     their seed alone are an arm. In rows without a seed, whatever is no number counts as a setting.

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib import results
+from course_lib import page
 from course_lib.book import notebooks
 from course_lib.book.run import figures, show
 from course_lib.statistics import Interval, mean_interval
 
 
 def reported(*figure):
-    """What `results.report` keeps of a value with its form and unit, after a way through a notebook."""
-    return json.loads(json.dumps(results._figure("name", figure if len(figure) > 1 else figure[0])))
+    """What `page.report` keeps of a value with its form and unit, after a way through a notebook."""
+    return json.loads(json.dumps(page._key_figure("name", figure if len(figure) > 1 else figure[0])))
 
 
 @pytest.mark.parametrize(

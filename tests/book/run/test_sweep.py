@@ -18,9 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib import results
+from course_lib import page
 from course_lib.book import CourseError, notebooks
 from course_lib.book.run import cluster, state, sweep, worker
+from course_lib.experiments import records
 from course_lib.statistics import Interval, mean_interval
 from tests.book.clusters import cluster_in_place
 from tests.book.processes import PATIENCE, alive, wait_for
@@ -56,8 +57,8 @@ def record(book, chapter="00-a", out=None):
 
 
 def percent(value):
-    """A share as `results.report` keeps it."""
-    return results._figure("share", (value, ".1%"))
+    """A share as `page.report` keeps it."""
+    return page._key_figure("share", (value, ".1%"))
 
 
 def figures_of(content):
@@ -79,7 +80,7 @@ def plant(book, figures, failure=None, **plan):
     settings = {"profile": "fast", "set": plan.pop("set", [])}
     planned = sweep.plan("00", list(figures), settings, plan.pop("out", None))
     for seed, shown in figures.items():
-        run = {"figures": shown, "seconds": 1.0, "failure": failure, "provenance": results.provenance()}
+        run = {"figures": shown, "seconds": 1.0, "failure": failure, "provenance": records.provenance()}
         planned.record["runs"][str(seed)] = run | {"library_sha256": state.library_sha256()}
         sweep.notebook_path(planned.out, seed).write_text("{}")
     sweep._save(planned)
@@ -301,8 +302,8 @@ def test_a_chapter_that_runs_seeds_of_its_own_is_warned_of_runs_in_common(book):
 
 def test_record_keeps_numbers_seeds_and_where_they_were_measured(book):
     book.add("00-a", parameters="seed = 0\ndataset = 'glyphs'")
-    gain = results._figure("gain", (Interval(0.01501, 0.01, 0.02, 3), "+.1%"))
-    size = results._figure("size", (4.186, ".2f", "MB"))
+    gain = page._key_figure("gain", (Interval(0.01501, 0.01, 0.02, 3), "+.1%"))
+    size = page._key_figure("size", (4.186, ".2f", "MB"))
     out = plant(book, {1: {"gain": gain, "size": size, "net": "vgg"}, 0: {"loss": 0.25}})
     content = record(book)
     for seed, commit in (("0", "aaa"), ("1", "bbb")):
@@ -310,13 +311,13 @@ def test_record_keeps_numbers_seeds_and_where_they_were_measured(book):
     (out / "sweep.json").write_text(json.dumps(content))
     ended = book.course("sweep", "0", "--seeds", "0-1", "--record")
     assert ended.status == 0
-    kept = results.load("sweep-00-a")
+    kept = records.load("sweep-00-a")
     assert kept["rows"] == [
         {"seed": 0, "loss": 0.25},
         {"seed": 1, "gain": 0.01501, "size (MB)": 4.186, "net": "vgg"},
     ]
     assert kept["configuration"]["parameters"] == {"dataset": "glyphs"}
-    assert kept["provenance"] == results.provenance() | {"commit": "aaa, bbb", "device": "cuda"}
+    assert kept["provenance"] == records.provenance() | {"commit": "aaa, bbb", "device": "cuda"}
     assert "sweep-00-a" in book.course("results").out
 
 
@@ -438,7 +439,7 @@ def test_on_a_cluster_every_seed_runs_on_one_core_in_a_folder_of_its_own(book, i
     assert len(folders) == 2
     assert not any(os.path.exists(path) or path.startswith(str(book.root)) for path in folders)
     run = record(book)["runs"]["3"]
-    assert run["provenance"] == results.provenance() | {"device": "cpu"}
+    assert run["provenance"] == records.provenance() | {"device": "cpu"}
     assert run["library_sha256"] == state.library_sha256()
     assert record(book)["configuration"] == {
         "chapter": "00-a",

@@ -5,9 +5,10 @@ import json
 import PIL.Image
 import pytest
 
-from course_lib import results
+from course_lib import page
 from course_lib.book.run import sweep
 from course_lib.book.site import recorded
+from course_lib.experiments import records
 from course_lib.statistics import mean_interval
 
 pytestmark = pytest.mark.bad_input
@@ -16,18 +17,18 @@ LEARNED = {(rate, seed): 0.5 + rate + seed / 100 for rate in (0.1, 0.2) for seed
 
 
 @pytest.fixture
-def records(book):
-    """Two records of `results.save` and a sweep with one failure."""
+def kept(book):
+    """Two records of `records.save` and a sweep with one failure."""
     rows = [
         {"net": "vgg", "rate": rate, "seed": seed, "test": value, "macs": 1000}
         for (rate, seed), value in LEARNED.items()
     ]
-    results.save("01-rates", rows, {"dataset": "glyphs", "epochs": 3})
-    results.save("02-sizes", [{"layer": "first", "weights": 10}, {"layer": "second", "weights": 30}], {})
+    records.save("01-rates", rows, {"dataset": "glyphs", "epochs": 3})
+    records.save("02-sizes", [{"layer": "first", "weights": 10}, {"layer": "second", "weights": 30}], {})
     folder = book.root / "build" / "sweep" / "00-a"
     folder.mkdir(parents=True)
     shown = {
-        seed: {name: results._figure(name, figure) for name, figure in reported.items()}
+        seed: {name: page._key_figure(name, figure) for name, figure in reported.items()}
         for seed, reported in enumerate(
             [
                 {"accuracy": (0.95, ".1%"), "size": (4, ".0f", "MB")},
@@ -39,7 +40,7 @@ def records(book):
         str(seed): {
             "figures": figures,
             "failure": None,
-            "provenance": results.provenance() | {"date": f"2026-01-0{seed + 1}"},
+            "provenance": records.provenance() | {"date": f"2026-01-0{seed + 1}"},
         }
         for seed, figures in shown.items()
     }
@@ -67,31 +68,31 @@ def lines(text):
     ]
 
 
-def test_all_records_are_listed_with_what_tells_them_apart(records):
-    ended = records.course("results")
+def test_all_records_are_listed_with_what_tells_them_apart(kept):
+    ended = kept.course("results")
     assert ended.status == 0
-    date, commit = results.provenance()["date"], results.provenance()["commit"]
+    date, commit = records.provenance()["date"], records.provenance()["commit"]
     assert lines(ended.out) == [
-        ["01-rates", "rate", "0-2", "glyphs", results.provenance()["device"], date, commit],
-        ["02-sizes", "layer", "", "", results.provenance()["device"], date, commit],
+        ["01-rates", "rate", "0-2", "glyphs", records.provenance()["device"], date, commit],
+        ["02-sizes", "layer", "", "", records.provenance()["device"], date, commit],
         [
             "sweep/00-a",
             "First (failed: seed 2)",
             "0-1",
             "mnist",
-            results.provenance()["device"],
+            records.provenance()["device"],
             "2026-01-01, 2026-01-02",
             commit,
         ],
     ]
 
 
-def test_a_record_is_shown_by_arm_with_means_and_intervals(records):
-    ended = records.course("results", "01-rates", "02-sizes")
+def test_a_record_is_shown_by_arm_with_means_and_intervals(kept):
+    ended = kept.course("results", "01-rates", "02-sizes")
     assert ended.status == 0
     assert "01-rates: rate\n" in ended.out
     assert 'configuration {"dataset": "glyphs", "epochs": 3}' in ended.out
-    assert f"seeds 0-2; date {results.provenance()['date']}" in ended.out
+    assert f"seeds 0-2; date {records.provenance()['date']}" in ended.out
     intervals = [mean_interval([LEARNED[rate, seed] for seed in range(3)]) for rate in (0.1, 0.2)]
     assert lines(ended.out) == [
         ["rate 0.1", "test", "3", str(intervals[0])],
@@ -104,9 +105,9 @@ def test_a_record_is_shown_by_arm_with_means_and_intervals(records):
 
 
 @pytest.mark.parametrize("by_path", [False, True])
-def test_a_sweep_is_shown_over_the_seeds_that_passed(records, by_path):
-    name = str(records.root / "build" / "sweep" / "00-a") if by_path else "sweep/00-a"
-    ended = records.course("results", name)
+def test_a_sweep_is_shown_over_the_seeds_that_passed(kept, by_path):
+    name = str(kept.root / "build" / "sweep" / "00-a") if by_path else "sweep/00-a"
+    ended = kept.course("results", name)
     assert ended.status == 0
     assert lines(ended.out) == [
         ["accuracy", "2", "95.5 % [89.1, 101.9]"],
@@ -136,10 +137,10 @@ def test_settings_stand_before_the_seed_and_missing_ones_tell_arms_apart():
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg", "pdf"])
-def test_a_record_is_drawn(records, tmp_path, suffix):
+def test_a_record_is_drawn(kept, tmp_path, suffix):
     for name in ("01-rates", "02-sizes", "sweep/00-a"):
         path = tmp_path / "figures" / f"drawn.{suffix}"
-        ended = records.course("results", name, "--plot", path)
+        ended = kept.course("results", name, "--plot", path)
         assert (ended.status, ended.out) == (0, f"Drawn: {path}\n")
         begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[suffix]
         assert path.read_bytes().startswith(begins)
@@ -147,7 +148,7 @@ def test_a_record_is_drawn(records, tmp_path, suffix):
             assert len(PIL.Image.open(path).getcolors(1 << 20)) > 10
 
 
-def test_what_is_drawn_is_what_is_shown(records):
+def test_what_is_drawn_is_what_is_shown(kept):
     interval = mean_interval([LEARNED[0.2, seed] for seed in range(3)])
     panels = recorded._panels(recorded.select(["01-rates"])[0])
     assert panels["test"]["rate 0.2"] == (interval.mean, interval.low, interval.high)
@@ -172,26 +173,26 @@ def test_what_is_drawn_is_what_is_shown(records):
         (["01-rates", "--plot", "file/a.png"], "cannot write into file"),
     ],
 )
-def test_a_mistake_is_one_message_on_stderr(records, monkeypatch, words, message):
-    monkeypatch.chdir(records.root)
-    (records.root / "file").touch()
-    ended = records.course("results", *words)
+def test_a_mistake_is_one_message_on_stderr(kept, monkeypatch, words, message):
+    monkeypatch.chdir(kept.root)
+    (kept.root / "file").touch()
+    ended = kept.course("results", *words)
     assert (ended.status, ended.out) == (2, "")
     assert message in ended.err
-    assert not list(records.root.glob("a.*"))
+    assert not list(kept.root.glob("a.*"))
 
 
 def test_nothing_recorded_and_nothing_to_draw_say_so(book):
     assert "nothing is recorded yet" in book.course("results").err
-    results.save("01-names", [{"seed": 0, "net": "vgg"}], {})
+    records.save("01-names", [{"seed": 0, "net": "vgg"}], {})
     ended = book.course("results", "01-names", "--plot", "a.png")
     assert "01-names holds no figure that is a number" in ended.err
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"rows": []}', '{"name": "a", "rows": [3]}'])
-def test_a_damaged_record_is_named_with_the_command_that_mends_it(records, text):
-    (records.root / "data" / "results" / "01-rates.json").write_text(text)
-    ended = records.course("results")
+def test_a_damaged_record_is_named_with_the_command_that_mends_it(kept, text):
+    (kept.root / "data" / "results" / "01-rates.json").write_text(text)
+    ended = kept.course("results")
     assert ended.status == 2
     assert "01-rates.json is damaged" in ended.err
     assert "Restore it: git checkout -- data/results/01-rates.json" in ended.err

@@ -1,20 +1,17 @@
-"""Results: what is displayed can be read by everyone, and what is recorded is whole and true."""
+"""Records: what is kept is whole and true, and a part of it is measured again."""
 
 import datetime
-import json
 import math
-import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from course_lib import files, results
-from course_lib.statistics import Interval
+from course_lib import files
+from course_lib.experiments import records
 
 CONFIGURATION = {"dataset": "glyphs", "seeds": [0, 1], "recipe": {"epochs": 2}}
 ROWS = [
@@ -24,202 +21,19 @@ ROWS = [
 
 
 @pytest.fixture
-def shown(monkeypatch):
-    """The bundles that were displayed."""
-    bundles = []
-
-    def display(bundle, *, raw):
-        assert raw
-        bundles.append(bundle)
-
-    monkeypatch.setattr("IPython.display.display", display)
-    return bundles
-
-
-@pytest.fixture
 def home(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("COURSE_HOME", str(tmp_path))
     return tmp_path
 
 
-class Cells(HTMLParser):
-    """The tags of a table in order, and the text in each kind of cell."""
-
-    def __init__(self, markup):
-        super().__init__()
-        self.tags, self.open, self.texts, self.scopes = [], [], {}, []
-        self.feed(markup)
-        assert self.open == []  # every tag is closed
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.open.append(tag)
-        self.texts.setdefault(tag, []).append("")
-        if tag == "th":
-            self.scopes.append(dict(attributes).get("scope"))
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, text):
-        self.texts[self.open[-1]][-1] += text
-
-
-# Tables
-
-
-def test_a_table_has_a_caption_headers_with_a_scope_and_every_cell_as_it_was_given(shown):
-    results.table(
-        [{"network": "vgg", "accuracy": "94.1 %"}, {"network": "mlp", "accuracy": 7}], "Two networks."
-    )
-    cells = Cells(shown[0]["text/html"])
-    assert cells.texts["caption"] == ["Two networks."]
-    assert cells.texts["th"] == ["network", "accuracy"]
-    assert cells.scopes == ["col", "col"]
-    assert cells.texts["td"] == ["vgg", "94.1\N{NO-BREAK SPACE}%", "mlp", "7"]
-    assert cells.tags.count("tr") == 3
-    plain = shown[0]["text/plain"]
-    assert plain.startswith("Two networks.\n")
-    assert all(word in plain for word in ("network", "vgg", "94.1 %", "mlp"))
-
-
-def test_what_looks_like_markup_is_shown_and_not_obeyed(shown):
-    nasty = '<script>alert("&")</script>'
-    results.table([{nasty: nasty}], nasty)
-    results.report(**{nasty: nasty})
-    for bundle in shown:
-        cells = Cells(bundle["text/html"])
-        assert "script" not in cells.tags
-        assert cells.texts["td"][-1] == nasty
-    assert Cells(shown[0]["text/html"]).texts["th"] == [nasty]
-    assert Cells(shown[0]["text/html"]).texts["caption"] == [nasty]
-
-
-def test_a_data_frame_is_shown_without_its_index_and_left_alone(shown):
-    frame = pd.DataFrame({"a b": [1, 2], "class": ["x", "y"]}, index=["first", "second"])
-    before = frame.copy()
-    results.table(frame, "A frame.")
-    assert Cells(shown[0]["text/html"]).texts["td"] == ["1", "x", "2", "y"]
-    assert "first" not in shown[0]["text/html"] + shown[0]["text/plain"]
-    pd.testing.assert_frame_equal(frame, before)
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(
-    "rows", [[], [{}], pd.DataFrame(), pd.DataFrame(columns=["a"])], ids=["list", "blank", "frame", "columns"]
-)
-def test_a_table_without_rows_is_refused(rows, shown):
-    with pytest.raises(ValueError, match=r"the table 'Nothing\.' has no rows"):
-        results.table(rows, "Nothing.")
-    assert shown == []
-
-
-def test_figures_stand_to_the_right_and_words_to_the_left(shown):
-    results.table([{"a": "94.1 %", "b": "+0.4", "c": "-3", "d": 7, "e": "vgg"}], "Sides.")
-    sides = re.findall(r"<td style=\"text-align: (\w+)\">", shown[0]["text/html"])
-    assert sides == ["right", "right", "right", "right", "left"]
-
-
-def test_a_line_may_break_before_an_interval_and_nowhere_in_a_figure(shown):
-    cells = [
-        "-0.3 % [-0.8, +0.2]",
-        "alone 99.0 %, taught 98.1 % [98.0, 98.2]",
-        "r 0.57 [-0.11, 0.95]",
-        "see [A, B]",
-    ]
-    results.table([{"a": cell} for cell in cells], "Breaks.")
-    assert [cell.split(" ") for cell in Cells(shown[0]["text/html"]).texts["td"]] == [
-        ["-0.3\N{NO-BREAK SPACE}%", "[-0.8,\N{NO-BREAK SPACE}+0.2]"],
-        [
-            "alone",
-            "99.0\N{NO-BREAK SPACE}%,",
-            "taught",
-            "98.1\N{NO-BREAK SPACE}%",
-            "[98.0,\N{NO-BREAK SPACE}98.2]",
-        ],
-        ["r", "0.57", "[-0.11,\N{NO-BREAK SPACE}0.95]"],
-        ["see", "[A,", "B]"],
-    ]
-    assert "\N{NO-BREAK SPACE}" not in shown[0]["text/plain"]
-
-
-# Key figures
-
-
-def test_key_figures_stand_in_the_same_bundle_as_text_as_a_table_and_as_data(shown):
-    results.report(
-        student_alone=(0.71, ".1%"),
-        gain=(Interval(0.045, 0.01, 0.08, 5), "+.1%"),
-        size=(4.186, ".2f", "MB"),
-        seeds=5,
-        network="vgg",
-    )
-    (bundle,) = shown
-    assert set(bundle) == {"text/html", "text/plain", "application/vnd.course.key-figures+json"}
-    assert json.loads(json.dumps(bundle[results.KEY_FIGURES])) == {
-        "student alone": {"value": 0.71, "form": ".1%", "unit": "", "shown": "71.0%"},
-        "gain": {
-            "value": 0.045,
-            "low": 0.01,
-            "high": 0.08,
-            "n": 5,
-            "form": "+.1%",
-            "unit": "",
-            "shown": "+4.5 % [+1.0, +8.0]",
-        },
-        "size": {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"},
-        "seeds": {"value": 5, "form": "", "unit": "", "shown": "5"},
-        "network": "vgg",
-    }
-    cells = Cells(bundle["text/html"])
-    assert cells.texts["td"][:4] == [
-        "student alone",
-        "71.0%",
-        "gain",
-        "+4.5\N{NO-BREAK SPACE}% [+1.0,\N{NO-BREAK SPACE}+8.0]",
-    ]
-    assert cells.scopes == ["col", "col"]
-    assert bundle["text/plain"] == (
-        "student alone: 71.0%\ngain: +4.5 % [+1.0, +8.0]\nsize: 4.19 MB\nseeds: 5\nnetwork: vgg"
-    )
-
-
-@pytest.mark.bad_input
-@pytest.mark.parametrize(
-    ("figure", "error", "message"),
-    [
-        (math.nan, ValueError, "the figure 'x' is nan; look at the run that gave it"),
-        ((math.inf, ".1f"), ValueError, "the figure 'x' is inf"),
-        ((np.float64("nan"), ".1f"), ValueError, "the figure 'x' is .*nan"),
-        ((Interval(0.5, math.nan, 0.6, 2), ".1%"), ValueError, "the figure 'x' is Interval.*look at the run"),
-        ((0.5, ".1q"), ValueError, r"cannot be shown as '.1q' \(.*Give a format specification of floats"),
-        ((5, "d"), ValueError, "cannot be shown as 'd'"),  # the mean of 5 and 6 has no form "d"
-        ((), TypeError, r"the figure 'x' is \(\)\. Give a number"),
-        ((0.5, ".1f", "MB", "more"), TypeError, "Give a number, an Interval or a text"),
-        ((0.5, 1), TypeError, "Give a number"),
-        ((0.5, ".1f", 3), TypeError, "Give a number"),
-        (("95 %", ".1f"), TypeError, "Give a number"),
-        ((torch.tensor(0.5), ".1f"), TypeError, r"Call \.item\(\) on a tensor"),
-        (torch.tensor(0.5), TypeError, r"Call \.item\(\) on a tensor"),
-        (True, TypeError, "the figure 'x' is True"),
-        (None, TypeError, "the figure 'x' is None"),
-        ([0.5, ".1f"], TypeError, "Give a number"),
-    ],
-)
-def test_a_figure_that_is_none_is_refused_by_name_and_nothing_is_shown(shown, figure, error, message):
-    with pytest.raises(error, match=message):
-        results.report(good=0.5, x=figure)
-    assert shown == []
-
-
 # Records
 
 
 def test_a_record_comes_back_as_it_was_saved_with_its_provenance(home):
-    path = results.save("01-sweep", ROWS, CONFIGURATION)
+    path = records.save("01-sweep", ROWS, CONFIGURATION)
     assert path == home / "data" / "results" / "01-sweep.json"
-    record = results.load("01-sweep")
+    record = records.load("01-sweep")
     assert record["name"] == "01-sweep"
     assert record["rows"] == ROWS
     assert record["configuration"] == CONFIGURATION
@@ -233,9 +47,9 @@ def test_a_record_comes_back_as_it_was_saved_with_its_provenance(home):
 
 @pytest.mark.usefixtures("home")
 def test_a_second_save_replaces_the_first():
-    results.save("sweep", ROWS, CONFIGURATION)
-    results.save("sweep", ROWS[:1], CONFIGURATION)
-    assert results.load("sweep")["rows"] == ROWS[:1]
+    records.save("sweep", ROWS, CONFIGURATION)
+    records.save("sweep", ROWS[:1], CONFIGURATION)
+    assert records.load("sweep")["rows"] == ROWS[:1]
     assert len(files.checksums()) == 1
 
 
@@ -252,13 +66,13 @@ def test_the_commit_is_recorded_and_marked_where_the_code_differs_from_it(home):
     git("add", ".")
     git("commit", "-q", "-m", "first")
     head = git("rev-parse", "--short=12", "HEAD")
-    results.save("sweep", ROWS, {})  # data/ changes, which is no change of the code
-    assert results.load("sweep")["provenance"]["commit"] == head
-    results.save("sweep", ROWS, {})
-    assert results.load("sweep")["provenance"]["commit"] == head
+    records.save("sweep", ROWS, {})  # data/ changes, which is no change of the code
+    assert records.load("sweep")["provenance"]["commit"] == head
+    records.save("sweep", ROWS, {})
+    assert records.load("sweep")["provenance"]["commit"] == head
     (home / "course_lib" / "a.py").write_text("a = 2\n")
-    results.save("sweep", ROWS, {})
-    assert results.load("sweep")["provenance"]["commit"] == head + "+"
+    records.save("sweep", ROWS, {})
+    assert records.load("sweep")["provenance"]["commit"] == head + "+"
 
 
 @pytest.mark.bad_input
@@ -278,18 +92,18 @@ def test_the_commit_is_recorded_and_marked_where_the_code_differs_from_it(home):
     ],
 )
 def test_what_is_no_measurement_is_refused_and_the_earlier_record_stays(home, rows, error, message):
-    path = results.save("sweep", ROWS, CONFIGURATION)
+    path = records.save("sweep", ROWS, CONFIGURATION)
     content, listing = path.read_bytes(), files.checksums()
     with pytest.raises(error, match=message):
-        results.save("sweep", rows, CONFIGURATION)
+        records.save("sweep", rows, CONFIGURATION)
     with pytest.raises(ValueError, match="'sweep' cannot be kept"):
-        results.save("sweep", ROWS, {"learning_rate": math.nan})
+        records.save("sweep", ROWS, {"learning_rate": math.nan})
     assert path.read_bytes() == content
     assert files.checksums() == listing
 
 
 def test_an_interrupted_save_leaves_the_earlier_record(home, monkeypatch):
-    path = results.save("sweep", ROWS, CONFIGURATION)
+    path = records.save("sweep", ROWS, CONFIGURATION)
     content = path.read_bytes()
 
     def full_disk(self, text, **_):
@@ -300,7 +114,7 @@ def test_an_interrupted_save_leaves_the_earlier_record(home, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(type(path), "write_text", full_disk)
         with pytest.raises(OSError, match=r"sweep\.json.*untouched.*Free some disk space"):
-            results.save("sweep", ROWS[:1], CONFIGURATION)
+            records.save("sweep", ROWS[:1], CONFIGURATION)
     assert path.read_bytes() == content
     assert sorted(path.parent.iterdir()) == [path]
 
@@ -308,13 +122,13 @@ def test_an_interrupted_save_leaves_the_earlier_record(home, monkeypatch):
 @pytest.mark.bad_input
 def test_an_unknown_record_is_answered_with_the_nearest(home):
     with pytest.raises(KeyError, match=r"unknown record 'x'\. Known: none"):
-        results.load("x")
+        records.load("x")
     for name in ("01-temperature-alpha", "01-teachers"):
-        results.save(name, ROWS, CONFIGURATION)
+        records.save(name, ROWS, CONFIGURATION)
     with pytest.raises(
         KeyError, match=r"'01-temperature'\. Did you mean '01-temperature-alpha'.*Known: 01-teachers, 01"
     ):
-        results.load("01-temperature")
+        records.load("01-temperature")
 
 
 # Records that are partly measured again
@@ -336,26 +150,26 @@ def measuring(into, change=0.0):
 
 @pytest.fixture
 def sweep(home):
-    results.repeat("sweep", RUNS, measuring([]), recompute=True, configuration=SHARED)
+    records.repeat("sweep", RUNS, measuring([]), recompute=True, configuration=SHARED)
 
 
 def test_recomputing_measures_every_run_and_replaces_the_record(home):
     for change in (0.0, 0.1):
         asked = []
-        frame = results.repeat("sweep", RUNS, measuring(asked, change), recompute=True, configuration=SHARED)
+        frame = records.repeat("sweep", RUNS, measuring(asked, change), recompute=True, configuration=SHARED)
         assert asked == [run | {"widths": [8, 16]} for run in RUNS]
         expected = [MEASURED[run["arm"]][run["seed"]] + change for run in RUNS]
         assert frame["accuracy"].tolist() == expected
         assert frame[["arm", "seed"]].to_dict("records") == [{k: r[k] for k in ("arm", "seed")} for r in RUNS]
-        assert [row["accuracy"] for row in results.load("sweep")["rows"]] == expected
-    assert results.load("sweep")["configuration"] == {"epochs": 2, "grid": [1, 2]}
+        assert [row["accuracy"] for row in records.load("sweep")["rows"]] == expected
+    assert records.load("sweep")["configuration"] == {"epochs": 2, "grid": [1, 2]}
 
 
 @pytest.mark.usefixtures("sweep")
 @pytest.mark.parametrize("live", [(), (0,), (7, 2)])
 def test_only_the_live_runs_are_measured_again_and_the_record_is_what_is_shown(live):
     asked = []
-    frame = results.repeat("sweep", RUNS, measuring(asked, 0.01), live=live, configuration=SHARED)
+    frame = records.repeat("sweep", RUNS, measuring(asked, 0.01), live=live, configuration=SHARED)
     assert [(run["arm"], run["seed"]) for run in asked] == [(RUNS[n]["arm"], RUNS[n]["seed"]) for n in live]
     assert frame["accuracy"].tolist() == MEASURED["alone"] + MEASURED["distilled"]
 
@@ -372,7 +186,7 @@ def test_a_live_run_must_fall_in_the_prediction_interval_of_its_own_arm(place, r
     mean = [0.61, 0.70][place >= 5]
 
     def answer(value):
-        results.repeat("sweep", RUNS, lambda runs: [{"accuracy": value}], live=(place,), configuration=SHARED)
+        records.repeat("sweep", RUNS, lambda runs: [{"accuracy": value}], live=(place,), configuration=SHARED)
 
     for sign in (-1, 1):
         answer(mean + sign * (reach - 1e-4))
@@ -386,13 +200,13 @@ def test_a_live_run_of_an_arm_of_two_is_judged_by_the_scatter_of_all_arms(home):
     """Eleven pairs whose runs lie 2 or 4 points apart; by its own scatter each would have +-1.1 around its mean."""
     runs = [{"arm": arm, "seed": seed} for arm in range(11) for seed in range(2)]
     recorded = [{"accuracy": 0.6 + run["seed"] * (0.02 + 0.02 * (run["arm"] % 2))} for run in runs]
-    results.repeat("pairs", runs, lambda runs: recorded, recompute=True)
+    records.repeat("pairs", runs, lambda runs: recorded, recompute=True)
     spread = math.sqrt((6 * 0.02**2 + 5 * 0.04**2) / 2 / 11)  # 11 degrees of freedom, t(0.9995, 11) = 4.43698
     reach = 4.43698 * spread * math.sqrt(1.5)
     for sign in (-1, 1):
-        results.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach - 1e-5)}])
+        records.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach - 1e-5)}])
         with pytest.raises(ValueError, match=r"gives accuracy = .* here, outside"):
-            results.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach + 1e-5)}])
+            records.repeat("pairs", runs, lambda runs, s=sign: [{"accuracy": 0.61 + s * (reach + 1e-5)}])
 
 
 def test_arms_may_have_metrics_of_their_own(home):
@@ -402,9 +216,9 @@ def test_arms_may_have_metrics_of_their_own(home):
         return [{"at once": 0.5} | ({"after": 0.9} if run["arm"] == "tuned" else {}) for run in runs]
 
     for recompute in (True, False):
-        results.repeat("own", runs, execute, live=(0, 3), recompute=recompute)
+        records.repeat("own", runs, execute, live=(0, 3), recompute=recompute)
     with pytest.raises(ValueError, match=r"gives after = 0\.5"):
-        results.repeat("own", runs, lambda runs: [{"at once": 0.5, "after": 0.5}])
+        records.repeat("own", runs, lambda runs: [{"at once": 0.5, "after": 0.5}])
 
 
 @pytest.mark.usefixtures("sweep")
@@ -424,35 +238,35 @@ def test_arms_may_have_metrics_of_their_own(home):
 def test_a_record_of_other_runs_is_not_passed_off_as_these(runs, shared):
     asked = []
     with pytest.raises(ValueError, match=r"'sweep' was made with other settings.*recompute = True"):
-        results.repeat("sweep", runs, measuring(asked), configuration=shared)
+        records.repeat("sweep", runs, measuring(asked), configuration=shared)
     assert asked == []
 
 
 @pytest.mark.usefixtures("sweep")
 def test_runs_without_a_record_are_answered_with_the_nearest():
     with pytest.raises(KeyError, match=r"unknown record 'sweeps'.*'sweep'"):
-        results.repeat("sweeps", RUNS, measuring([]), configuration=SHARED)
+        records.repeat("sweeps", RUNS, measuring([]), configuration=SHARED)
 
 
 def test_a_failed_run_does_not_replace_the_record(sweep, home):
-    before = results.load("sweep")
+    before = records.load("sweep")
     with pytest.raises(ValueError, match="cannot be kept"):
-        results.repeat("sweep", RUNS, measuring([], math.nan), recompute=True, configuration=SHARED)
+        records.repeat("sweep", RUNS, measuring([], math.nan), recompute=True, configuration=SHARED)
     with pytest.raises(ValueError, match="zip"):  # fewer answers than runs
-        results.repeat("sweep", RUNS, lambda runs: [{"accuracy": 0.5}], recompute=True, configuration=SHARED)
-    assert results.load("sweep") == before
+        records.repeat("sweep", RUNS, lambda runs: [{"accuracy": 0.5}], recompute=True, configuration=SHARED)
+    assert records.load("sweep") == before
 
 
 def test_the_record_of_another_data_set_has_a_name_of_its_own(sweep, home):
     theirs = SHARED | {"dataset": "CIFAR-10 (JPEG)"}
-    results.repeat("sweep", RUNS, measuring([], 0.2), recompute=True, configuration=theirs)
-    assert results.load("sweep")["rows"][0]["accuracy"] == 0.60  # as it was
-    assert results.load("sweep-cifar-10-jpeg")["rows"][0]["accuracy"] == pytest.approx(0.80)
-    frame = results.repeat("sweep", RUNS, measuring([], 0.2), live=(0,), configuration=theirs)
+    records.repeat("sweep", RUNS, measuring([], 0.2), recompute=True, configuration=theirs)
+    assert records.load("sweep")["rows"][0]["accuracy"] == 0.60  # as it was
+    assert records.load("sweep-cifar-10-jpeg")["rows"][0]["accuracy"] == pytest.approx(0.80)
+    frame = records.repeat("sweep", RUNS, measuring([], 0.2), live=(0,), configuration=theirs)
     assert frame["accuracy"][0] == pytest.approx(0.80)
     ours = SHARED | {"dataset": "glyphs"}
-    results.repeat("sweep", RUNS, measuring([], 0.3), recompute=True, configuration=ours)
-    assert results.load("sweep")["rows"][0]["accuracy"] == pytest.approx(0.90)
+    records.repeat("sweep", RUNS, measuring([], 0.3), recompute=True, configuration=ours)
+    assert records.load("sweep")["rows"][0]["accuracy"] == pytest.approx(0.90)
 
 
 # Records on real data
@@ -465,17 +279,17 @@ def test_real_data_is_read_from_the_record_unless_it_is_to_be_measured(home):
         raise AssertionError("nothing was to be measured")
 
     with pytest.raises(KeyError, match="unknown record 'real'"):
-        results.on_real_data("real", never, "recorded")
-    measured = results.on_real_data("real", lambda: REAL, "run")
+        records.on_real_data("real", never, "recorded")
+    measured = records.on_real_data("real", lambda: REAL, "run")
     assert not (home / "data" / "results").exists()  # nothing is kept
-    kept = results.on_real_data("real", lambda: REAL, "record")
-    assert kept == results.on_real_data("real", never, "recorded")
+    kept = records.on_real_data("real", lambda: REAL, "record")
+    assert kept == records.on_real_data("real", never, "recorded")
     assert kept["provenance"].pop("minutes") >= 0
     assert measured["provenance"].pop("minutes") >= 0
     assert kept == measured
     assert kept["rows"] == REAL[0]
     assert kept["configuration"] == {"dataset": "MNIST", "budget": 2.5, "widths": [1, 2]}
-    assert set(kept["provenance"]) == set(results.provenance())
+    assert set(kept["provenance"]) == set(records.provenance())
 
 
 def test_real_data_is_measured_with_a_thread_a_core_and_the_chapter_keeps_its_own(home, monkeypatch):
@@ -490,9 +304,9 @@ def test_real_data_is_measured_with_a_thread_a_core_and_the_chapter_keeps_its_ow
 
     try:
         torch.set_num_threads(1)
-        results.on_real_data("real", measure, "run")
+        records.on_real_data("real", measure, "run")
         with pytest.raises(RuntimeError, match="stop"):
-            results.on_real_data("real", measure, "record")
+            records.on_real_data("real", measure, "record")
         assert (counts, torch.get_num_threads()) == ([2, 2], 1)
         assert not (home / "data" / "results").exists()
     finally:
@@ -501,12 +315,12 @@ def test_real_data_is_measured_with_a_thread_a_core_and_the_chapter_keeps_its_ow
 
 def test_a_record_on_real_data_says_how_long_it_took(home, monkeypatch):
     times = iter([100.0, 250.0])
-    monkeypatch.setattr("course_lib.results.time.perf_counter", lambda: next(times))
-    assert results.on_real_data("real", lambda: REAL, "run")["provenance"]["minutes"] == 2.5
+    monkeypatch.setattr("course_lib.experiments.records.time.perf_counter", lambda: next(times))
+    assert records.on_real_data("real", lambda: REAL, "run")["provenance"]["minutes"] == 2.5
 
 
 def test_where_a_record_comes_from_stands_in_one_line(home):
-    record = results.on_real_data("real", lambda: REAL, "run")
+    record = records.on_real_data("real", lambda: REAL, "run")
     record["provenance"] |= {
         "minutes": 2.0,
         "date": "2026-01-02",
@@ -515,7 +329,7 @@ def test_where_a_record_comes_from_stands_in_one_line(home):
         "machine": "x86_64",
     }
     record["provenance"]["versions"]["torch"] = "2.15.0"
-    assert results.origin(record) == (
+    assert records.origin(record) == (
         "MNIST, budget 2.5 minutes, took 2, cpu (x86_64), PyTorch 2.15.0, commit abc, 2026-01-02"
     )
 
@@ -523,11 +337,11 @@ def test_where_a_record_comes_from_stands_in_one_line(home):
 @pytest.mark.bad_input
 def test_a_record_on_real_data_must_say_its_data_set_and_budget(home):
     with pytest.raises(KeyError, match="unknown mode 'again'"):
-        results.on_real_data("real", lambda: REAL, "again")
+        records.on_real_data("real", lambda: REAL, "again")
     for lost in ("dataset", "budget"):
         configuration = {key: value for key, value in REAL[1].items() if key != lost}
         with pytest.raises(KeyError, match=f"lacks '{lost}'"):
-            results.on_real_data("real", lambda c=configuration: (REAL[0], c), "record")
+            records.on_real_data("real", lambda c=configuration: (REAL[0], c), "record")
     assert not (home / "data" / "results").exists()
 
 
@@ -540,11 +354,11 @@ def test_values_are_those_of_one_arm_in_the_order_of_seeds():
             {"arm": "a", "ratio": 0.7, "seed": 0, "test": 0.2},
         ]
     )
-    assert results.values(frame, "test", arm="a", ratio=0.5) == [0.6, 0.7]
+    assert records.values(frame, "test", arm="a", ratio=0.5) == [0.6, 0.7]
     with pytest.raises(KeyError, match="Did you mean 'ratio'"):
-        results.values(frame, "test", ratios=0.5)
+        records.values(frame, "test", ratios=0.5)
     with pytest.raises(ValueError, match="no run has the settings"):
-        results.values(frame, "test", arm="c")
+        records.values(frame, "test", arm="c")
 
 
 @pytest.mark.parametrize(
@@ -556,8 +370,8 @@ def test_values_of_runs_that_lack_a_setting(settings, other):
     rows += [{"seed": 2, "test": 2.5}]  # a run without the column lacks the setting too
     frame = pd.DataFrame(rows)
     for missing in (None, math.nan):
-        assert results.values(frame, "test", teacher=missing) == [0.5, 1.5, 2.5]
+        assert records.values(frame, "test", teacher=missing) == [0.5, 1.5, 2.5]
     if other is not None:
-        assert results.values(frame, "test", teacher=other) == [0.5, 1.5]
+        assert records.values(frame, "test", teacher=other) == [0.5, 1.5]
         with pytest.raises(ValueError, match="no run has the settings"):
-            results.values(frame[frame["teacher"].notna()], "test", teacher=None)
+            records.values(frame[frame["teacher"].notna()], "test", teacher=None)

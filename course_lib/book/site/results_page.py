@@ -5,13 +5,14 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from course_lib import files, results
+from course_lib import files
 from course_lib.book import notebooks
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, show, state
 from course_lib.book.run.sweep import format_seeds
 from course_lib.book.site import recorded
 from course_lib.book.site.recorded import Record
+from course_lib.experiments import records
 
 NOT_RUN = "not run"
 EMBEDDED = "glyphs"
@@ -22,8 +23,8 @@ def markdown() -> str:
     """The whole page below its title: run times, key figures, and every recorded experiment, by chapter."""
     book = notebooks.chapters()
     run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
-    records = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
-    return "\n\n".join([run_times(book, run), key_figures(book, run), *_experiments(book, records)]) + "\n"
+    found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
+    return "\n\n".join([run_times(book, run), key_figures(book, run), *_experiments(book, found)]) + "\n"
 
 
 def run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
@@ -71,13 +72,13 @@ def key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
     return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
 
 
-def _experiments(book: Sequence[Chapter], records: Sequence[Record]) -> list[str]:
+def _experiments(book: Sequence[Chapter], found: Sequence[Record]) -> list[str]:
     parts = [
         "## Recorded experiments",
         "Means with 95 % intervals over the runs of an arm, as `course results NAME` prints them.",
     ]
     for chapter in book:
-        own = [record for record in records if _belongs(record, chapter)]
+        own = [record for record in found if _belongs(record, chapter)]
         real = [f"`{record.name}`" for record in own if record.data_set not in ("", EMBEDDED)]
         parts.append(f"### {chapter.title}")
         parts.append(f"On real data: {', '.join(real) or NOT_RUN}.")
@@ -88,7 +89,7 @@ def _experiments(book: Sequence[Chapter], records: Sequence[Record]) -> list[str
 def experiment(record: Record) -> str:
     """One record, folded up: where it comes from, and every figure of every arm."""
     origin = {"configuration": record.configuration, "provenance": record.provenance}
-    where = results.origin(origin) if "budget" in record.configuration else _where(record)
+    where = records.origin(origin) if "budget" in record.configuration else _where(record)
     several = list(record.arms) != [""]
     rows = []
     for arm, measured in record.arms.items():

@@ -5,9 +5,10 @@ import json
 import nbformat
 import pytest
 
-from course_lib import results as records
+from course_lib import page
 from course_lib.book import notebooks
-from course_lib.book.site import results
+from course_lib.book.site import results_page
+from course_lib.experiments import records
 from course_lib.statistics import mean_interval
 
 
@@ -17,7 +18,7 @@ def checkout(book, figures):
     for name in ("01-first", "02-second"):
         path = book.add(name, figures(accuracy="95.0%"))
         notebook = nbformat.read(path, as_version=4)
-        data = {notebooks.FIGURES_MIME: {"top | one": results._figure("top", (0.95, ".1%"))}}
+        data = {page.KEY_FIGURES: {"top | one": page._key_figure("top", (0.95, ".1%"))}}
         notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data)]
         nbformat.write(notebook, path)
     book.profile("full", "")
@@ -35,7 +36,7 @@ def run(book, profile="fast", changed=False, failure=None):
         "library_sha256": "",
         "parameters": {},
         "seconds": 12.34,
-        "figures": {"top | one": results._figure("top", (0.94, ".1%"))},
+        "figures": {"top | one": page._key_figure("top", (0.94, ".1%"))},
         "failure": failure,
     }
     state = {"settings": {"profile": profile, "seed": None, "set": []}, "chapters": {"01-first": chapter}}
@@ -54,7 +55,7 @@ FIRST, SECOND = "[Title of 01-first](01-first.ipynb)", "[Title of 02-second](02-
 
 
 def test_what_was_not_run_says_so(checkout):
-    text = results.markdown()
+    text = results_page.markdown()
     assert cells(text, "Run times") == [[FIRST, "not run", "not run"], [SECOND, "not run", "not run"]]
     assert cells(text, "Key figures")[0] == [FIRST, "top ¦ one", "95.0%", "not run"]
     second = text.split("### Title of 02-second\n")[1]
@@ -71,7 +72,7 @@ def test_what_was_not_run_says_so(checkout):
 )
 def test_seconds_stand_below_the_profile_that_was_run(checkout, profile, changed, row):
     run(checkout, profile, changed)
-    text = results.markdown()
+    text = results_page.markdown()
     assert cells(text, "Run times") == [[FIRST, *row], [SECOND, "not run", "not run"]]
     assert f"`--profile {profile}`" in text
     assert [line[3] for line in cells(text, "Key figures")] == ["94.0%", "not run"]
@@ -79,13 +80,13 @@ def test_seconds_stand_below_the_profile_that_was_run(checkout, profile, changed
 
 def test_a_failed_chapter_shows_its_error_and_no_time(checkout):
     run(checkout, failure={"cell": 3, "line": "x[0]", "error": "IndexError: `x`"})
-    row = cells(results.markdown(), "Run times")[0]
+    row = cells(results_page.markdown(), "Run times")[0]
     assert row[1] == r"failed in In \[3\]: x\[0\] IndexError: \`x\`"
     assert "12.3" not in row[1]
 
 
 def test_records_stand_below_their_chapter_with_means_and_intervals(checkout):
-    text = results.markdown()
+    text = results_page.markdown()
     first = text.split("### Title of 01-first\n")[1].split("### ")[0]
     assert "On real data: `01-real`." in first
     assert first.count("<details>") == first.count("</details>") == 2
@@ -99,7 +100,7 @@ def test_records_stand_below_their_chapter_with_means_and_intervals(checkout):
 
 def test_a_checkout_without_records_still_has_a_page(book):
     book.add("01-first")
-    text = results.markdown()
+    text = results_page.markdown()
     assert "No chapter reports any." in text
     assert "<details>" not in text
 
@@ -109,4 +110,4 @@ def test_a_damaged_run_says_what_is_damaged(checkout):
     checkout.out.mkdir(parents=True)
     (checkout.out / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
-        results.markdown()
+        results_page.markdown()

@@ -1,10 +1,8 @@
-"""How chapters print and keep results: one form of table, one list of key figures, one kind of record."""
+"""Records of runs: kept with all that is needed to judge and repeat them, read again, and repeated in part."""
 
 import datetime
-import html
 import json
 import math
-import numbers
 import platform
 import re
 import subprocess
@@ -20,53 +18,9 @@ import scipy.stats
 import torch
 
 from course_lib import files
-from course_lib.statistics import Interval
 from course_lib.validation import check_choice, unknown_name
 
 MODES = ("recorded", "run", "record")
-KEY_FIGURES = "application/vnd.course.key-figures+json"
-
-Figure = str | float | Interval | tuple[float | Interval, str] | tuple[float | Interval, str, str]
-"""What `report` shows: a text, or a value with its format specification and unit."""
-
-
-def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> None:
-    """Show a table with a caption and headers; cells are shown as they are, so format numbers before.
-
-    Args:
-        rows: one mapping a row, column names as keys; or a DataFrame, whose index is not shown.
-        caption: one sentence that says what the table holds.
-
-    Raises:
-        ValueError: no rows.
-    """
-    frame = pd.DataFrame(rows)
-    if frame.empty:
-        raise ValueError(f"the table {caption!r} has no rows.")
-    _display({"text/html": _html(frame, caption), "text/plain": f"{caption}\n{frame.to_string(index=False)}"})
-
-
-def report(**figures: Figure) -> None:
-    """Show a chapter's key figures; `course run` reads them from the executed notebook into its summary.
-
-        results.report(student_alone=(alone, ".1%"), size=(size, ".1f", "times fewer"), teacher="vgg")
-
-    Beside what is shown, the output holds the numbers themselves, unrounded: `course sweep` averages those.
-
-    Args:
-        figures: name=figure; underscores in a name are shown as spaces. A figure is a number or a
-            `statistics.Interval`, alone or as (value, format specification) or (value, format specification, unit),
-            where the unit is whatever words stand behind the number. A text is shown as it is, and never averaged.
-
-    Raises:
-        TypeError: a figure that is none of these.
-        ValueError: a number that is not finite, or a format specification that numbers do not have.
-    """
-    kept = {name.replace("_", " "): _figure(name, figure) for name, figure in figures.items()}
-    shown = {name: figure if isinstance(figure, str) else figure["shown"] for name, figure in kept.items()}
-    frame = pd.DataFrame({"key figure": shown.keys(), "value": shown.values()})
-    plain = "\n".join(f"{name}: {text}" for name, text in shown.items())
-    _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: kept})
 
 
 def save(
@@ -291,42 +245,6 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
     return frame.sort_values("seed")[metric].tolist()
 
 
-def _figure(name: str, figure: Figure) -> str | dict[str, Any]:
-    """What a key figure is kept as: a text as it is; of a number the value, its form, and how the two are shown."""
-    if isinstance(figure, str):
-        return figure
-    given = figure if isinstance(figure, tuple) else (figure,)
-    words = given[1:]
-    if not (
-        given and _is_number(given[0]) and len(words) <= 2 and all(isinstance(word, str) for word in words)
-    ):
-        raise TypeError(
-            f"the figure {name!r} is {figure!r}. Give a number, an Interval or a text; with a number also how it is "
-            'shown, as in (value, ".1%") or (value, ".1f", "MB"). Call .item() on a tensor.'
-        )
-    value, form, unit = (*given, "", "")[:3]
-    if isinstance(value, Interval):
-        parts = {"value": value.mean, "low": value.low, "high": value.high}
-    else:
-        parts = {"value": int(value) if isinstance(value, numbers.Integral) else float(value)}
-    if not all(map(math.isfinite, parts.values())):
-        raise ValueError(f"the figure {name!r} is {value!r}; look at the run that gave it.")
-    try:
-        shown = format(value, form)
-        format(0.5, form)  # a sweep shows the mean of several runs in the same form
-    except ValueError as error:
-        raise ValueError(
-            f"the figure {name!r} cannot be shown as {form!r} ({error}). Give a format specification of floats, such "
-            'as ".1%" or "+.2f".'
-        ) from error
-    runs = {"n": value.n} if isinstance(value, Interval) else {}
-    return parts | runs | {"form": form, "unit": unit, "shown": f"{shown} {unit}".rstrip()}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (numbers.Real, Interval)) and not isinstance(value, bool)
-
-
 def _arm(run: Mapping[str, Any]) -> str:
     """What the runs of an arm share: all but the seed."""
     return json.dumps({key: value for key, value in run.items() if key != "seed"}, sort_keys=True)
@@ -369,29 +287,3 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed.strip() else "")
-
-
-def _html(frame: pd.DataFrame, caption: str) -> str:
-    head = "".join(f'<th scope="col">{html.escape(str(column))}</th>' for column in frame.columns)
-    body = "".join(
-        "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in frame.itertuples(index=False)
-    )
-    caption = html.escape(caption)
-    return f"<table><caption>{caption}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-def _cell(value: Any) -> str:
-    """One cell; figures stand to the right, so that digits line up, and words to the left.
-
-    In a narrow column a line may break before an interval, but not inside it, nor before a percent sign.
-    """
-    text = str(value)
-    side = "right" if text[:1].isdigit() or text[:1] in "+-" else "left"
-    text = re.sub(r"(?<=\d) (?=%)|(?<=\d,) (?=[^\s\[\]]+\])", "\N{NO-BREAK SPACE}", text)
-    return f'<td style="text-align: {side}">{html.escape(text)}</td>'
-
-
-def _display(bundle: dict[str, Any]) -> None:
-    from IPython.display import display
-
-    display(bundle, raw=True)
