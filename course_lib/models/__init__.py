@@ -33,8 +33,13 @@ def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:
         The network, in train mode, on the CPU.
 
     Raises:
-        KeyError: unknown name; the message lists the nearest ones.
-        TypeError: an option that the builder does not take; the message lists those it takes.
+        KeyError: the name is unknown; the message lists the nearest ones.
+        TypeError: the builder does not take an option; the message lists those it takes.
+
+    Example:
+        >>> first, second = build("mlp", seed=1, image_size=28), build("mlp", seed=1, image_size=28)
+        >>> torch.equal(first[1].weight, second[1].weight), first[1].weight.shape
+        (True, torch.Size([128, 784]))
     """
     builder = _BUILDERS[check_choice(name, "model", NAMES, error=KeyError)]
     check_count(seed, "seed", low=0)

@@ -146,7 +146,7 @@ def test_fetching_glyphs_verifies_them_and_names_their_folder(house):
 
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["glyphs", *arguments])
-    return glyphs.main(), capsys.readouterr().out
+    return glyphs._main(), capsys.readouterr().out
 
 
 def test_the_command_compares_and_writes(house, monkeypatch, capsys):
