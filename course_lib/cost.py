@@ -23,6 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_lib import tracing
 from course_lib.validation import check_count, check_number
 
+__all__ = ["Cost", "Latency", "format_bytes", "format_count", "latency", "macs", "measure"]
+
 _Example = Shaped[Tensor, "N *rest"]
 
 

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from course_lib.validation import check_choice, check_count, check_layer, check_layers, check_number
 
-Layer = nn.Linear | nn.Conv2d
+_Layer = nn.Linear | nn.Conv2d
 FORMS = ("channel", "spatial")
 _KINDS = (nn.Linear, nn.Conv2d)
 
@@ -84,7 +84,7 @@ def truncated_svd(
     return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * vh[:rank]).to(matrix.dtype)
 
 
-def matricized(layer: Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
+def matricized(layer: _Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
     r"""Write the weight of a layer as the matrix that is factorized.
 
     .. math::
@@ -111,7 +111,7 @@ def matricized(layer: Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
     return _matrix(layer, form, "layer")
 
 
-def singular_values(layer: Layer, *, form: str = "channel") -> Float64[Tensor, "values"]:
+def singular_values(layer: _Layer, *, form: str = "channel") -> Float64[Tensor, "values"]:
     """Compute the singular values of a layer's matrix, the largest first.
 
     Args:
@@ -132,7 +132,7 @@ def singular_values(layer: Layer, *, form: str = "channel") -> Float64[Tensor, "
     return torch.linalg.svdvals(matricized(layer, form=form).double())
 
 
-def break_even_rank(layer: Layer, *, form: str = "channel") -> int:
+def break_even_rank(layer: _Layer, *, form: str = "channel") -> int:
     r"""Find the largest rank at which the two factors hold fewer numbers than the layer.
 
     .. math:: R \, (m + n) < m \, n
@@ -156,7 +156,7 @@ def break_even_rank(layer: Layer, *, form: str = "channel") -> int:
     return _break_even(*matricized(layer, form=form).shape)
 
 
-def rank_for_energy(layer: Layer, energy: float, *, form: str = "channel") -> int:
+def rank_for_energy(layer: _Layer, energy: float, *, form: str = "channel") -> int:
     r"""Find the smallest rank that keeps a share of the weight's energy.
 
     .. math:: \min R \quad \text{such that} \quad \sum_{i \le R} s_i^2 \ge \text{energy} \cdot \sum_i s_i^2
@@ -193,7 +193,7 @@ def rank_for_energy(layer: Layer, energy: float, *, form: str = "channel") -> in
     return int((kept < energy * kept[-1]).sum()) + 1
 
 
-def rank_for_budget(layer: Layer, fraction: float, *, form: str = "channel") -> int:
+def rank_for_budget(layer: _Layer, fraction: float, *, form: str = "channel") -> int:
     r"""Find the largest rank whose factors hold at most a fraction of the layer's weights.
 
     .. math:: \max R \quad \text{such that} \quad \frac{R \, (m + n)}{m \, n} \le \text{fraction}
@@ -228,7 +228,7 @@ def rank_for_budget(layer: Layer, fraction: float, *, form: str = "channel") -> 
     return rank
 
 
-def factorize_layer(layer: Layer, rank: int, *, form: str = "channel") -> nn.Sequential:
+def factorize_layer(layer: _Layer, rank: int, *, form: str = "channel") -> nn.Sequential:
     """Replace one layer by two thinner ones that compute with its best approximation of a given rank.
 
     They are these::

@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from course_lib.validation import check_count, check_layer, check_layers, check_model
 
+__all__ = ["HashedLinear", "assignment", "decode_layers", "hash32", "hash_layers"]
+
 _MULTIPLIER = 0x45D9F3B
 """Odd, so that multiplying loses nothing; below 2^31, so that its product with 32 bits fits into int64."""
 _BITS = 2**32 - 1

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from course_lib.validation import check_choice, check_count, check_number
 
-Values = Iterable[SupportsFloat]
+_Values = Iterable[SupportsFloat]
 """One number for each run, [n]: a list, a NumPy array, a tensor or a column of a data frame."""
 
 _RESAMPLES = 2000
@@ -64,7 +64,7 @@ class Interval:
         return value not in self
 
 
-def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
+def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
     r"""Compute the mean of independent runs with Student's t interval.
 
     .. math::
@@ -106,7 +106,7 @@ def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interval:
+def paired_difference(a: _Values, b: _Values, confidence: float = 0.95) -> Interval:
     r"""Compute the mean of a - b over runs that belong together, with Student's t interval of the differences.
 
     .. math:: d_i = a_i - b_i, \quad \text{mean}(d) \pm t \, \frac{s_d}{\sqrt{n}}
@@ -142,7 +142,7 @@ def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interva
 
 
 def correlation(
-    x: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+    x: _Values, y: _Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     r"""Compute the correlation of two figures over n runs, with a bootstrap interval.
 
@@ -188,7 +188,7 @@ def correlation(
 
 
 def correlation_difference(
-    x: Values, other: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+    x: _Values, other: _Values, y: _Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
 ) -> Interval:
     r"""Compute how much better x correlates with y than `other` does, with a bootstrap interval.
 

@@ -230,8 +230,7 @@ def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) ->
 def check_layers(
     model: object, names: object, kinds: tuple[type[nn.Module], ...], argument: str
 ) -> dict[str, nn.Module]:
-    """Return the layers of `model` that the keys of `names` name, in the order of the model, each checked by
-    `check_layer`.
+    """Return the layers of `model` named by the keys of `names`, in the order of the model, after `check_layer`.
 
     Raises:
         TypeError: model is not a module, names is not a mapping, or a layer is of another class.

@@ -11,6 +11,8 @@ from typing import Any
 
 from course_lib.checks import attempts
 
+__all__ = ["Case", "NotWritten", "NotYet", "call", "exercise", "expect", "judge", "passed"]
+
 Case = Mapping[str, Any]
 """The keyword arguments of one call of a learner's function."""
 

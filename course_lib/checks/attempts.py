@@ -13,7 +13,7 @@ from pathlib import Path
 
 from course_lib import files
 
-NAME = "progress.jsonl"
+_NAME = "progress.jsonl"
 _SWITCH = (
     "COURSE_PROGRESS"  # "off" where the course itself runs notebooks: what passes there is nobody's answer
 )
@@ -36,7 +36,7 @@ class Standing:
 
 def path() -> Path:
     """Find the record: in build/ of the checkout or of the folder that was handed out."""
-    return files.root() / "build" / NAME
+    return files.root() / "build" / _NAME
 
 
 def read() -> dict[tuple[str, str], Standing]:

@@ -39,10 +39,10 @@ def find(given: str, data_root: Path) -> Path:
         DatasetError: it is in neither place.
 
     Example:
-        >>> find("images", Path("data"))  # doctest: +ELLIPSIS
+        >>> find("my-images", Path("data"))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        course_lib.data.dataset.DatasetError: folder:images: there is no folder ...
+        course_lib.data.dataset.DatasetError: folder:my-images: there is no folder ...
     """
     path = Path(given).expanduser()
     candidates = [path] if path.is_absolute() else [Path.cwd() / path, data_root / path]

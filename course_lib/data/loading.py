@@ -109,7 +109,7 @@ def _stamp(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _cached(read: Callable[..., Dataset], stamp: tuple, *arguments: object) -> Dataset:
-    """Call read(*arguments) once for every state of the files."""
+    """Call `read(*arguments)` once for every state of the files."""
     return read(*arguments)
 
 

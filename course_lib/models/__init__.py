@@ -8,7 +8,7 @@ from torch import nn
 from course_lib.models.convnets import convnet_student, convnet_teacher
 from course_lib.models.mlp import mlp
 from course_lib.models.mobilenet import mobilenet
-from course_lib.models.resnet import resnet
+from course_lib.models.resnet import BasicBlock, resnet
 from course_lib.models.vgg import vgg
 from course_lib.validation import check_choice, check_count
 
@@ -18,7 +18,17 @@ _BUILDERS = {
 }
 NAMES = tuple(_BUILDERS)
 
-__all__ = ["NAMES", "build", "convnet_student", "convnet_teacher", "mlp", "mobilenet", "resnet", "vgg"]
+__all__ = [
+    "NAMES",
+    "BasicBlock",
+    "build",
+    "convnet_student",
+    "convnet_teacher",
+    "mlp",
+    "mobilenet",
+    "resnet",
+    "vgg",
+]
 
 
 def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:

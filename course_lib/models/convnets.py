@@ -61,7 +61,7 @@ def convnet_teacher(
         image_size: H and W of the images, at least 4.
         channels: filters of the two convolutions.
         hidden: width of the first linear layer.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
         TypeError: image_size is not an int.
@@ -85,7 +85,7 @@ def convnet_student(
         image_size: H and W of the images.
         filters: of the convolution.
         patch: kernel size and stride, in pixels.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
         TypeError: filters or patch is not an int.

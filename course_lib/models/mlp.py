@@ -17,7 +17,7 @@ def mlp(
         in_channels: C of the images.
         image_size: H and W of the images.
         hidden: the widths of the hidden layers, from the image to the logits.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
         TypeError: a size is not an int.

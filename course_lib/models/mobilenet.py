@@ -20,7 +20,7 @@ def mobilenet(
         in_channels: C of the images.
         stem: channels of the first convolution.
         widths: (output channels, stride) of each block.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
         TypeError: a width or stride is not an int.

@@ -52,7 +52,7 @@ def resnet(
         in_channels: C of the images.
         widths: channels of each stage.
         blocks: blocks in each stage.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
         TypeError: a width or a number of blocks is not an int.

@@ -18,7 +18,7 @@ def vgg(
     Args:
         in_channels: C of the images.
         widths: output channels of each convolution, and "M" where the image is halved.
-        classes: K.
+        classes: number of classes, K.
         gamma: initial scale of every batch norm; network slimming starts from 0.5.
 
     Raises:
