@@ -137,7 +137,7 @@ def _differences(arrays: dict[str, np.ndarray], shipped: dict[str, np.ndarray]) 
 
 
 def _versions() -> str:
-    """Name what the drawing depends on: Pillow, FreeType, matplotlib (its fonts), NumPy (its streams), the processor."""
+    """Name what the drawing depends on: Pillow, FreeType, matplotlib (its fonts), NumPy (its streams), processor."""
     import matplotlib
     import PIL
     from PIL import features
