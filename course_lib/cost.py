@@ -1,6 +1,6 @@
-"""What a network costs: parameters, operations, bytes on disk, activation memory and time.
+"""The costs of a network: parameters, operations, bytes on disk, activation memory and time.
 
-All but the time is counted, and is the same on every machine; the time is measured, and is not.
+All but the time are counted, and are the same on every machine; the time is measured, and is not.
 """
 
 import contextlib
@@ -23,7 +23,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_lib import tracing
 from course_lib.validation import check_count, check_number
 
-Example = Shaped[Tensor, "N *rest"]
+__all__ = ["Cost", "Latency", "format_bytes", "format_count", "latency", "macs", "measure"]
+
+_Example = Shaped[Tensor, "N *rest"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,15 @@ class Cost:
     """The counted costs of one forward pass.
 
     Attributes:
-        parameters: numbers that training can change, a shared parameter once, buffers not at all.
+        parameters: numbers that training can change; a shared parameter counts once, buffers do not count.
         nonzero_parameters: those that are not exactly zero.
         macs: multiply-accumulates of convolutions and matrix products, for the whole batch.
         bytes: size of the state_dict, buffers included, as a safetensors file.
         peak_activation_bytes: most bytes of activations alive at one operation, for the whole batch.
+
+    Example:
+        >>> print(Cost(288_170, 288_170, 9_500_000, 1_160_000, 65_536))
+        288 k parameters (288 k not zero), 9.50 M MACs, 1.16 MB stored, 65.5 kB of activations at the peak
     """
 
     parameters: int
@@ -54,7 +60,12 @@ class Cost:
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds per call of the model: the median of the timed blocks and the quartiles around it."""
+    """Seconds per call of the model: the median of the timed blocks and the quartiles around it.
+
+    Example:
+        >>> print(Latency(0.0012, 0.0011, 0.0014))
+        1.2 ms [1.1, 1.4]
+    """
 
     median: float
     lower_quartile: float
@@ -65,21 +76,23 @@ class Latency:
         return f"{self.median * 1e3:.3g} ms [{low:.3g}, {high:.3g}]"
 
 
-def measure(model: nn.Module, example: Example) -> Cost:
-    """Count what one forward pass of `model` on `example` costs.
+def measure(model: nn.Module, example: _Example) -> Cost:
+    r"""Count what one forward pass of `model` on `example` costs.
 
-    With H_out x W_out the size of a convolution's output, k the size of its kernel and g its groups,
+    .. math::
 
-        MACs(convolution) = N * C_out * H_out * W_out * (C_in / g) * k_h * k_w
-        MACs(linear)      = N * C_out * C_in
-        peak              = max over operations t of the sum of bytes(s), s the storages with birth(s) <= t <= death(s)
+        \text{MACs(convolution)} &= N \cdot C_{out} \cdot H_{out} \cdot W_{out} \cdot (C_{in} / g) \cdot k_h \cdot k_w
+        \\ \text{MACs(linear)} &= N \cdot C_{out} \cdot C_{in} \\
+        \text{peak} &= \max_t \sum_{s: \; \text{birth}(s) \le t \le \text{death}(s)} \text{bytes}(s)
 
-    A storage is born at the operation that makes it and dies after the last one that reads it. So an operation's
-    inputs and outputs are alive at it, and a residual branch holds its input until the addition. Views and in-place
-    results share their storage and cost nothing. The example is alive from the start, the output to the end; weights
-    are not activations. Side results that nothing reads, such as the indices of max pooling, are left out, and so are
-    the scratch space of convolutions and the allocator's slack. This is the least that an executor needs which runs
-    the operations in order and frees promptly; a forward() that holds on to a variable needs more.
+    with :math:`H_{out} \times W_{out}` the size of a convolution's output, k the size of its kernel and g its groups; t
+    runs over the operations and s over the storages. A storage is born at the operation that makes it and dies after
+    the last one that reads it. So an operation's inputs and outputs are alive at it, and a residual branch holds its
+    input until the addition. Views and in-place results share their storage and cost nothing. The example is alive from
+    the start, the output to the end; weights are not activations. Side results that nothing reads, such as the indices
+    of max pooling, are left out, and so are the scratch space of convolutions and the allocator's slack. This is the
+    least that an executor needs which runs the operations in order and frees promptly; a forward() that holds on to a
+    variable needs more.
 
     The model is run once, so that PyTorch itself judges the example, and traced once without arithmetic. Both happen
     in evaluation mode without gradients. The model, its mode, its buffers and the random number generators are left
@@ -100,6 +113,11 @@ def measure(model: nn.Module, example: Example) -> Cost:
         TypeError: `model` is not an nn.Module, or a compiled or scripted one; or `example` is not a tensor.
         ValueError: the example is empty, on another device than the model, or not accepted by it; the model's
             parameters hold no values yet; or its path depends on the data, so that no single graph describes it.
+
+    Example:
+        >>> cost = measure(nn.Linear(10, 5), torch.rand(2, 10))
+        >>> cost.parameters, cost.macs, cost.peak_activation_bytes  # 10 + 5 float32 numbers of two samples are alive
+        (55, 100, 120)
 
     References:
         Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020 (peak activation memory as the limit).
@@ -124,15 +142,22 @@ def measure(model: nn.Module, example: Example) -> Cost:
     )
 
 
-def macs(model: nn.Module, example: Example) -> int:
-    """The multiply-accumulates of one forward pass, as `measure` counts them, without its other measurements.
+def macs(model: nn.Module, example: _Example) -> int:
+    """Count the multiply-accumulates of one forward pass as `measure` does, without its other measurements.
 
     Args:
         model, example: as in `measure`.
 
+    Returns:
+        The MACs of the whole batch.
+
     Raises:
-        TypeError: `model` is not an nn.Module, or `example` not a tensor.
-        ValueError: an example that the model does not accept.
+        TypeError: `model` is not an nn.Module, or `example` is not a tensor.
+        ValueError: the model does not accept the example.
+
+    Example:
+        >>> macs(nn.Conv2d(3, 8, 3), torch.rand(1, 3, 10, 10))  # 8 * 8 * 8 values of 3 * 3 * 3 products each
+        13824
     """
     tracing.check(model, example)
     counter = FlopCounterMode(display=False)
@@ -141,7 +166,7 @@ def macs(model: nn.Module, example: Example) -> int:
     return counter.get_total_flops() // 2
 
 
-def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds: float = 0.2) -> Latency:
+def latency(model: nn.Module, example: _Example, *, threads: int = 1, min_seconds: float = 0.2) -> Latency:
     """Time forward passes of `model` on `example`.
 
     After a warm-up, blocks of calls are timed by `torch.utils.benchmark.Timer.adaptive_autorange` for at least
@@ -160,8 +185,13 @@ def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds
         Median, lower and upper quartile over the blocks, in seconds per call.
 
     Raises:
-        TypeError: `model` is not an nn.Module, `example` not a tensor, `threads` not an int.
+        TypeError: `model` is not an nn.Module, `example` is not a tensor, `threads` is not an int, or `min_seconds` is
+            not a number.
         ValueError: `threads` or `min_seconds` is not positive, or the example is one that `measure` refuses.
+
+    Example:
+        >>> 0 < latency(nn.Linear(10, 5), torch.rand(1, 10), min_seconds=0.01).median < 1
+        True
 
     References:
         Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems", SC 2015 (median and quartiles).
@@ -184,12 +214,22 @@ def latency(model: nn.Module, example: Example, *, threads: int = 1, min_seconds
 
 
 def format_count(count: float | int) -> str:
-    """Three significant digits and a decimal prefix: 1_818_000_000 -> "1.82 G", 640 -> "640"."""
+    """Format a count with three significant digits and a decimal prefix.
+
+    Example:
+        >>> format_count(1_818_000_000), format_count(640)
+        ('1.82 G', '640')
+    """
     return _with_prefix(count, "").rstrip()
 
 
 def format_bytes(count: float | int) -> str:
-    """Three significant digits in decimal units, 1 MB being 10^6 bytes: 46_830_000 -> "46.8 MB"."""
+    """Format a number of bytes with three significant digits in decimal units, 1 MB being 10^6 bytes.
+
+    Example:
+        >>> format_bytes(46_830_000)
+        '46.8 MB'
+    """
     return _with_prefix(count, "B")
 
 
@@ -204,7 +244,7 @@ def _with_prefix(count: float | int, unit: str) -> str:
 
 @contextlib.contextmanager
 def _attention_in_parts() -> Iterator[None]:
-    """Attention layers as separate matrix products: the flop counter cannot see into their fused inference kernel."""
+    """Compute attention as separate matrix products: the flop counter cannot see into the fused inference kernel."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -214,7 +254,7 @@ def _attention_in_parts() -> Iterator[None]:
 
 
 def _trace(model: nn.Module, example: Tensor) -> Graph:
-    """The forward pass as a straight list of ATen operations on tensors that have shapes and storages but no values."""
+    """Trace the forward pass as a list of ATen operations on tensors that have shapes and storages but no values."""
     weights = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
     # A dense tensor of its own: the example may be a few rows of a data set, whose storage is all of it.
     example = torch.empty_like(example)
@@ -242,18 +282,18 @@ def _trace(model: nn.Module, example: Tensor) -> Graph:
 
 
 def _tensors(node: Node) -> list[Tensor]:
-    """The (fake) tensors that a node of a traced graph stands for: one for most, several for a split."""
+    """List the (fake) tensors that a node of a traced graph stands for: one for most, several for a split."""
     return [value for value in tree_leaves(node.meta.get("val")) if isinstance(value, Tensor)]
 
 
 def _storages(nodes: Iterable[Node]) -> dict[int, int]:
-    """The storages behind the tensors of some nodes, and their sizes in bytes."""
+    """Find the storages behind the tensors of some nodes, and their sizes in bytes."""
     storages = [tensor.untyped_storage() for node in nodes for tensor in _tensors(node)]
     return {storage._cdata: storage.nbytes() for storage in storages}
 
 
 def _peak_bytes(graph: Graph) -> int:
-    """The most bytes of activations alive at any operation of a traced forward pass (see `measure`).
+    """Find the most bytes of activations alive at any operation of a traced forward pass (see `measure`).
 
     Not counted, because the graph does not show them: the allocator's rounding and slack, the scratch space of
     convolution algorithms, and memory inside one ATen operation. Not counted either are side results that nothing
@@ -288,7 +328,7 @@ def _peak_bytes(graph: Graph) -> int:
 
 
 def _without_aliases(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Each tensor once, under the first of its names in the alphabet; and the other names with the one that is kept."""
+    """Keep each tensor once, under the first of its names in the alphabet; map the other names to it."""
     first: dict[tuple, str] = {}
     kept, dropped = {}, {}
     for name in sorted(tensors):
@@ -302,7 +342,7 @@ def _without_aliases(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dic
 
 
 def _stored_bytes(model: nn.Module) -> int:
-    """The size of the file that `safetensors.torch.save_model` writes.
+    """Compute the size of the file that `safetensors.torch.save_model` writes.
 
     A shared tensor is stored once, its other names as notes in the header.
     """
@@ -316,7 +356,7 @@ def _stored_bytes(model: nn.Module) -> int:
 
 
 def _benchmark_timer() -> type:
-    """`torch.utils.benchmark.Timer`, imported when first needed: it costs a third of a second.
+    """Import `torch.utils.benchmark.Timer` when it is first needed: the import takes a third of a second.
 
     It also imports the compiler tools of PyTorch, which warn where CUDA is installed and no GPU is present. Nothing is
     compiled here, so that warning would only puzzle the reader of a notebook.

@@ -14,22 +14,29 @@ _ALPHA_HINT = "alpha weighs the labels and 1 - alpha the teacher."
 
 
 def soften(logits: Float[Tensor, "N K"], temperature: float) -> Float[Tensor, "N K"]:
-    """Softmax with temperature.
+    r"""Turn logits into probabilities at a temperature.
 
-    q_i = exp(z_i / T) / sum_j exp(z_j / T)
+    .. math:: q_i = \frac{\exp(z_i / T)}{\sum_j \exp(z_j / T)}
 
     Args:
         logits: z, floating point [N, K].
-        temperature: T > 0. Large T tends to the uniform distribution, small T to a one at the largest logit.
+        temperature: T > 0; 1 is the plain softmax. A large T tends to the uniform distribution, a small T to a one at
+            the largest logit.
 
     Returns:
-        Probabilities [N, K]; each row sums to one.
+        Probabilities [N, K]; each row sums to 1.
 
     Raises:
-        TypeError: logits that are no floating-point tensor, or a temperature that is no number.
-        ValueError: logits of another shape, empty or with NaN; a temperature that is zero, negative or not finite.
+        TypeError: logits is not a floating-point tensor, or temperature is not a number.
+        ValueError: logits is not [N, K], is empty or holds NaN or infinity; or temperature is zero, negative or not
+            finite.
 
-    Source: Hinton, Vinyals and Dean 2015, equation 1.
+    Example:
+        >>> soften(torch.tensor([[2.0, 0.0]]), 2.0)
+        tensor([[0.7311, 0.2689]])
+
+    References:
+        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, equation 1.
     """
     check_logits(logits, "logits")
     return F.softmax(logits / _check_temperature(temperature), dim=1)
@@ -43,18 +50,22 @@ def distillation_loss(
     temperature: float,
     alpha: float,
 ) -> Float[Tensor, ""]:
-    """What the student pays for missing the labels and for differing from the teacher.
+    r"""Weighted sum of the cross-entropy with the labels and the KL divergence from the teacher.
 
-    alpha * CE(student, labels) + (1 - alpha) * T^2 * KL(teacher_T || student_T), mean over the batch
+    .. math::
 
-    The factor T^2 keeps the gradient of the second term at about the same size for every T, so that alpha keeps
-    its meaning when T is changed. Differs from the cross-entropy with soft targets by the teacher's entropy, a
-    constant without gradient. No gradient flows into the teacher.
+        L = \alpha \, \mathrm{CE}(\text{student}, \text{labels})
+            + (1 - \alpha) \, T^2 \, \mathrm{KL}(\text{teacher}_T \,\|\, \text{student}_T)
+
+    It is the mean over the batch; the subscript T stands for `soften` at that temperature. The factor :math:`T^2` keeps
+    the gradient of the second term at about the same size for every T, so that alpha keeps its meaning when T is
+    changed. Cross-entropy with soft targets would differ from the KL divergence by the teacher's entropy, a constant
+    without gradient. No gradient flows into the teacher.
 
     Args:
         student_logits: floating point [N, K].
         teacher_logits: floating point [N, K], of the same images in the same order.
-        labels: int64 [N]; may be left out only where alpha is 0.
+        labels: int64 [N]; may be left out only if alpha is 0.
         temperature: T > 0, for teacher and student alike.
         alpha: weight of the labels, in [0, 1].
 
@@ -62,10 +73,17 @@ def distillation_loss(
         A scalar.
 
     Raises:
-        TypeError: tensors of a wrong dtype, numbers that are none.
-        ValueError: shapes that differ, NaN, temperature or alpha out of range, labels missing or out of range.
+        TypeError: a tensor has a wrong dtype, or temperature or alpha is not a number.
+        ValueError: the shapes differ, logits hold NaN or infinity, temperature or alpha is out of range, or labels are
+            missing or out of range.
 
-    Source: Hinton, Vinyals and Dean 2015, section 2.
+    Example:
+        >>> logits = torch.tensor([[0.0, 0.0]])
+        >>> distillation_loss(logits, logits, torch.tensor([1]), temperature=4.0, alpha=0.5)  # 0.5 ln 2 + 0.5 * 0
+        tensor(0.3466)
+
+    References:
+        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2.
     """
     check_logits(student_logits, "student_logits")
     check_logits(teacher_logits, "teacher_logits")
@@ -96,10 +114,14 @@ def distillation_loss(
 def ensemble_probabilities(
     logits_list: Sequence[Float[Tensor, "N K"]], temperature: float, *, mean: str = "arithmetic"
 ) -> Float[Tensor, "N K"]:
-    """The soft targets of several teachers together.
+    r"""Average the softened probabilities of several teachers.
 
-    arithmetic: p_i = 1/M sum_m softmax(z^m / T)_i;   geometric: p = softmax(1/M sum_m log softmax(z^m / T)), which is
-    the softmax of the mean logits over T
+    .. math::
+
+        \text{arithmetic:} \quad p_i &= \frac{1}{M} \sum_m \mathrm{softmax}(z^m / T)_i \\
+        \text{geometric:} \quad p &= \mathrm{softmax}\Big(\frac{1}{M} \sum_m \log \mathrm{softmax}(z^m / T)\Big)
+
+    The geometric mean is the softmax of the mean logits over T.
 
     Args:
         logits_list: floating point [N, K] from each of M >= 1 teachers.
@@ -107,12 +129,19 @@ def ensemble_probabilities(
         mean: "arithmetic" or "geometric".
 
     Returns:
-        Probabilities [N, K].
+        Probabilities [N, K]; each row sums to 1.
 
     Raises:
-        TypeError, ValueError: as `soften`; also no teachers, shapes that differ, or an unknown mean.
+        TypeError: as `soften`.
+        ValueError: as `soften`; or there is no teacher, the shapes differ, or the mean is unknown.
 
-    Source: Hinton, Vinyals and Dean 2015, sections 1 and 5 (either mean).
+    Example:
+        >>> teachers = [torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])]
+        >>> ensemble_probabilities(teachers, 1.0)
+        tensor([[0.5000, 0.5000]])
+
+    References:
+        Hinton, Vinyals and Dean, "Distilling the Knowledge in a Neural Network", 2015, sections 1 and 5 (either mean).
     """
     check_choice(mean, "mean", ("arithmetic", "geometric"))
     if not len(logits_list):

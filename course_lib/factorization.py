@@ -1,14 +1,18 @@
-"""Low-rank factorization: one linear or convolution layer as two thinner ones, by a truncated SVD.
+r"""Low-rank factorization: one linear or convolution layer as two thinner ones, by a truncated SVD.
 
 A weight, written as a matrix A [m, n], is replaced by the product of two factors of rank R:
 
-    A = U diag(s) V^T  ~  (U_R diag(s_R)^(1/2)) (diag(s_R)^(1/2) V_R^T) = left [m, R] @ right [R, n]
+.. math::
 
-No other matrix of rank R is nearer: the squared error is the sum of the discarded s_i^2 (Eckart and Young). Both
-factors get the root of each singular value, so that they are equally large and equally fast to train. They hold
-R (m + n) numbers instead of m n, which are fewer only where R < m n / (m + n).
+    A = U \, \mathrm{diag}(s) \, V^T
+    \approx \underbrace{U_R \, \mathrm{diag}(s_R)^{1/2}}_{\text{left } [m, R]}
+            \underbrace{\mathrm{diag}(s_R)^{1/2} \, V_R^T}_{\text{right } [R, n]}
 
-How the weight becomes a matrix is the form. For a kernel [C_out, C_in, k_h, k_w]:
+No other matrix of rank R is nearer: the squared error is the sum of the discarded :math:`s_i^2` (Eckart and Young).
+Both factors get the root of each singular value, so that they are equally large and equally fast to train. They hold
+R (m + n) numbers instead of m n, which is fewer only if R < m n / (m + n).
+
+The *form* says how the weight becomes a matrix. For a kernel [C_out, C_in, k_h, k_w]::
 
     "channel"   A [C_out, C_in k_h k_w]      k_h x k_w convolution to R channels, then a 1 x 1 convolution
     "spatial"   A [C_in k_h, C_out k_w]      k_h x 1 convolution to R channels, then a 1 x k_w convolution
@@ -16,7 +20,7 @@ How the weight becomes a matrix is the form. For a kernel [C_out, C_in, k_h, k_w
 A linear layer is a 1 x 1 convolution, for which both forms are the same: two linear layers.
 
 The source document says that fully connected layers become three times smaller this way, and that a CNN hardly gets
-faster, since nearly all of its operations are in convolutions. Both can be measured here with `cost`.
+faster, since nearly all of its operations are in convolutions. Both can be measured here with `course_lib.cost`.
 """
 
 import copy
@@ -28,7 +32,7 @@ from torch import Tensor, nn
 
 from course_lib.validation import check_choice, check_count, check_layer, check_layers, check_number
 
-Layer = nn.Linear | nn.Conv2d
+_Layer = nn.Linear | nn.Conv2d
 FORMS = ("channel", "spatial")
 _KINDS = (nn.Linear, nn.Conv2d)
 
@@ -36,9 +40,12 @@ _KINDS = (nn.Linear, nn.Conv2d)
 def truncated_svd(
     matrix: Float[Tensor, "m n"], rank: int
 ) -> tuple[Float[Tensor, "m R"], Float[Tensor, "R n"]]:
-    """The two factors whose product is the nearest matrix of a rank.
+    r"""Factor a matrix into the two whose product is its best approximation of a given rank.
 
-        left = U_R diag(s_R)^(1/2),   right = diag(s_R)^(1/2) V_R^T,   |A - left @ right|_F^2 = sum_{i > R} s_i^2
+    .. math::
+
+        \text{left} = U_R \, \mathrm{diag}(s_R)^{1/2}, \quad \text{right} = \mathrm{diag}(s_R)^{1/2} \, V_R^T, \quad
+        \| A - \text{left} \cdot \text{right} \|_F^2 = \sum_{i > R} s_i^2
 
     Args:
         matrix: A [m, n], finite.
@@ -49,10 +56,17 @@ def truncated_svd(
         computed in float64. The sign of each pair of columns is open, as in any SVD; the product does not depend on it.
 
     Raises:
-        TypeError: no floating-point tensor, or a rank that is no int.
-        ValueError: not two-dimensional, empty, holding NaN or infinity, or a rank out of range.
+        TypeError: matrix is not a floating-point tensor, or rank is not an int.
+        ValueError: matrix is not two-dimensional, is empty or holds NaN or infinity; or rank is out of range.
 
-    Source: Eckart and Young, "The approximation of one matrix by another of lower rank", Psychometrika 1, 1936.
+    Example:
+        >>> left, right = truncated_svd(torch.tensor([[3.0, 1.0], [1.0, 3.0]]), 1)
+        >>> (left @ right).round()  # the singular values are 4 and 2; the smaller is dropped
+        tensor([[2., 2.],
+                [2., 2.]])
+
+    References:
+        Eckart and Young, "The approximation of one matrix by another of lower rank", Psychometrika 1, 1936.
     """
     if not isinstance(matrix, Tensor) or not matrix.is_floating_point():
         given = f"has dtype {matrix.dtype}" if isinstance(matrix, Tensor) else f"is a {type(matrix).__name__}"
@@ -70,78 +84,103 @@ def truncated_svd(
     return (u[:, :rank] * root).to(matrix.dtype), (root[:, None] * vh[:rank]).to(matrix.dtype)
 
 
-def matricized(layer: Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
-    """The weight of a layer as the matrix that is factorized.
+def matricized(layer: _Layer, *, form: str = "channel") -> Float[Tensor, "m n"]:
+    r"""Write the weight of a layer as the matrix that is factorized.
 
-        "channel"   A[o, (i, y, x)] = W[o, i, y, x]
-        "spatial"   A[(i, y), (o, x)] = W[o, i, y, x]
+    .. math::
+
+        \text{channel:} \quad A_{o, (i, y, x)} &= W_{o, i, y, x} \\
+        \text{spatial:} \quad A_{(i, y), (o, x)} &= W_{o, i, y, x}
 
     Args:
         layer: linear, or two-dimensional convolution with groups=1.
-        form: name in FORMS.
+        form: one of FORMS.
 
     Returns:
         [C_out, C_in k_h k_w] or [C_in k_h, C_out k_w], without gradient; it may share memory with the weight.
 
     Raises:
-        TypeError: another layer (of a derived class too), or a weight that is not floating point.
-        ValueError: an unknown form; a convolution with groups; a weight that is empty, infinite, NaN or made by a hook.
+        TypeError: the layer is of another class (a derived one too), or its weight is not floating point.
+        ValueError: the form is unknown, the convolution has groups, or the weight is empty, holds NaN or infinity, or
+            is computed by a hook.
+
+    Example:
+        >>> matricized(nn.Conv2d(8, 16, 3)).shape, matricized(nn.Conv2d(8, 16, 3), form="spatial").shape
+        (torch.Size([16, 72]), torch.Size([24, 48]))
     """
     return _matrix(layer, form, "layer")
 
 
-def singular_values(layer: Layer, *, form: str = "channel") -> Float64[Tensor, "values"]:
-    """The singular values s of a layer's matrix, the largest first.
+def singular_values(layer: _Layer, *, form: str = "channel") -> Float64[Tensor, "values"]:
+    """Compute the singular values of a layer's matrix, the largest first.
 
     Args:
         layer, form: as for `matricized`.
 
     Returns:
-        float64 [min(m, n)], on the device of the weight.
+        s, float64 [min(m, n)], on the device of the weight.
 
     Raises:
         TypeError, ValueError: as `matricized`.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.weight.data = torch.tensor([[0.0, 3.0], [4.0, 0.0]])
+        >>> [round(value, 3) for value in singular_values(layer).tolist()]
+        [4.0, 3.0]
     """
     return torch.linalg.svdvals(matricized(layer, form=form).double())
 
 
-def break_even_rank(layer: Layer, *, form: str = "channel") -> int:
-    """The largest rank with which the two factors hold fewer numbers than the layer.
+def break_even_rank(layer: _Layer, *, form: str = "channel") -> int:
+    r"""Find the largest rank at which the two factors hold fewer numbers than the layer.
 
-        R (m + n) < m n,   so R < m n / (m + n)
+    .. math:: R \, (m + n) < m \, n
 
     The multiply-accumulates of a linear layer, and of the channel form, shrink in the same proportion. Those of the
-    spatial form do so at stride 1; at a stride the first factor still has full width, and the saving is smaller.
+    spatial form do so at stride 1; at a larger stride the first factor still has full width, and the saving is smaller.
 
     Args:
         layer, form: as for `matricized`.
 
     Returns:
-        R, or 0 where no rank saves anything, as with a matrix of one row.
+        R; 0 if no rank saves anything, as with a matrix of one row.
 
     Raises:
         TypeError, ValueError: as `matricized`.
+
+    Example:
+        >>> break_even_rank(nn.Linear(100, 50))  # R * 150 < 5000
+        33
     """
     return _break_even(*matricized(layer, form=form).shape)
 
 
-def rank_for_energy(layer: Layer, energy: float, *, form: str = "channel") -> int:
-    """The smallest rank that keeps a share of the weight's energy.
+def rank_for_energy(layer: _Layer, energy: float, *, form: str = "channel") -> int:
+    r"""Find the smallest rank that keeps a share of the weight's energy.
 
-        min R  such that  sum_{i <= R} s_i^2 >= energy * sum_i s_i^2
+    .. math:: \min R \quad \text{such that} \quad \sum_{i \le R} s_i^2 \ge \text{energy} \cdot \sum_i s_i^2
 
     Args:
         layer, form: as for `matricized`.
         energy: in (0, 1]; 1 - energy is the square of the relative Frobenius error that is accepted.
 
     Returns:
-        From 1 to min(m, n); 1 for a weight of zeros. Above `break_even_rank` the weight has no low rank to speak of.
+        From 1 to min(m, n); 1 for a weight of zeros. A rank above `break_even_rank` says that the weight is not
+        low-rank.
 
     Raises:
-        TypeError: an energy that is no number; else as `matricized`.
-        ValueError: an energy outside (0, 1]; else as `matricized`.
+        TypeError: energy is not a number; else as `matricized`.
+        ValueError: energy is outside (0, 1]; else as `matricized`.
 
-    Source: Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI 2016
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> layer.weight.data = torch.diag(torch.tensor([3.0, 1.0]))  # energies 9 and 1
+        >>> rank_for_energy(layer, 0.85), rank_for_energy(layer, 0.95)
+        (1, 2)
+
+    References:
+        Zhang et al., "Accelerating Very Deep Convolutional Networks for Classification and Detection", TPAMI 2016
         (rank by the PCA energy that it keeps).
     """
     energy = check_number(
@@ -154,10 +193,10 @@ def rank_for_energy(layer: Layer, energy: float, *, form: str = "channel") -> in
     return int((kept < energy * kept[-1]).sum()) + 1
 
 
-def rank_for_budget(layer: Layer, fraction: float, *, form: str = "channel") -> int:
-    """The largest rank whose factors hold at most a fraction of the layer's weights.
+def rank_for_budget(layer: _Layer, fraction: float, *, form: str = "channel") -> int:
+    r"""Find the largest rank whose factors hold at most a fraction of the layer's weights.
 
-        max R  such that  R (m + n) / (m n) <= fraction
+    .. math:: \max R \quad \text{such that} \quad \frac{R \, (m + n)}{m \, n} \le \text{fraction}
 
     Args:
         layer, form: as for `matricized`.
@@ -167,8 +206,12 @@ def rank_for_budget(layer: Layer, fraction: float, *, form: str = "channel") -> 
         From 1 to `break_even_rank`.
 
     Raises:
-        TypeError: a fraction that is no number; else as `matricized`.
-        ValueError: a fraction outside (0, 1), or one that not even rank 1 meets; else as `matricized`.
+        TypeError: fraction is not a number; else as `matricized`.
+        ValueError: fraction is outside (0, 1), or even rank 1 takes more; else as `matricized`.
+
+    Example:
+        >>> rank_for_budget(nn.Linear(100, 50), 1 / 3)  # R * 150 <= 5000 / 3
+        11
     """
     fraction = check_number(
         fraction, "fraction", low=0, high=1, low_open=True, high_open=True, hint="1/3 is three times smaller."
@@ -185,30 +228,40 @@ def rank_for_budget(layer: Layer, fraction: float, *, form: str = "channel") -> 
     return rank
 
 
-def factorize_layer(layer: Layer, rank: int, *, form: str = "channel") -> nn.Sequential:
-    """Two thinner layers in place of one, which compute what it would with its nearest weight of that rank.
+def factorize_layer(layer: _Layer, rank: int, *, form: str = "channel") -> nn.Sequential:
+    """Replace one layer by two thinner ones that compute with its best approximation of a given rank.
+
+    They are these::
 
         linear      Linear(in, R, no bias),                Linear(R, out)
         "channel"   Conv(C_in, R, k_h x k_w, no bias),     Conv(R, C_out, 1 x 1)
         "spatial"   Conv(C_in, R, k_h x 1, no bias),       Conv(R, C_out, 1 x k_w)
 
-    Stride, padding (its mode too) and dilation go with the kernel: all to the first factor in the channel form; in the
-    spatial form those of rows to the first and those of columns to the second. The bias is that of the second.
+    Stride, padding (its mode too) and dilation go with the kernel: in the channel form all to the first factor; in the
+    spatial form those of rows to the first and those of columns to the second. The second factor has the bias.
 
     Args:
         layer: as for `matricized`; left as it was.
         rank: R, from 1 to `break_even_rank`.
-        form: name in FORMS.
+        form: one of FORMS.
 
     Returns:
-        The two layers, with new parameters, in the mode, dtype, requires_grad and on the device of the layer. Of a
+        The two layers, with new parameters, in the mode, dtype, requires_grad and on the device of the layer. For a
         weight of zeros both factors are zeros.
 
     Raises:
-        TypeError: a rank that is no int; else as `matricized`.
-        ValueError: a rank that is below 1 or saves nothing, with the break-even rank; else as `matricized`.
+        TypeError: rank is not an int; else as `matricized`.
+        ValueError: rank is below 1 or saves nothing (the message names the break-even rank); else as `matricized`.
 
-    Source: Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation", NeurIPS
+    Example:
+        >>> factorize_layer(nn.Linear(100, 50), 4)
+        Sequential(
+          (0): Linear(in_features=100, out_features=4, bias=False)
+          (1): Linear(in_features=4, out_features=50, bias=True)
+        )
+
+    References:
+        Denton et al., "Exploiting Linear Structure Within Convolutional Networks for Efficient Evaluation", NeurIPS
         2014 (SVD of linear layers); Jaderberg et al., "Speeding up Convolutional Neural Networks with Low Rank
         Expansions", BMVC 2014, scheme 2 (spatial form); Tai et al., "Convolutional Neural Networks with Low-rank
         Regularization", ICLR 2016 (that form by SVD); Zhang et al., "Accelerating Very Deep Convolutional Networks for
@@ -218,24 +271,31 @@ def factorize_layer(layer: Layer, rank: int, *, form: str = "channel") -> nn.Seq
 
 
 def factorize(model: nn.Module, ranks: Mapping[str, int], *, form: str = "channel") -> nn.Module:
-    """A copy of a network in which the named layers are two thinner ones each.
+    """Replace each named layer of a network by two thinner ones; return a copy.
 
     Args:
         model: left as it was. Its forward() must call these layers and not read their weights, as those of
             nn.MultiheadAttention and nn.TransformerEncoderLayer do.
         ranks: {layer name: rank}, names as in `model.named_modules()`.
-        form: name in FORMS, of all of them; call `factorize` again for layers in another form.
+        form: one of FORMS, for all of them; call `factorize` again for layers in another form.
 
     Returns:
-        A new network, trained further or exported like any other. Its parameters are new: make a new optimizer. Layer
-        `name` has become `name.0` and `name.1`. Hooks of the replaced layers are not copied.
+        A new network, to be trained further or exported like any other. Its parameters are new: make a new optimizer.
+        Layer `name` has become `name.0` and `name.1`. Hooks of the replaced layers are not copied.
 
     Raises:
-        TypeError: no model, no mapping; else as `factorize_layer`.
-        KeyError: an unknown layer; the message lists the nearest names.
-        ValueError: a weight that several layers share; else as `factorize_layer`, with the name of the layer.
+        TypeError: model is not a module, or ranks is not a mapping; else as `factorize_layer`.
+        KeyError: a layer is unknown; the message lists the nearest names.
+        ValueError: several layers share a weight; else as `factorize_layer`, with the name of the layer.
 
-    Source: as `factorize_layer`.
+    Example:
+        >>> model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
+        >>> smaller = factorize(model, {"0": 4})
+        >>> [sum(p.numel() for p in network.parameters()) for network in (model, smaller)]
+        [5560, 1160]
+
+    References:
+        As for `factorize_layer`.
     """
     check_choice(form, "form", FORMS)
     layers = check_layers(model, ranks, _KINDS, "ranks")

@@ -1,4 +1,4 @@
-"""Where the course keeps its files, and how it writes them: to a temporary name first, then renamed."""
+"""The folders of the course, and how it writes files: to a temporary name first, then renamed."""
 
 import contextlib
 import errno
@@ -13,10 +13,10 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 
 
 def root() -> Path:
-    """The folder that holds data/ and notebooks/: the checkout that course_lib is imported from, or $COURSE_HOME.
+    """Find the folder that holds data/ and notebooks/: $COURSE_HOME, else the checkout of this library.
 
     Raises:
-        FileNotFoundError: neither holds a data folder.
+        FileNotFoundError: that folder holds no data folder.
     """
     override = os.environ.get("COURSE_HOME")
     candidate = Path(override).expanduser() if override else Path(__file__).resolve().parent.parent
@@ -29,7 +29,12 @@ def root() -> Path:
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """Where downloaded data sets lie: the argument, else $COURSE_DATA, else data/downloads in the checkout."""
+    """Find the folder of downloaded data sets: the argument, else $COURSE_DATA, else data/downloads in the checkout.
+
+    Example:
+        >>> data_root("my-data-sets").name
+        'my-data-sets'
+    """
     if given is not None:
         return Path(given).expanduser()
     if os.environ.get("COURSE_DATA"):
@@ -38,7 +43,14 @@ def data_root(given: str | Path | None = None) -> Path:
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 digest of a file, in hexadecimal."""
+    """Compute the SHA-256 digest of a file, in hexadecimal.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "note.txt"), "abc")
+        ...     sha256(Path(folder, "note.txt"))[:8]
+        'ba7816bf'
+    """
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -51,6 +63,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: the folder cannot be written to, or the disk is full. The message names the folder and the remedy.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with atomic_path(Path(folder, "note.txt")) as temporary:
+        ...         _ = temporary.write_text("abc")
+        ...     os.listdir(folder)
+        ['note.txt']
     """
     path = Path(path)
     try:
@@ -83,19 +102,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically (see `atomic_path`)."""
+    """Write a UTF-8 text file atomically (see `atomic_path`).
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_text(Path(folder, "note.txt"), "abc")
+        ...     Path(folder, "note.txt").read_text()
+        'abc'
+    """
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a binary file atomically (see `atomic_path`)."""
+    """Write a binary file atomically (see `atomic_path`).
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_bytes(Path(folder, "note.bin"), b"abc")
+        ...     Path(folder, "note.bin").read_bytes()
+        b'abc'
+    """
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
 
 
 def checksums() -> dict[str, str]:
-    """The digests that data/SHA256SUMS records: {path relative to data/: digest}."""
+    """Read the digests that data/SHA256SUMS records: {path relative to data/: digest}; {} if there is no such file."""
     listing = root() / "data" / "SHA256SUMS"
     if not listing.exists():
         return {}
@@ -104,7 +137,7 @@ def checksums() -> dict[str, str]:
 
 
 def record_checksum(path: Path) -> None:
-    """Enter the digest of a file under data/ into data/SHA256SUMS (the form that `sha256sum -c` reads)."""
+    """Enter the digest of a file under data/ into data/SHA256SUMS (in the form that `sha256sum -c` reads)."""
     folder = root() / "data"
     recorded = checksums() | {Path(path).resolve().relative_to(folder).as_posix(): sha256(path)}
     write_text(

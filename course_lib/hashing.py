@@ -1,11 +1,11 @@
-"""Hashed weight sharing (HashedNets): a linear layer whose weights are drawn from few stored numbers by a hash.
+r"""Hashed weight sharing (HashedNets): a linear layer whose weights are picked from few stored numbers by a hash.
 
-    W[i, j] = sign(i, j) * buckets[h(i, j)]
+.. math:: W_{ij} = \mathrm{sign}(i, j) \cdot \text{buckets}[h(i, j)]
 
 The places h and the signs are computed, never stored: a file holds the buckets, the bias, and three integers that say
-how they are decoded. The price, as the source document objects, is paid at run time. A layer can decode whenever it is
-called and keep nothing, which takes time; or `to_linear` decodes once, and then it is a dense layer and takes a dense
-layer's memory.
+how they are decoded. The price, as the source document objects, is paid at run time. A layer can decode at every call
+and keep nothing, which takes time; or `HashedLinear.to_linear` decodes once, and the result is a dense layer that takes
+a dense layer's memory.
 """
 
 import copy
@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from course_lib.validation import check_count, check_layer, check_layers, check_model
 
+__all__ = ["HashedLinear", "assignment", "decode_layers", "hash32", "hash_layers"]
+
 _MULTIPLIER = 0x45D9F3B
 """Odd, so that multiplying loses nothing; below 2^31, so that its product with 32 bits fits into int64."""
 _BITS = 2**32 - 1
@@ -27,14 +29,14 @@ _BLOCK = 2**14
 
 
 def hash32(keys: Int64[Tensor, "*shape"], seed: int = 0) -> Int64[Tensor, "*shape"]:
-    """A hash of 32-bit integers: each input bit changes each output bit about half of the time.
+    r"""Hash 32-bit integers so that each input bit changes each output bit about half of the time.
 
-        x = key ^ mix(seed),   hash = mix(x)
-        mix: three times x = (x ^ x >> 16) * 0x45d9f3b mod 2^32, then x ^ x >> 16
+    .. math:: \text{hash} = \mathrm{mix}(\text{key} \oplus \mathrm{mix}(\text{seed}))
 
-    All of it is integer arithmetic that never overflows int64, so it is the same on every machine and device. For one
-    seed no two keys have the same hash. Two rounds, which are usual, leave keys 0, 1, 2, ... visibly uneven; three do
-    not.
+    where mix does three times :math:`x \leftarrow (x \oplus \lfloor x / 2^{16} \rfloor) \cdot \mathtt{0x45d9f3b} \bmod
+    2^{32}`, and then :math:`x \leftarrow x \oplus \lfloor x / 2^{16} \rfloor`. All of it is integer arithmetic that
+    never overflows int64, so it is the same on every machine and device. For one seed no two keys have the same hash.
+    Two rounds, which are usual, leave keys 0, 1, 2, ... visibly uneven; three do not.
 
     Args:
         keys: int64, each in [0, 2^32).
@@ -44,11 +46,16 @@ def hash32(keys: Int64[Tensor, "*shape"], seed: int = 0) -> Int64[Tensor, "*shap
         int64 in [0, 2^32), of the same shape.
 
     Raises:
-        TypeError: keys that are no int64 tensor, or a seed that is no int.
-        ValueError: a key or the seed out of range.
+        TypeError: keys is not an int64 tensor, or seed is not an int.
+        ValueError: a key or the seed is out of range.
 
-    Source: Thomas Mueller's integer hash, in wide use with two rounds. The paper takes xxHash, which reads bytes; here
-        the keys are integers.
+    Example:
+        >>> hash32(torch.arange(3)).tolist()
+        [0, 124067608, 1575185643]
+
+    References:
+        Thomas Mueller's integer hash, in wide use with two rounds. The HashedNets paper takes xxHash, which reads
+        bytes; here the keys are integers.
     """
     _check_seed(seed)
     if not isinstance(keys, Tensor) or keys.dtype != torch.int64:
@@ -62,10 +69,14 @@ def hash32(keys: Int64[Tensor, "*shape"], seed: int = 0) -> Int64[Tensor, "*shap
 def assignment(
     in_features: int, out_features: int, buckets: int, *, seed: int
 ) -> tuple[Int64[Tensor, "out in"], Int8[Tensor, "out in"]]:
-    """Which bucket each weight of a hashed layer takes, and with which sign.
+    r"""Compute which bucket each weight of a hashed layer takes, and with which sign.
 
-        slot(i, j) = floor(2 K hash32(i * in + j, seed) / 2^32)          in [0, 2 K)
-        h(i, j) = slot mod K,   sign(i, j) = +1 where slot < K, else -1
+    .. math::
+
+        \mathrm{slot}(i, j) &= \lfloor 2 K \cdot \mathrm{hash32}(i \cdot \text{in} + j, \text{seed}) / 2^{32} \rfloor
+            \in [0, 2 K) \\
+        h(i, j) &= \mathrm{slot}(i, j) \bmod K \\
+        \mathrm{sign}(i, j) &= +1 \text{ if } \mathrm{slot}(i, j) < K \text{, else } -1
 
     One hash gives both, as if each bucket had a second one with its negative beside it.
 
@@ -78,10 +89,16 @@ def assignment(
         h, int64 [out, in] in [0, K); and sign, int8 [out, in], +1 or -1.
 
     Raises:
-        TypeError: an argument that is no int.
-        ValueError: a size below 1, more weights than the hash can number, or buckets that save nothing.
+        TypeError: an argument is not an int.
+        ValueError: a size is below 1, the weights are more than the hash can number, or the buckets save nothing.
 
-    Source: Chen et al., "Compressing Neural Networks with the Hashing Trick", ICML 2015, section 4.
+    Example:
+        >>> places, signs = assignment(3, 2, 4, seed=0)
+        >>> places.tolist(), signs.tolist()
+        ([[0, 0, 2], [0, 2, 3]], [[1, 1, 1], [-1, -1, -1]])
+
+    References:
+        Chen et al., "Compressing Neural Networks with the Hashing Trick", ICML 2015, section 4.
     """
     _check_sizes(in_features, out_features, buckets, seed)
     slots = _slots(0, out_features, in_features, buckets, seed, torch.device("cpu"))
@@ -89,14 +106,17 @@ def assignment(
 
 
 class HashedLinear(nn.Module):
-    """A linear layer with K stored numbers in place of in * out weights.
+    r"""Linear layer with K stored numbers in place of in * out weights.
 
-        y_i = sum_j sign(i, j) buckets[h(i, j)] x_j + b_i
-        dL/dbuckets[k] = sum over h(i, j) = k of sign(i, j) dL/dW[i, j]
+    .. math::
+
+        y_i &= \sum_j \mathrm{sign}(i, j) \, \text{buckets}[h(i, j)] \, x_j + b_i \\
+        \frac{\partial L}{\partial \, \text{buckets}[k]}
+            &= \sum_{h(i, j) = k} \mathrm{sign}(i, j) \, \frac{\partial L}{\partial W_{ij}}
 
     with h and sign of `assignment`. Each call decodes anew, a block of rows at a time. So the dense weight is never
-    whole in memory under torch.no_grad(); while training, autograd holds it, with 8-byte places, until the backward
-    pass. Where memory is plentiful and time is not, decode once with `to_linear`.
+    whole in memory under torch.no_grad(); in training, autograd holds it, with 8-byte places, until the backward
+    pass. If memory is plentiful and time is not, decode once with `to_linear`.
 
     A state_dict holds buckets, bias and `_extra_state`, an int64 tensor [in, out, seed]; it can be written by
     safetensors. Loading one that was made with another shape or seed is refused, since it would decode to noise.
@@ -109,17 +129,24 @@ class HashedLinear(nn.Module):
         device, dtype: of the parameters.
 
     Attributes:
-        buckets: parameter [K]. It starts, as nn.Linear does, uniform in +-1/sqrt(in), so that the virtual weights have
-            the usual variance. Its gradient sums over the in * out / K weights that share a bucket: plain SGD wants a
-            learning rate that is smaller by about that factor, Adam does not care. `training.fit` puts no weight decay
-            on it, since it is a vector.
+        buckets: parameter [K]. It starts, as in nn.Linear, uniform in :math:`\pm 1 / \sqrt{\text{in}}`, so that the
+            virtual weights have the usual variance. Its gradient sums over the in * out / K weights that share a
+            bucket: plain SGD wants a learning rate that is smaller by about that factor, Adam does not care.
+                `training.fit` puts
+            no weight decay on it, since it is a vector.
         bias: parameter [out], or None.
 
     Raises:
-        TypeError: a size, the seed or `bias` of another type.
-        ValueError: a size or the seed out of range, or buckets that save nothing.
+        TypeError: a size or the seed is not an int, or `bias` is not a bool.
+        ValueError: a size or the seed is out of range, or the buckets save nothing.
 
-    Source: Chen et al., "Compressing Neural Networks with the Hashing Trick", ICML 2015.
+    Example:
+        >>> layer = HashedLinear(100, 50, 500, seed=0)
+        >>> layer(torch.zeros(8, 100)).shape, sum(p.numel() for p in layer.parameters())
+        (torch.Size([8, 50]), 550)
+
+    References:
+        Chen et al., "Compressing Neural Networks with the Hashing Trick", ICML 2015.
     """
 
     def __init__(
@@ -143,13 +170,13 @@ class HashedLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw buckets and bias anew, uniform in +-1/sqrt(in), from PyTorch's global generator."""
+        r"""Draw buckets and bias anew, uniform in :math:`\pm 1 / \sqrt{\text{in}}`, from PyTorch's global generator."""
         bound = 1 / math.sqrt(self.in_features)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -bound, bound)
 
     def virtual_weight(self) -> Float[Tensor, "out in"]:
-        """The dense weight that the buckets stand for; its gradient flows to them."""
+        """Decode the dense weight [out, in] that the buckets stand for; its gradient flows to them."""
         return self._rows(0, self.out_features)
 
     def forward(self, x: Float[Tensor, "*batch in"]) -> Float[Tensor, "*batch out"]:
@@ -162,7 +189,7 @@ class HashedLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
     def to_linear(self) -> nn.Linear:
-        """The same layer decoded once: dense, with parameters of its own, in the same mode."""
+        """Decode the layer once: an nn.Linear with parameters of its own, in the same mode."""
         layer = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         with torch.no_grad():
             layer.weight = nn.Parameter(self.virtual_weight(), requires_grad=self.buckets.requires_grad)
@@ -172,13 +199,13 @@ class HashedLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, layer: nn.Linear, buckets: int, *, seed: int) -> "HashedLinear":
-        """The hashed layer whose virtual weight is nearest to a layer's, in the sum of squares.
+        r"""Make the hashed layer whose virtual weight is nearest to a layer's in the sum of squares.
 
-            buckets[k] = mean over h(i, j) = k of sign(i, j) W[i, j]
+        .. math:: \text{buckets}[k] = \underset{h(i, j) = k}{\mathrm{mean}} \; \mathrm{sign}(i, j) \, W_{ij}
 
         A bucket that no weight takes is zero. Trained weights that share a bucket have nothing in common, so the mean
         is near zero: training starts here, and does not end. To train from scratch call `reset_parameters`: the mean of
-        n initial weights has only 1 / sqrt(n) of their usual size.
+        n initial weights has only :math:`1 / \sqrt{n}` of their usual size.
 
         Args:
             layer: left as it was.
@@ -189,8 +216,13 @@ class HashedLinear(nn.Module):
             A new layer, in the mode, dtype, requires_grad and on the device of the old one.
 
         Raises:
-            TypeError: no nn.Linear (or of a derived class), buckets or seed that are no ints.
-            ValueError: a weight with NaN or infinity, empty, or computed by a hook; buckets or seed out of range.
+            TypeError: layer is not an nn.Linear (or is of a derived class), or buckets or seed is not an int.
+            ValueError: the weight holds NaN or infinity, is empty or computed by a hook; or buckets or seed is out of
+                range.
+
+        Example:
+            >>> HashedLinear.from_linear(nn.Linear(100, 50), 500, seed=0)
+            HashedLinear(in_features=100, out_features=50, buckets=500, seed=0, bias=True)
         """
         return cls._from_linear(layer, buckets, seed, "layer", "buckets")
 
@@ -247,7 +279,7 @@ class HashedLinear(nn.Module):
 
 
 def hash_layers(model: nn.Module, buckets: Mapping[str, int], *, seed: int) -> nn.Module:
-    """A copy of a network with the named linear layers hashed, as `HashedLinear.from_linear` does.
+    """Hash the named linear layers of a network, as `HashedLinear.from_linear` does; return a copy.
 
     Args:
         model: left as it was. Its forward() must call these layers and not read their weights.
@@ -259,9 +291,14 @@ def hash_layers(model: nn.Module, buckets: Mapping[str, int], *, seed: int) -> n
         `hash_layers` on a network of the same shape, with the same buckets and seed, and then load.
 
     Raises:
-        TypeError: no model, no mapping; else as `HashedLinear.from_linear`.
-        KeyError: an unknown layer; the message lists the nearest names.
-        ValueError: a weight that several layers share; else as `HashedLinear.from_linear`, with the name of the layer.
+        TypeError: model is not a module, or buckets is not a mapping; else as `HashedLinear.from_linear`.
+        KeyError: a layer is unknown; the message lists the nearest names.
+        ValueError: several layers share a weight; else as `HashedLinear.from_linear`, with the name of the layer.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(100, 50), nn.ReLU(), nn.Linear(50, 10))
+        >>> hash_layers(model, {"0": 500}, seed=0)[0]
+        HashedLinear(in_features=100, out_features=50, buckets=500, seed=0, bias=True)
     """
     _check_seed(seed)
     layers = check_layers(model, buckets, (nn.Linear,), "buckets")
@@ -276,7 +313,7 @@ def hash_layers(model: nn.Module, buckets: Mapping[str, int], *, seed: int) -> n
 
 
 def decode_layers(model: nn.Module) -> nn.Module:
-    """A copy of a network with every hashed layer decoded once: fast, dense, and exported like any other.
+    """Decode every hashed layer of a network once; return a copy that is fast, dense and exported like any other.
 
     Args:
         model: left as it was.
@@ -285,7 +322,11 @@ def decode_layers(model: nn.Module) -> nn.Module:
         A new network with nn.Linear in place of each HashedLinear.
 
     Raises:
-        TypeError: no model.
+        TypeError: model is not a module.
+
+    Example:
+        >>> decode_layers(nn.Sequential(HashedLinear(100, 50, 500, seed=0)))[0]
+        Linear(in_features=100, out_features=50, bias=True)
     """
     hashed = [module for module in check_model(model).modules() if isinstance(module, HashedLinear)]
     return copy.deepcopy(model, {id(layer): layer.to_linear() for layer in hashed})
@@ -295,7 +336,7 @@ def decode_layers(model: nn.Module) -> nn.Module:
 
 
 def _mix(x: Tensor | int) -> Tensor | int:
-    """The hash proper, a permutation of the integers in [0, 2^32)."""
+    """Apply the hash proper, a permutation of the integers in [0, 2^32)."""
     for _ in range(3):
         x = (x ^ (x >> 16)) * _MULTIPLIER & _BITS
     return x ^ (x >> 16)
@@ -304,7 +345,7 @@ def _mix(x: Tensor | int) -> Tensor | int:
 def _slots(
     first: int, last: int, in_features: int, buckets: int, seed: int, device: torch.device
 ) -> Int64[Tensor, "rows in"]:
-    """Where each weight of some rows lies in the buckets followed by their negatives."""
+    """Compute where each weight of some rows lies in the buckets followed by their negatives."""
     keys = torch.arange(first * in_features, last * in_features, device=device)
     # The high bits of a product with 2 K are uniform over 2 K places; a remainder would cost a division for each.
     return (_mix(keys ^ _mix(seed)) * (2 * buckets) >> 32).reshape(last - first, in_features)

@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals for a mean over seeds, for a paired difference and for a correlation.
+"""The uncertainty of a figure: intervals for a mean over seeds, for a paired difference and for a correlation.
 
 Two runs that differ only in their seed differ in their result. A figure without an interval hides that.
 """
@@ -16,25 +16,29 @@ from torch import Tensor
 
 from course_lib.validation import check_choice, check_count, check_number
 
-Values = Iterable[SupportsFloat]
+_Values = Iterable[SupportsFloat]
 """One number for each run, [n]: a list, a NumPy array, a tensor or a column of a data frame."""
 
-RESAMPLES = 2000
+_RESAMPLES = 2000
 """Bootstrap resamples for `correlation`; with so many, the ends differ by about 0.01 from seed to seed."""
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate and how sure it is.
+    """An estimate with its interval.
 
-    Formatting applies the specification to each number: f"{interval:.1%}" is "73.1 % [71.9, 74.3]", f"{interval:+.2f}"
-    is "+0.35 [+0.10, +0.60]", and an empty specification means four significant digits.
+    Formatting applies the specification to each number; an empty specification means four significant digits.
 
     Attributes:
         mean: the estimate, such as the mean over seeds.
         low: lower end of the interval.
         high: upper end of the interval.
-        n: how many runs, or pairs, it rests on.
+        n: number of runs, or pairs, behind it.
+
+    Example:
+        >>> interval = Interval(0.731, 0.719, 0.743, n=5)
+        >>> f"{interval:.1%}", f"{interval:+.2f}", 0.72 in interval
+        ('73.1 % [71.9, 74.3]', '+0.73 [+0.72, +0.74]', True)
     """
 
     mean: float
@@ -52,18 +56,20 @@ class Interval:
         return format(self)
 
     def __contains__(self, value: float | int) -> bool:
-        """Whether `value` lies in [low, high]; the ends belong to it."""
+        """Tell whether `value` lies in [low, high]; the ends belong to it."""
         return self.low <= check_number(value, "value") <= self.high
 
     def excludes(self, value: float | int = 0.0) -> bool:
-        """Whether the whole interval lies on one side of `value`, zero being "no difference"."""
+        """Tell whether the whole interval lies on one side of `value`, zero being "no difference"."""
         return value not in self
 
 
-def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
-    """Mean of independent runs with Student's t interval.
+def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
+    r"""Compute the mean of independent runs with Student's t interval.
 
-        mean +- t * s / sqrt(n),    s^2 = sum_i (values_i - mean)^2 / (n - 1)
+    .. math::
+
+        \text{mean} \pm t \, \frac{s}{\sqrt{n}}, \quad s^2 = \frac{1}{n - 1} \sum_i (\text{values}_i - \text{mean})^2
 
     where t is the (1 + confidence) / 2 quantile of Student's distribution with n - 1 degrees of freedom. Of many such
     intervals, a fraction `confidence` holds the true mean, if the runs are independent and nearly normal. It says
@@ -78,7 +84,11 @@ def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
 
     Raises:
         TypeError: the values or the confidence are not numbers.
-        ValueError: fewer than two values, NaN or infinity among them, or a confidence outside (0, 1).
+        ValueError: there are fewer than two values, NaN or infinity is among them, or the confidence is outside (0, 1).
+
+    Example:
+        >>> print(mean_interval([0.71, 0.74, 0.73]))
+        0.7267 [0.6887, 0.7646]
 
     References:
         Student, "The Probable Error of a Mean", Biometrika 6, 1908.
@@ -96,14 +106,14 @@ def mean_interval(values: Values, confidence: float = 0.95) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interval:
-    """Mean of a - b over runs that belong together, with Student's t interval of the differences.
+def paired_difference(a: _Values, b: _Values, confidence: float = 0.95) -> Interval:
+    r"""Compute the mean of a - b over runs that belong together, with Student's t interval of the differences.
 
-        d_i = a_i - b_i,    mean(d) +- t * s_d / sqrt(n)
+    .. math:: d_i = a_i - b_i, \quad \text{mean}(d) \pm t \, \frac{s_d}{\sqrt{n}}
 
-    a_i and b_i share what would otherwise be noise: the seed, the initialisation, the order of the batches. What they
-    share cancels, so the interval is narrower than that of two separate means. Order matters: a_i is paired with b_i,
-    and a positive mean says that `a` is larger.
+    :math:`a_i` and :math:`b_i` share what would otherwise be noise: the seed, the initialisation, the order of the
+    batches. What they share cancels, so the interval is narrower than that of two separate means. Order matters:
+    :math:`a_i` is paired with :math:`b_i`, and a positive mean says that `a` is larger.
 
     Args:
         a: [n] figures of one method, n at least 2.
@@ -115,7 +125,13 @@ def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interva
 
     Raises:
         TypeError: the values or the confidence are not numbers.
-        ValueError: different lengths, fewer than two pairs, NaN or infinity, or a confidence outside (0, 1).
+        ValueError: the lengths differ, there are fewer than two pairs, NaN or infinity is among them, or the confidence
+            is outside (0, 1).
+
+    Example:
+        >>> difference = paired_difference([0.71, 0.84, 0.74], [0.69, 0.81, 0.72])
+        >>> f"{difference:.3f}", difference.excludes(0)
+        ('0.023 [0.009, 0.038]', True)
 
     References:
         Student, "The Probable Error of a Mean", Biometrika 6, 1908, on the additional sleep gained with two drugs.
@@ -126,17 +142,21 @@ def paired_difference(a: Values, b: Values, confidence: float = 0.95) -> Interva
 
 
 def correlation(
-    x: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+    x: _Values, y: _Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """Correlation of two figures over n runs, with a bootstrap interval.
+    r"""Compute the correlation of two figures over n runs, with a bootstrap interval.
 
-        pearson   r   = sum (x_i - mean x)(y_i - mean y) / sqrt(sum (x_i - mean x)^2 sum (y_i - mean y)^2)
-        spearman  rho = r of the ranks of x and of y
-        kendall   tau = (concordant pairs - discordant pairs) / all pairs      (variant b, with a correction for ties)
+    .. math::
+
+        \text{pearson:} \quad r &= \frac{\sum_i (x_i - \bar x)(y_i - \bar y)}
+            {\sqrt{\sum_i (x_i - \bar x)^2 \sum_i (y_i - \bar y)^2}} \\
+        \text{spearman:} \quad \rho &= r \text{ of the ranks of } x \text{ and of } y \\
+        \text{kendall:} \quad \tau &= \frac{\text{concordant pairs} - \text{discordant pairs}}{\text{all pairs}}
+            \quad \text{(variant b, with a correction for ties)}
 
     The pairs are drawn again n times with replacement, 2,000 times over, and the interval spans the middle `confidence`
     of the correlations found. Resamples in which x or y is constant have no correlation and are left out. With few
-    pairs the interval is too narrow: of normal data, a 95 % interval holds the true r about 93 times in 100 with
+    pairs the interval is too narrow: for normal data, a 95 % interval holds the true r about 93 times in 100 with
     n = 20, 91 with n = 10 and 87 with n = 5.
 
     Args:
@@ -151,8 +171,12 @@ def correlation(
 
     Raises:
         TypeError: the values, the confidence or the seed are not numbers.
-        ValueError: different lengths, fewer than three pairs, NaN or infinity, constant values, an unknown method, or a
-            confidence outside (0, 1).
+        ValueError: the lengths differ, there are fewer than three pairs, NaN or infinity is among them, x or y is
+            constant, the method is unknown, or the confidence is outside (0, 1).
+
+    Example:
+        >>> round(correlation([1, 2, 3, 4], [10, 30, 20, 40], "spearman").mean, 3)
+        0.8
 
     References:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
@@ -164,19 +188,19 @@ def correlation(
 
 
 def correlation_difference(
-    x: Values, other: Values, y: Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
+    x: _Values, other: _Values, y: _Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
 ) -> Interval:
-    """How much better x goes with y than `other` does: the difference of two correlations, with a bootstrap interval.
+    r"""Compute how much better x correlates with y than `other` does, with a bootstrap interval.
 
-        correlation(x, y) - correlation(other, y)
+    .. math:: \mathrm{correlation}(x, y) - \mathrm{correlation}(\text{other}, y)
 
     All three figures of a run are drawn together, so that what the two correlations share cancels. Two intervals of
-    their own may overlap where the difference is clear.
+    their own may overlap although the difference is clear.
 
     Args:
         x: [n] one figure for each run or candidate, n at least 3.
         other: [n] its rival, in the same order.
-        y: [n] what both should foretell.
+        y: [n] the figure that both should predict.
         method, confidence, seed: as in `correlation`.
 
     Returns:
@@ -184,6 +208,11 @@ def correlation_difference(
 
     Raises:
         TypeError, ValueError: as `correlation`.
+
+    Example:
+        >>> y = [10, 20, 30, 40]
+        >>> round(correlation_difference([1, 2, 3, 4], [1, 3, 2, 4], y, "spearman").mean, 3)  # 1 - 0.8
+        0.2
 
     References:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
@@ -201,7 +230,7 @@ def correlation_difference(
 def _correlation_function(
     method: str, confidence: float, seed: int, **series: np.ndarray
 ) -> Callable[..., np.ndarray | float]:
-    """The function of that name, once everything it is to be used with is checked."""
+    """Look up the correlation function by name, after checking everything it is to be used with."""
     check_choice(method, "method", ("pearson", "spearman", "kendall"))
     _check_confidence(confidence)
     check_count(seed, "seed", low=0)
@@ -222,7 +251,7 @@ def _bootstrap(
     *,
     vectorized: bool,
 ) -> Interval:
-    """The function of the series, with a percentile interval over resamples of their places."""
+    """Apply the function to the series, with a percentile interval over resamples of their places."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about constant resamples, which are dealt with below
         drawn = stats.bootstrap(
@@ -230,7 +259,7 @@ def _bootstrap(
             function,
             paired=True,
             vectorized=vectorized,
-            n_resamples=RESAMPLES,
+            n_resamples=_RESAMPLES,
             method="percentile",
             rng=np.random.default_rng(seed),
         ).bootstrap_distribution

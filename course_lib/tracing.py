@@ -1,4 +1,4 @@
-"""Look into a caller's network, trace it with torch.fx, and leave it as it was."""
+"""Inspecting a caller's network without changing it: evaluation for a block, and tracing with torch.fx."""
 
 import contextlib
 import itertools
@@ -16,8 +16,14 @@ def check(model: object, example: object) -> None:
     """Check that `model` is a network with values and `example` a tensor on its device.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or `example` not a tensor.
+        TypeError: `model` is not an nn.Module, or `example` is not a tensor.
         ValueError: the example is empty or on another device, or the parameters hold no values yet.
+
+    Example:
+        >>> check(nn.ReLU, torch.rand(1, 3))
+        Traceback (most recent call last):
+            ...
+        TypeError: model is the class ReLU; it must be a torch.nn.Module, built and ready to be called.
     """
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
@@ -53,7 +59,19 @@ def check(model: object, example: object) -> None:
 
 @contextlib.contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients, and afterwards everything as it was."""
+    """Put a model into evaluation mode without gradients for a block; restore it afterwards.
+
+    Restored are the mode of each module, its attributes, parameters and buffers (also their values), and the states of
+    the random number generators. The values of parameters are not copied: the block must not change them in place.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with borrowed(model):
+        ...     model.training, torch.is_grad_enabled()
+        (False, False)
+        >>> model.training
+        True
+    """
     modules = list(model.modules())
     # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
     tables = [module.__dict__ for module in modules]
@@ -88,6 +106,9 @@ def run(model: nn.Module, example: Tensor) -> None:
 
     Raises:
         ValueError: the model does not accept it; the message carries PyTorch's own.
+
+    Example:
+        >>> run(nn.Linear(3, 4), torch.rand(2, 3))  # the example fits, so nothing is raised
     """
     try:
         model(example)
@@ -104,15 +125,19 @@ def trace(model: nn.Module, tracer: fx.Tracer, *, remedy: str) -> fx.Graph:
 
     Args:
         model: the network, in the mode that is to be traced.
-        tracer: which modules it takes as a whole; where it keeps the names of the modules it is in as `trail`, the
-            error names the innermost.
-        remedy: what to do instead where the model cannot be traced; ends the error message.
+        tracer: says which modules are taken as a whole. If it has a list `trail` of the names of the modules that it is
+            inside of, the error names the innermost.
+        remedy: what to do instead if the model cannot be traced; ends the error message.
 
     Returns:
         The graph.
 
     Raises:
         ValueError: the model cannot be traced; the message says where and why.
+
+    Example:
+        >>> [node.op for node in trace(nn.Sequential(nn.ReLU()), fx.Tracer(), remedy="").nodes]
+        ['placeholder', 'call_module', 'output']
     """
     try:
         with alone():
@@ -127,12 +152,26 @@ def trace(model: nn.Module, tracer: fx.Tracer, *, remedy: str) -> fx.Graph:
 
 
 def alone() -> contextlib.AbstractContextManager:
-    """Keep other threads from tracing in the block: torch.fx changes nn.Module for all of them."""
+    """Keep other threads from tracing during a block: torch.fx changes nn.Module for all of them.
+
+    Example:
+        >>> with alone():
+        ...     len(fx.symbolic_trace(nn.ReLU()).graph.nodes)
+        3
+    """
     return _LOCK
 
 
 def computed_parameter(layer: nn.Module) -> str | None:
-    """Name the weight or bias of a layer that is computed from other parameters, by a mask or parametrisation."""
+    """Name the weight or bias of a layer that is computed from other parameters, by a mask or parametrisation.
+
+    Returns:
+        "weight", "bias", or None if the layer has both as parameters (or lacks them).
+
+    Example:
+        >>> computed_parameter(torch.nn.utils.parametrizations.weight_norm(nn.Linear(3, 4)))
+        'weight'
+    """
     names = (name for name in ("weight", "bias") if name not in layer._parameters and hasattr(layer, name))
     return next(names, None)
 

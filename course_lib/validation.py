@@ -22,11 +22,22 @@ def check_number(
     high_open: bool = False,
     hint: str = "",
 ) -> float:
-    """Return `value` as a float if it is a finite number in [low, high], without its ends where they are open.
+    """Return `value` as a float if it is a finite number in [low, high], or in the interval without its open ends.
+
+    Args:
+        value: a number, or a tensor or array that holds one.
+        name: of the argument, for the message.
+        low, high: ends of the interval.
+        low_open, high_open: whether that end is excluded.
+        hint: what the message adds.
 
     Raises:
-        TypeError: not a number (booleans and strings are not numbers).
-        ValueError: NaN, infinite, or out of range.
+        TypeError: it is not a number (booleans and strings are not numbers).
+        ValueError: it is NaN, infinite, or out of range.
+
+    Example:
+        >>> check_number(torch.tensor(2), "temperature", low=0, low_open=True)
+        2.0
     """
     given = value
     if isinstance(value, Tensor) and value.numel() == 1:
@@ -52,8 +63,14 @@ def check_count(value: object, name: str, *, low: int = 1, high: int | None = No
     """Return `value` if it is an int in [low, high].
 
     Raises:
-        TypeError: not an int (a float such as 2.0 is not).
-        ValueError: out of range.
+        TypeError: it is not an int (a float such as 2.0 is not).
+        ValueError: it is out of range.
+
+    Example:
+        >>> check_count(0, "epochs")
+        Traceback (most recent call last):
+            ...
+        ValueError: epochs is 0; it must be at least 1.
     """
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be a whole number (int).")
@@ -66,7 +83,15 @@ def check_count(value: object, name: str, *, low: int = 1, high: int | None = No
 def check_choice(
     value: object, name: str, choices: Iterable[str], *, error: type[Exception] = ValueError
 ) -> str:
-    """Return `value` if it is one of `choices`; otherwise raise `error` with the nearest known names."""
+    """Return `value` if it is one of `choices`; otherwise raise `error` with the nearest known names.
+
+    Raises:
+        error: it is none of the choices.
+
+    Example:
+        >>> check_choice("spearman", "method", ("pearson", "spearman", "kendall"))
+        'spearman'
+    """
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
@@ -74,7 +99,12 @@ def check_choice(
 
 
 def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
-    """The sentence for a name that does not exist: what was asked, the nearest names, and all the names."""
+    """Write the sentence for a name that does not exist: what was asked, the nearest names, and all the names.
+
+    Example:
+        >>> unknown_name("vg", "model", ["mlp", "vgg"])
+        "unknown model 'vg'. Did you mean 'vgg'? Known: mlp, vgg."
+    """
     known = list(known)
     folded = {str(name).casefold(): name for name in known}
     near = [folded[n] for n in difflib.get_close_matches(str(value).casefold(), folded, n=3, cutoff=0.5)]
@@ -86,8 +116,14 @@ def check_logits(logits: object, name: str) -> Tensor:
     """Return `logits` if it is a non-empty floating-point [N, K] tensor of finite numbers.
 
     Raises:
-        TypeError: not a tensor, or not floating point.
-        ValueError: not two-dimensional, empty, or holding NaN or infinity.
+        TypeError: it is not a tensor, or not floating point.
+        ValueError: it is not two-dimensional, is empty, or holds NaN or infinity.
+
+    Example:
+        >>> check_logits(torch.zeros(2), "logits")
+        Traceback (most recent call last):
+            ...
+        ValueError: logits has shape [2]; it must be [N, K], images by classes, with N and K at least 1.
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} is a {type(logits).__name__}; it must be a torch.Tensor of shape [N, K].")
@@ -106,11 +142,15 @@ def check_logits(logits: object, name: str) -> Tensor:
 
 
 def check_labels(labels: object, classes: int, count: int) -> Tensor:
-    """Return `labels` if it is an int64 [N] tensor of class indices in [0, K).
+    """Return `labels` if it is an int64 tensor of `count` class indices in [0, classes).
 
     Raises:
-        TypeError: not a tensor, or not int64.
-        ValueError: wrong length, or an index outside [0, K).
+        TypeError: it is not a tensor, or not int64.
+        ValueError: the length is wrong, or an index is outside [0, classes).
+
+    Example:
+        >>> check_labels(torch.tensor([0, 2]), classes=3, count=2)
+        tensor([0, 2])
     """
     if not isinstance(labels, Tensor):
         raise TypeError(f"labels is a {type(labels).__name__}; it must be an int64 tensor of shape [N].")
@@ -131,6 +171,12 @@ def check_model(model: object) -> nn.Module:
 
     Raises:
         TypeError: it is not.
+
+    Example:
+        >>> check_model(nn.ReLU)
+        Traceback (most recent call last):
+            ...
+        TypeError: model is the class ReLU; it must be a torch.nn.Module.
     """
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
@@ -145,8 +191,12 @@ def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) ->
     survive being replaced.
 
     Raises:
-        TypeError: a layer of another class, or a weight that is not floating point.
-        ValueError: a weight that is computed by a hook, empty, without values, or holds NaN or infinity.
+        TypeError: the layer is of another class, or its weight is not floating point.
+        ValueError: the weight is computed by a hook, is empty, without values, or holds NaN or infinity.
+
+    Example:
+        >>> check_layer(nn.Linear(3, 4), "layer", (nn.Linear, nn.Conv2d))
+        Linear(in_features=3, out_features=4, bias=True)
     """
     accepted = " or ".join(kind.__name__ for kind in kinds)
     if type(layer) not in kinds:
@@ -180,12 +230,17 @@ def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) ->
 def check_layers(
     model: object, names: object, kinds: tuple[type[nn.Module], ...], argument: str
 ) -> dict[str, nn.Module]:
-    """The layers of `model` that the keys of a mapping name, in the order of the model, each as `check_layer` wants it.
+    """Return the layers of `model` named by the keys of `names`, in the order of the model, after `check_layer`.
 
     Raises:
-        TypeError: no model, no mapping, or a layer of another class.
-        KeyError: no layer of that name; the message lists the nearest ones.
-        ValueError: as `check_layer`; or a weight that another layer uses as well.
+        TypeError: model is not a module, names is not a mapping, or a layer is of another class.
+        KeyError: there is no layer of that name; the message lists the nearest ones.
+        ValueError: as `check_layer`; or another layer uses the weight as well.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
+        >>> check_layers(model, {"2": 1}, (nn.Linear,), "ranks")
+        {'2': Linear(in_features=4, out_features=2, bias=True)}
     """
     check_model(model)
     if not isinstance(names, Mapping):

@@ -24,7 +24,7 @@ numbers = st.floats(-1e3, 1e3)
 samples = st.lists(numbers, min_size=2, max_size=12)
 confidences = st.floats(0.05, 0.999)
 
-few_resamples = mock.patch("course_lib.statistics.RESAMPLES", 100)  # where only the estimate matters
+few_resamples = mock.patch("course_lib.statistics._RESAMPLES", 100)  # where only the estimate matters
 
 
 def close(first: Interval, second: Interval, *, scale: float = 1.0) -> None:

@@ -1,6 +1,7 @@
 """Exercise checks, one module a chapter. A check prints one line, or raises NotYet with a hint.
 
-The second time in a row that an exercise fails the hint is followed by a stronger one, the third time by what to read.
+The second time in a row that an exercise fails, the hint is followed by a stronger one, the third time also by what to
+read.
 """
 
 import functools
@@ -9,6 +10,8 @@ from numbers import Integral
 from typing import Any
 
 from course_lib.checks import attempts
+
+__all__ = ["Case", "NotWritten", "NotYet", "call", "exercise", "expect", "judge", "passed"]
 
 Case = Mapping[str, Any]
 """The keyword arguments of one call of a learner's function."""
@@ -31,6 +34,15 @@ def exercise(*, again: str, read: str) -> Callable[[Callable[..., None]], Callab
 
     Returns:
         A decorator of `check_NAME` in a module `chapterNN`.
+
+    Example:
+        >>> @exercise(again="Add 2 and 2.", read="Sums")
+        ... def check_sum(answer):
+        ...     expect(answer == 4, "The sum is wrong.")
+        >>> check_sum(5)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The sum is wrong.
     """
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
@@ -59,6 +71,12 @@ def expect(condition: object, hint: str) -> None:
 
     Raises:
         NotYet: the condition does not hold.
+
+    Example:
+        >>> expect(2 + 2 == 5, "The sum is wrong.")
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The sum is wrong.
     """
     if not condition:
         raise NotYet(hint)
@@ -69,7 +87,13 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 
     Raises:
         NotWritten: the function is not written yet.
-        NotYet: it raised an error, or returned nothing.
+        NotYet: it raised an error, or returned None.
+
+    Example:
+        >>> call(int, "three")
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: int raised ValueError: invalid literal for int() with base 10: 'three'
     """
     name = getattr(function, "__name__", "your function")
     try:
@@ -85,7 +109,12 @@ def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
 
 
 def passed(message: str) -> None:
-    """Say that the exercise is right, in the one form that all chapters share."""
+    """Print that the exercise is right, in the one form that all chapters share.
+
+    Example:
+        >>> passed("the sum is 4.")
+        Correct: the sum is 4.
+    """
     print(f"Correct: {message}")
 
 
@@ -97,8 +126,8 @@ def judge(
 ) -> None:
     """Raise NotYet unless `function` counts as `right` does in all cases.
 
-    The hint is that of the mistake with which it agrees in all cases; or else, since mistakes come together, the first
-    case that is wrong with the hint of the mistake that explains it.
+    The hint is that of the mistake with which it agrees in all cases. If there is none, since mistakes come together,
+    it is the first case that is wrong, with the hint of the mistake that explains it.
 
     Args:
         function: a learner's, which returns a whole number.
@@ -107,7 +136,14 @@ def judge(
         mistakes: what a typical mistake answers, and the hint that names it.
 
     Raises:
-        NotYet: some answer is wrong, or no whole number.
+        NotYet: an answer is wrong, or not a whole number.
+
+    Example:
+        >>> mistakes = [(lambda side: 4 * side, "That is the perimeter.")]
+        >>> judge(lambda side: side * 4, [{"side": 3}], lambda side: side**2, mistakes)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: That is the perimeter.
     """
     name = getattr(function, "__name__", "your function")
     answers = [_whole(call(function, **case), name) for case in cases]

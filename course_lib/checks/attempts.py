@@ -1,4 +1,4 @@
-"""What a learner has tried: a line for each check that was run in a notebook, in build/progress.jsonl.
+"""The record of what a learner has tried: a line for each check that was run in a notebook, in build/progress.jsonl.
 
 Lines are only ever added, each in one write, so notebooks that run side by side lose nothing, and a damaged line costs
 that line alone. Nothing here may break a notebook: what cannot be written is left unwritten.
@@ -13,8 +13,8 @@ from pathlib import Path
 
 from course_lib import files
 
-NAME = "progress.jsonl"
-SWITCH = (
+_NAME = "progress.jsonl"
+_SWITCH = (
     "COURSE_PROGRESS"  # "off" where the course itself runs notebooks: what passes there is nobody's answer
 )
 
@@ -23,11 +23,11 @@ _here: dict[tuple[str, str], int] = {}  # failures in a row in this process, for
 
 @dataclass(frozen=True)
 class Standing:
-    """How an exercise stands.
+    """The state of an exercise.
 
     Attributes:
         passed: whether the last try was right.
-        failures: wrong tries in a row since the start or the last right one; an answer not written yet is no try.
+        failures: wrong tries in a row since the start or the last right one; an answer not written yet is not a try.
     """
 
     passed: bool
@@ -35,14 +35,14 @@ class Standing:
 
 
 def path() -> Path:
-    """Where the record lies: in build/ of the checkout or of the folder that was handed out."""
-    return files.root() / "build" / NAME
+    """Find the record: in build/ of the checkout or of the folder that was handed out."""
+    return files.root() / "build" / _NAME
 
 
 def read() -> dict[tuple[str, str], Standing]:
-    """{(chapter, exercise): how it stands}, of those that were tried; empty where there is no record.
+    """Read the record: {(chapter, exercise): its state} of those that were tried; empty if there is no record.
 
-    What is no record, a damaged line or a whole damaged file, is passed over.
+    Damaged lines, or a whole damaged file, are passed over.
     """
     standings: dict[tuple[str, str], Standing] = {}
     try:
@@ -70,10 +70,14 @@ def add(chapter: str, exercise: str, *, passed: bool, tried: bool = True) -> int
         chapter: its number, such as "01".
         exercise: such as "soften".
         passed: whether the answer is right.
-        tried: False where there is no answer yet.
+        tried: False if there is no answer yet.
 
     Returns:
         How often the exercise has failed in a row, this time included.
+
+    Example:
+        >>> add("00", "example", passed=True), add("00", "example", passed=False)
+        (0, 1)
     """
     key = (chapter, exercise)
     _here[key] = 0 if passed else _here.get(key, 0) + tried
@@ -97,6 +101,6 @@ def add(chapter: str, exercise: str, *, passed: bool, tried: bool = True) -> int
 
 
 def _in_a_notebook() -> bool:
-    if os.environ.get(SWITCH) == "off" or "IPython" not in sys.modules:
+    if os.environ.get(_SWITCH) == "off" or "IPython" not in sys.modules:
         return False
     return getattr(sys.modules["IPython"].get_ipython(), "kernel", None) is not None

@@ -11,10 +11,16 @@ from course_lib.checks import Case, exercise, judge, passed
     read="Parameters and MACs",
 )
 def check_conv_parameters(function: Callable[..., int]) -> None:
-    """Exercise 1: conv_parameters(in_channels, out_channels, kernel_size, groups=1, bias=True) -> int.
+    """Check a learner's `conv_parameters(in_channels, out_channels, kernel_size, groups=1, bias=True) -> int`.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_conv_parameters(lambda **case: 0.5)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: <lambda> returns 0.5 (float); a count is a whole number (int). Divide with //.
     """
     cases = [
         {"in_channels": 3, "out_channels": 8, "kernel_size": 3},
@@ -77,10 +83,18 @@ def check_conv_parameters(function: Callable[..., int]) -> None:
     read="Parameters and MACs",
 )
 def check_conv_macs(function: Callable[..., int]) -> None:
-    """Exercise 2: conv_macs(in_channels, out_channels, kernel_size, height, width, stride=1, padding=0, groups=1).
+    """Check a learner's count of MACs, `conv_macs(...) -> int`.
+
+    Its arguments are in_channels, out_channels, kernel_size, height, width, stride=1, padding=0 and groups=1.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_conv_macs(lambda **case: None)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: <lambda> returned None. Is a `return` missing?
     """
     cases = [
         {"in_channels": 3, "out_channels": 8, "kernel_size": 3, "height": 10, "width": 10, "padding": 1},
@@ -177,10 +191,16 @@ def check_conv_macs(function: Callable[..., int]) -> None:
     read="Peak activation memory",
 )
 def check_chain_peak(function: Callable[..., int]) -> None:
-    """Exercise 3: chain_peak(sizes, shortcut=None) -> bytes, for a chain of layers with one residual addition.
+    """Check a learner's `chain_peak(sizes, shortcut=None) -> bytes`, for a chain of layers with one residual addition.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_chain_peak(lambda sizes, shortcut=None: 4 * max(sizes))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: That is the largest single tensor. While a layer runs, ...
     """
     cases = [
         {"sizes": [8, 24, 16, 4]},

@@ -19,7 +19,13 @@ def check_soften(soften: Callable[[Tensor, float], Tensor]) -> None:
     """Check a learner's softmax with temperature, `soften(logits [N, K], temperature) -> [N, K]`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_soften(lambda logits, temperature: logits.softmax(dim=1))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: It is the plain softmax, whatever T is. Divide the logits by T first.
     """
     logits = torch.tensor([[6.0, 3.0, -3.0], [0.5, 0.0, 2.0]])
     answer = _same_shape(call(soften, logits, 4.0), logits)
@@ -52,7 +58,13 @@ def check_distillation_loss(loss: Callable[[Tensor, Tensor, Tensor, float, float
     """Check a learner's `loss(student_logits, teacher_logits, labels, temperature, alpha) -> scalar`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_distillation_loss(lambda *arguments: torch.zeros(6))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The loss must be one number in a tensor. Is the mean over the batch missing?
     """
     generator = torch.Generator().manual_seed(1)
     student, teacher = torch.randn(2, 6, 5, generator=generator) * 2
@@ -105,7 +117,13 @@ def check_geometric_ensemble(ensemble: Callable[[Sequence[Tensor], float], Tenso
     """Check a learner's geometric mean of teachers, `ensemble(logits_list, temperature) -> [N, K]`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_geometric_ensemble(lambda logits_list, temperature: torch.stack(logits_list).mean(0).softmax(-1))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The temperature is not used.
     """
     generator = torch.Generator().manual_seed(2)
     logits = list(torch.randn(3, 4, 5, generator=generator) * 3)
@@ -139,7 +157,13 @@ def check_choose_settings(choose: Callable[[pd.DataFrame], tuple[float, float]])
     `sweep` has the columns temperature, alpha, seed, validation and test.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_choose_settings(lambda sweep: (8, 0.5))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: These settings hold the best single run. Average over the seeds first.
     """
     rows = [
         # T, alpha, validation of two seeds, test of two seeds

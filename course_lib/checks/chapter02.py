@@ -16,10 +16,16 @@ from course_lib.checks import call, exercise, expect, judge, passed
     read="Magnitude pruning in a few lines",
 )
 def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Tensor]]) -> None:
-    """Exercise 1: global_masks(weights, sparsity) -> a bool mask for each weight, True = keep.
+    """Check a learner's `global_masks(weights, sparsity) -> masks`, a bool mask for each weight, True = keep.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_global_masks(lambda weights, sparsity: list(weights))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The masks have dtype torch.float32; a mask is bool, True where the weight stays.
     """
     weights = [
         torch.tensor([[-0.9, 0.1], [0.2, -0.3], [0.1, 0.8]]),
@@ -103,10 +109,16 @@ def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Te
     read="Bytes by hand",
 )
 def check_csr_limit(function: Callable[..., int]) -> None:
-    """Exercise 2: csr_limit(rows, columns, index_bytes=4) -> int.
+    """Check a learner's `csr_limit(rows, columns, index_bytes=4) -> int`, the most weights with which CSR is smaller.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_csr_limit(lambda rows, columns, index_bytes=4: "7")
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: <lambda> returns '7' (str); a count is a whole number (int).
     """
     cases = [
         {"rows": 10, "columns": 16},
@@ -163,10 +175,16 @@ def check_remove_filters(
         tuple[nn.Conv2d, nn.BatchNorm2d, nn.Conv2d],
     ],
 ) -> None:
-    """Exercise 3: remove_filters(conv, bn, following, indices) -> smaller (conv, bn, following).
+    """Check a learner's `remove_filters(conv, bn, following, indices) -> (conv, bn, following)`, the smaller layers.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_remove_filters(lambda conv, bn, following, indices: conv)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Return three layers: (conv, bn, following).
     """
     generator = torch.Generator().manual_seed(3)
     # Nothing as it is by default: a fresh layer of the right size is not the old one made smaller.
@@ -263,12 +281,18 @@ def check_remove_filters(
     read="Which layer bears how much?",
 )
 def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Mapping[str, float]]) -> None:
-    """Exercise 4: choose_sparsities(scan, baseline, tolerance) -> {layer: sparsity}.
+    """Check a learner's `choose_sparsities(scan, baseline, tolerance) -> {layer: sparsity}`.
 
     `scan` has the columns layer, sparsity, validation and test.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_choose_sparsities(lambda scan, baseline, tolerance: list(scan["layer"]))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Return a dict {layer: sparsity}, not a list.
     """
     rows = [
         # layer, validation at 50, 70 and 90 %, test at the same

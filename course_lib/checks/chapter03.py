@@ -7,7 +7,7 @@ from torch import Tensor
 
 from course_lib.checks import call, exercise, expect, passed
 
-Plan = Mapping[str, Tensor]
+_Plan = Mapping[str, Tensor]
 
 
 @exercise(
@@ -19,7 +19,13 @@ def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     """Check a learner's `penalise(gradient [C], gamma [C], strength) -> [C]`, the gradient with the penalty in it.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_penalise(lambda gradient, gamma, strength: gradient + strength * gamma.abs())
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: This adds |gamma| itself. The gradient of |gamma| is its sign.
     """
     gradient = torch.tensor([0.3, 0.2, -0.1, 0.05])
     gamma = torch.tensor([0.5, -0.4, 0.02, 0.0])
@@ -71,11 +77,17 @@ def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     "Then one stable argsort over all layers, and the first round(ratio * n).",
     read="One threshold for all layers",
 )
-def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], Plan]) -> None:
+def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], _Plan]) -> None:
     """Check a learner's `global_plan(scales {layer: gamma}, ratio) -> {layer: indices of the channels that go}`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_global_plan(lambda scales, ratio: {layer: gamma < 0.1 for layer, gamma in scales.items()})
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The plan holds a mask of True and False. Return the indices of the channels that go.
     """
     plain = {
         "a": torch.tensor([0.9, 0.02, -0.8, 0.5]),
@@ -146,7 +158,13 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
     """Check a learner's `left_behind(beta [C_in], next_weight [C_out, C_in, k, k], removed [n]) -> [C_out]`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_left_behind(lambda beta, next_weight, removed: next_weight[:, removed].sum((1, 2, 3)))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: beta is not used: the constant of a channel is ReLU(beta), not 1.
     """
     beta = torch.tensor([0.4, -0.3, 0.2, 0.1])
     weight = torch.linspace(-1, 1, 3 * 4 * 2 * 2).reshape(3, 4, 2, 2)
@@ -194,7 +212,7 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
 
 
 def _plan(answer: object, scales: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    """The answer as sorted lists, one for each layer; a layer that is left out loses nothing."""
+    """Read the answer as sorted lists, one for each layer; a layer that is left out loses nothing."""
     expect(
         isinstance(answer, Mapping),
         f"The plan is a {type(answer).__name__}; return a dict {{layer: indices}}.",

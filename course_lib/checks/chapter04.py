@@ -1,4 +1,4 @@
-"""Checks for chapter 04, L1-norm filter pruning."""
+"""Checks of the exercises of chapter 04, L1-norm filter pruning."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,7 +16,13 @@ def check_filter_norms(filter_norms: Callable[[Tensor], Tensor]) -> None:
     """Check a learner's L1 norms, `filter_norms(weight) -> [C_out]`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_filter_norms(lambda weight: weight.abs().mean((1, 2, 3)))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: This is the mean; the norm is the sum.
     """
     weight = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0))  # square: a wrong axis runs
     answer = call(filter_norms, weight)
@@ -43,10 +49,16 @@ def check_filter_norms(filter_norms: Callable[[Tensor], Tensor]) -> None:
     read="The idea by hand",
 )
 def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:
-    """Check a learner's surgery on two layers, `prune_pair(weight, following, count)`.
+    """Check a learner's surgery on two layers, `prune_pair(weight, following, count) -> (weight, following)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_prune_pair(lambda weight, following, count: (weight[:-count], following[:, :-count]))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The last filters were cut, whatever their norm.
     """
     generator = torch.Generator().manual_seed(1)
     one_large = torch.zeros(18)
@@ -110,7 +122,13 @@ def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int],
     """Check which inputs of a linear layer a learner keeps, `inputs_that_stay(removed, channels, pixels)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_inputs_that_stay(lambda removed, channels, pixels: {0, 2})  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: inputs_that_stay(...): These are channels. Return the inputs of the linear layer.
     """
     for removed, channels, pixels in (([1], 3, 4), ([0, 2], 4, 9)):
         answer = call(inputs_that_stay, list(removed), channels, pixels)
@@ -144,10 +162,16 @@ def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int],
     read="Which layer can lose how much",
 )
 def check_read_ratio(read_ratio: Callable[[Sequence[float], Sequence[float], float], float]) -> None:
-    """Check a learner's way to read a ratio off a curve, `read_ratio(ratios, accuracies, least)`.
+    """Check a learner's way to read a ratio off a curve, `read_ratio(ratios, accuracies, least) -> ratio`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_read_ratio(lambda ratios, accuracies, least: max(accuracies))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: This is an accuracy; return a ratio. ...
     """
     ratios = [0.1, 0.3, 0.5, 0.7, 0.9]
     cases = [

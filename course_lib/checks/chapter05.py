@@ -20,7 +20,13 @@ def check_draw_ratios(
     """Check a learner's random strategy, `draw_ratios(generator, layers, low, high) -> [layers]`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_draw_ratios(lambda generator, layers, low, high: [generator.uniform(low, high)] * layers)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The layers share their ratios. Draw one number for each layer.
     """
     layers, low, high = 4000, 0.3, 0.7
     generator = np.random.default_rng(0)
@@ -67,7 +73,13 @@ def check_average_statistics(average_statistics: Callable[[list[Tensor]], tuple[
     """Check a learner's recalibration, `average_statistics(batches of [N, C]) -> (mean [C], variance [C])`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_average_statistics(lambda batches: (batches[-1].mean(0), batches[-1].var(0)))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: This is the last batch alone. Average over all batches.
     """
     generator = torch.Generator().manual_seed(0)
     sizes, offsets = (4, 8, 3), (0.0, 1.0, 4.0)
@@ -138,10 +150,16 @@ def check_average_statistics(average_statistics: Callable[[list[Tensor]], tuple[
     read="An average that takes too long",
 )
 def check_inherited_share(inherited_share: Callable[[float, int], float]) -> None:
-    """Check what a learner says is left of the old statistics, `inherited_share(momentum, batches)`.
+    """Check what a learner says is left of the old statistics, `inherited_share(momentum, batches) -> share`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_inherited_share(lambda momentum, batches: momentum**batches)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: inherited_share(...): Each batch keeps 1 - momentum of what was there, not momentum.
     """
     for momentum, batches in ((0.1, 5), (0.25, 3), (0.1, 1), (0.1, 0)):
         answer = float(call(inherited_share, momentum, batches))
@@ -169,7 +187,13 @@ def check_kendall(kendall: Callable[[Sequence[float], Sequence[float]], float]) 
     """Check a learner's rank correlation, `kendall(scores, outcomes)`, for numbers without ties.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_kendall(lambda scores, outcomes: stats.pearsonr(scores, outcomes).statistic)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: kendall(...): That is Pearson's correlation of the values.
     """
     cases = [
         ([0.9, 0.1, 0.4, 0.3, 0.8], [0.9, 0.3, 0.1, 0.2, 0.8]),

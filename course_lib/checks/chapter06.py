@@ -19,7 +19,13 @@ def check_range_to_integers(range_to_integers: Callable[[float, float], tuple[fl
     """Check a learner's asymmetric map to uint8, `range_to_integers(low, high) -> (scale, zero_point)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_range_to_integers(lambda low, high: (high - low) / 255)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Return two numbers: scale and zero point.
     """
     for low, high in ((-1.0, 3.0), (-0.3, 0.2), (2.0, 6.0), (-5.0, -1.0)):
         answer = call(range_to_integers, low, high)
@@ -65,10 +71,16 @@ def check_range_to_integers(range_to_integers: Callable[[float, float], tuple[fl
     read="The mapping for seven numbers",
 )
 def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Sequence[int]]) -> None:
-    """Check a learner's quantization to uint8, `to_integers(values, scale, zero_point)`.
+    """Check a learner's quantization to uint8, `to_integers(values, scale, zero_point) -> integers`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_to_integers(lambda values, scale, zero_point: np.rint(values / scale) + zero_point)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Values outside the range must saturate: clip to [0, 255].
     """
     values, scale = np.array([-9.0, -0.75, -0.25, 0.0, 0.25, 0.4, 0.75, 1.25, 999.0]), 0.5
     for zero_point in (3, 4):
@@ -123,10 +135,16 @@ def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Seque
     read="Wide or narrow",
 )
 def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], float, float], float]) -> None:
-    """Check a learner's threshold, `percentile_threshold(counts, width, percent)`.
+    """Check a learner's threshold, `percentile_threshold(counts, width, percent) -> threshold`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_percentile_threshold(lambda counts, width, percent: len(counts) * width)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: percentile_threshold(...): That is the largest value: nothing is clipped. Add up ...
     """
     counts, width = np.array([50, 30, 0, 15, 4, 1]), 0.25
     for percent, place in ((90.0, 3), (75.0, 1), (80.0, 1), (99.5, 5)):
@@ -169,7 +187,16 @@ def check_integer_neuron(
     """Check a learner's integer neuron, `integer_neuron(x, x_zero_point, weight, bias, multiplier, y_zero_point)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> def neuron(x, x_zero_point, weight, bias, multiplier, y_zero_point):
+        ...     total = (weight.astype(int) * (x.astype(int) - x_zero_point)).sum()
+        ...     return round(total * multiplier) + y_zero_point
+        >>> check_integer_neuron(neuron)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The bias is missing.
     """
     cases = [
         ([200, 180, 3], 10, [90, -120, 7], 9100, 0.01, 128),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from course_lib.checks import call, exercise, expect, judge, passed
 
-Points = Mapping[str, tuple[float, float]]
+_Points = Mapping[str, tuple[float, float]]
 """{network: (cost, accuracy)}."""
 
 
@@ -14,10 +14,16 @@ Points = Mapping[str, tuple[float, float]]
     read="Shares multiply, and what is fixed stays",
 )
 def check_file_bytes(file_bytes: Callable[[int, float, int, int], int]) -> None:
-    """Check a learner's size of a file, `file_bytes(parameters, kept, bits, fixed)`.
+    """Check a learner's size of a file, `file_bytes(parameters, kept, bits, fixed) -> int`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_file_bytes(lambda parameters, kept, bits, fixed: round(parameters * kept * bits) + fixed)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: That many bits, not bytes. A byte has 8 bits.
     """
     cases = [
         {"parameters": 1000, "kept": 0.25, "bits": 8, "fixed": 100},
@@ -66,13 +72,19 @@ def check_file_bytes(file_bytes: Callable[[int, float, int, int], int]) -> None:
     again="Keep p if no other q has q[0] <= p[0] and q[1] >= p[1]; a point does not beat itself.",
     read="Accuracy against cost",
 )
-def check_front(front: Callable[[Points], Iterable[str]]) -> None:
-    """Check a learner's Pareto front, `front(points)`.
+def check_front(front: Callable[[_Points], Iterable[str]]) -> None:
+    """Check a learner's Pareto front, `front(points) -> names`, with `points` {network: (cost, accuracy)}.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_front(lambda points: max(points))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Return the names of the networks that are left, such as a list.
     """
-    cases: list[tuple[Points, set[str]]] = [
+    cases: list[tuple[_Points, set[str]]] = [
         ({"a": (1, 0.5), "b": (2, 0.7), "c": (3, 0.6), "d": (4, 0.9), "e": (5, 0.2)}, {"a", "b", "d"}),
         ({"a": (5, 0.8), "b": (5, 0.7), "c": (6, 0.8), "d": (1, 0.1)}, {"a", "d"}),
     ]
@@ -109,8 +121,8 @@ def check_front(front: Callable[[Points], Iterable[str]]) -> None:
     passed("a network stays if no other is as cheap and as good, and better in one of the two.")
 
 
-def _left(points: Points, beaten: Callable[[tuple[float, float], tuple[float, float]], bool]) -> set[str]:
-    """The names of the points that none of the others beats."""
+def _left(points: _Points, beaten: Callable[[tuple[float, float], tuple[float, float]], bool]) -> set[str]:
+    """List the points that none of the others beats."""
     return {
         name
         for name, p in points.items()
@@ -123,10 +135,16 @@ def _left(points: Points, beaten: Callable[[tuple[float, float], tuple[float, fl
     read="Where the steps help or hurt each other",
 )
 def check_interaction(interaction: Callable[[float, float, float, float], float]) -> None:
-    """Check a learner's interaction of two steps, `interaction(base, first, second, both)`.
+    """Check a learner's interaction of two steps, `interaction(base, first, second, both) -> float`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_interaction(lambda base, first, second, both: (both - base) - (second - base))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: What the first changes alone is not taken off.
     """
     cases = [(0.95, 0.93, 0.94, 0.90), (0.95, 0.60, 0.94, 0.93), (0.90, 0.85, 0.85, 0.80)]
     for base, first, second, both in cases:

@@ -12,10 +12,16 @@ from course_lib.checks import call, exercise, expect, judge, passed
     read="Low rank: a matrix as two thin ones",
 )
 def check_largest_rank(largest_rank: Callable[[int, int], int]) -> None:
-    """Check a learner's break-even rank, `largest_rank(m, n)`.
+    """Check a learner's break-even rank, `largest_rank(m, n) -> int`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_largest_rank(lambda m, n: min(m, n))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: That is the largest rank the matrix can have. Count ...
     """
     cases = [{"m": m, "n": n} for m, n in ((512, 256), (6, 3), (100, 100), (1, 9), (3, 3), (7, 90))]
     judge(
@@ -61,10 +67,16 @@ def check_largest_rank(largest_rank: Callable[[int, int], int]) -> None:
     read="Low rank: a matrix as two thin ones",
 )
 def check_rank_by_energy(rank_by_energy: Callable[[Sequence[float], float], int]) -> None:
-    """Check a learner's rank by energy, `rank_by_energy(values, share)`.
+    """Check a learner's rank by energy, `rank_by_energy(values, share) -> int`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_rank_by_energy(lambda values, share: max(1, round(share * len(values))))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: That is a share of the *number* of values. ...
     """
     spectra = ([8.0, 4.0, 4.0, 2.0], [3.0, 3.0, 3.0, 3.0], [16.0, 1.0, 1.0])
     cases = [
@@ -124,7 +136,15 @@ def check_bucket_gradient(
     """Check a learner's gradient of hashed weights, `bucket_gradient(weight_gradient, places, signs, buckets)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> def gradient(weight_gradient, places, signs, buckets):
+        ...     return np.bincount(places.ravel(), weight_gradient.ravel(), minlength=buckets)
+        >>> check_bucket_gradient(gradient)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The signs are missing: a weight that is minus its bucket pulls it the other way.
     """
     gradient = np.array([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     places, signs = np.array([[0, 2, 0], [2, 0, 1]]), np.array([[1, -1, -1], [-1, 1, 1]])
@@ -175,7 +195,13 @@ def check_gradient_of_rounding(
     """Check a learner's straight-through gradient, `gradient_of_rounding(gradient, x, scale, low, high)`.
 
     Raises:
-        NotYet: not right yet; the hint names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake.
+
+    Example:
+        >>> check_gradient_of_rounding(lambda gradient, x, scale, low, high: gradient[:3])
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Return 9 gradients, one for each x; not [3].
     """
     x = np.array([-9.0, -3.6, -3.5, -1.4, 0.1, 2.5, 3.5, 3.8, 20.0])
     gradient = np.array([1.0, 2.0, -3.0, 4.0, -5.0, 6.0, 7.0, 8.0, 9.0])

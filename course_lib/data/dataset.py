@@ -1,4 +1,4 @@
-"""What a data set is here: three splits of byte images in memory, and one mapping from bytes to numbers."""
+"""The form of a data set: three splits of byte images in memory, and one mapping from bytes to numbers."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-VALIDATION_SEED = 20_240_502
+_VALIDATION_SEED = 20_240_502
 
 
 class DatasetError(RuntimeError):
@@ -23,8 +23,13 @@ class Split:
         labels: int64 [N], class indices.
 
     Raises:
-        TypeError: another dtype.
-        ValueError: another shape, or as many labels as images do not stand.
+        TypeError: the dtypes are others.
+        ValueError: the shapes are others, or there are not as many labels as images.
+
+    Example:
+        >>> split = Split(torch.zeros(3, 1, 16, 16, dtype=torch.uint8), torch.tensor([7, 8, 9]))
+        >>> len(split), split.subset(torch.tensor([2, 0])).labels
+        (3, tensor([9, 7]))
     """
 
     images: UInt8[Tensor, "N C H W"]
@@ -46,7 +51,7 @@ class Split:
         return len(self.images)
 
     def subset(self, indices: Tensor) -> "Split":
-        """The images and labels at `indices` (int64 [M] or bool [N]), in that order."""
+        """Select the images and labels at `indices` (int64 [M] or bool [N]), in that order."""
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -67,15 +72,20 @@ class Dataset:
 def cut_validation(whole: Split, count: int) -> tuple[Split, Split]:
     """Cut `count` images off a training set: (the rest, the validation split), each in the original order.
 
-    The choice depends on nothing but the number of images and VALIDATION_SEED.
+    The choice depends on nothing but the number of images and a fixed seed.
+
+    Example:
+        >>> whole = Split(torch.zeros(20, 1, 16, 16, dtype=torch.uint8), torch.arange(20))
+        >>> cut_validation(whole, 5)[1].labels
+        tensor([ 4, 10, 12, 14, 18])
     """
-    order = np.random.default_rng(VALIDATION_SEED).permutation(len(whole))
+    order = np.random.default_rng(_VALIDATION_SEED).permutation(len(whole))
     chosen, rest = np.sort(order[:count]), np.sort(order[count:])
     return whole.subset(torch.from_numpy(rest)), whole.subset(torch.from_numpy(chosen))
 
 
 def to_float(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    """The one mapping from bytes to numbers, for every data set: x / 255.
+    """Map bytes to numbers, the same way for every data set: x / 255.
 
     Args:
         images: uint8 [N, C, H, W].
@@ -85,6 +95,10 @@ def to_float(images: UInt8[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
 
     Raises:
         TypeError: the images are not bytes (dividing twice by 255 is a classic bug).
+
+    Example:
+        >>> to_float(torch.tensor([0, 51, 255], dtype=torch.uint8).reshape(1, 1, 1, 3))
+        tensor([[[[0.0000, 0.2000, 1.0000]]]])
     """
     if images.dtype != torch.uint8:
         raise TypeError(

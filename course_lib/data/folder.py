@@ -20,7 +20,7 @@ _DEEP = ("I", "F")  # 16 and 32 bits
 
 
 @dataclass(frozen=True)
-class Listing:
+class _Listing:
     """The files of an image folder in reading order, each with its size and time of change."""
 
     name: str
@@ -33,10 +33,16 @@ class Listing:
 
 
 def find(given: str, data_root: Path) -> Path:
-    """The folder meant by `folder:PATH`: PATH itself if absolute, else under the working folder, else under data_root.
+    """Find the folder meant by `folder:PATH`: PATH if absolute, else under the working folder, else under data_root.
 
     Raises:
         DatasetError: it is in neither place.
+
+    Example:
+        >>> find("my-images", Path("data"))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.data.dataset.DatasetError: folder:my-images: there is no folder ...
     """
     path = Path(given).expanduser()
     candidates = [path] if path.is_absolute() else [Path.cwd() / path, data_root / path]
@@ -48,7 +54,12 @@ def find(given: str, data_root: Path) -> Path:
 
 
 def re_encoded_cifar10(data_root: Path) -> str | None:
-    """What `load_dataset` calls the JPEG re-encoding of CIFAR-10, where it lies under `data_root` and CIFAR-10 not."""
+    """Name the JPEG re-encoding of CIFAR-10 for `load_dataset`, if it lies under `data_root` and the original does not.
+
+    Example:
+        >>> re_encoded_cifar10(Path("nowhere")) is None
+        True
+    """
     place = data_root / "cifar10-jpeg"
     original = data_root / "cifar-10-batches-py", data_root / "cifar-10-python.tar.gz"
     if place.is_dir() and not any(path.exists() for path in original):
@@ -56,7 +67,7 @@ def re_encoded_cifar10(data_root: Path) -> str | None:
     return None
 
 
-def listing(path: Path) -> Listing:
+def listing(path: Path) -> _Listing:
     """List the images under `path`, sorted by class and file name; hidden files and folders are passed over.
 
     Raises:
@@ -105,10 +116,10 @@ def listing(path: Path) -> Listing:
             f"{path} is half unpacked: it holds {found} images, {name} has {whole}. Delete the folder and unpack it "
             "again."
         )
-    return Listing(name, classes, tuple(splits), tuple(counts), tuple(paths), tuple(labels), tuple(stamps))
+    return _Listing(name, classes, tuple(splits), tuple(counts), tuple(paths), tuple(labels), tuple(stamps))
 
 
-def read(files: Listing) -> Dataset:
+def read(files: _Listing) -> Dataset:
     """Decode every image. Without a validation folder a tenth of train is cut off for it, with a fixed seed.
 
     Images are grey ([N, 1, H, W]) if all of them are, else RGB ([N, 3, H, W]); transparency is dropped.
@@ -149,7 +160,7 @@ def read(files: Listing) -> Dataset:
 
 
 def _entries(folder: Path) -> list[os.DirEntry]:
-    """What a folder holds, by name, without hidden files."""
+    """List what a folder holds, by name, without hidden files."""
     with os.scandir(folder) as entries:
         return sorted(
             (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
@@ -161,7 +172,7 @@ def _names(names: set[str]) -> str:
 
 
 def _decoded(path: str):
-    """The decoded image, as a context."""
+    """Decode an image; it is to be used as a context."""
     from PIL import Image
 
     try:

@@ -16,11 +16,13 @@ import numpy as np
 
 from course_lib import files
 
+__all__ = ["CLASSES", "COUNTS", "draw", "read", "save"]
+
 CLASSES = ("B", "D", "G", "O", "Q", "R", "S", "E", "5", "8")
-SIZE = 16  # pixels a side
+_SIZE = 16  # pixels a side
 COUNTS = {"train": 10_000, "validation": 2_000, "test": 4_000}
-SEED = 20_240_501
-FONTS = (
+_SEED = 20_240_501
+_FONTS = (
     "DejaVuSans.ttf",
     "DejaVuSans-Bold.ttf",
     "DejaVuSans-Oblique.ttf",
@@ -46,24 +48,30 @@ _CANVAS = 64  # characters are drawn and bent at four times the final size, then
 _FONT_SIZE = 56
 
 
-def path() -> Path:
-    """Where the shipped file lies."""
+def _path() -> Path:
+    """Find the shipped file."""
     return files.root() / "data" / "glyphs.npz"
 
 
-def draw(seed: int = SEED, counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
+def draw(seed: int = _SEED, counts: dict[str, int] | None = None) -> dict[str, np.ndarray]:
     """Draw the data set.
 
     Every image is one character in one font, rotated, sheared, scaled and shifted, crossed by up to two stray
     strokes, with a contrast of its own, inverted half of the time, and covered with Gaussian noise.
 
     Args:
-        seed: of numpy's default_rng; each split has a stream of its own, so that no image depends on another split.
-        counts: images in each split; COUNTS unless told.
+        seed: of numpy's default_rng, by default that of the shipped set; each split has a stream of its own, so that
+            no image depends on another split.
+        counts: {split: number of images}; COUNTS unless given.
 
     Returns:
         `<split>_images` uint8 [N, 1, 16, 16] and `<split>_labels` int64 [N] for each split. Classes are balanced
         to within one image.
+
+    Example:
+        >>> arrays = draw(counts={"test": 10})
+        >>> arrays["test_images"].shape, sorted(arrays["test_labels"].tolist())
+        ((10, 1, 16, 16), [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     arrays = {}
     for number, (split, count) in enumerate((counts or COUNTS).items()):
@@ -76,18 +84,33 @@ def draw(seed: int = SEED, counts: dict[str, int] | None = None) -> dict[str, np
 
 
 def save(arrays: dict[str, np.ndarray], destination: Path) -> None:
-    """Write the arrays and the versions they are drawn with as a compressed .npz file, atomically."""
+    """Write the arrays and the versions they are drawn with as a compressed .npz file, atomically.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save({"test_labels": np.array([3])}, Path(folder, "glyphs.npz"))
+        ...     read(Path(folder, "glyphs.npz"))[0]
+        {'test_labels': array([3])}
+    """
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays, drawn_with=np.array(versions()))
+    np.savez_compressed(buffer, **arrays, drawn_with=np.array(_versions()))
     files.write_bytes(destination, buffer.getvalue())
 
 
 def read(source: Path) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a file that `save` wrote, and the versions they were drawn with.
+    """Read a file that `save` wrote: the arrays, and the versions they were drawn with.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or corrupted; its message does not name the remedy, the caller's does.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save({"test_labels": np.array([3])}, Path(folder, "glyphs.npz"))
+        ...     read(Path(folder, "glyphs.npz"))[1][:6]
+        'Pillow'
     """
     try:
         with np.load(source, allow_pickle=False) as content:
@@ -97,8 +120,12 @@ def read(source: Path) -> tuple[dict[str, np.ndarray], str]:
         raise ValueError(f"{source} is no whole glyphs file: {error}") from error
 
 
-def differences(arrays: dict[str, np.ndarray], shipped: dict[str, np.ndarray]) -> dict[str, int]:
-    """How many images (or labels) differ in each array; {} when the two sets are identical."""
+def _differences(arrays: dict[str, np.ndarray], shipped: dict[str, np.ndarray]) -> dict[str, int]:
+    """Count the images (or labels) that differ in each array.
+
+    Returns:
+        {array: count}, -1 for an array that one set lacks or that has another shape; {} if the two sets are identical.
+    """
     found = {}
     for key in arrays.keys() | shipped.keys():
         mine, theirs = arrays.get(key), shipped.get(key)
@@ -109,8 +136,8 @@ def differences(arrays: dict[str, np.ndarray], shipped: dict[str, np.ndarray]) -
     return found
 
 
-def versions() -> str:
-    """What the drawing depends on: Pillow, FreeType, matplotlib (its fonts), NumPy (its streams), the processor."""
+def _versions() -> str:
+    """Name what the drawing depends on: Pillow, FreeType, matplotlib (its fonts), NumPy (its streams), processor."""
     import matplotlib
     import PIL
     from PIL import features
@@ -123,7 +150,7 @@ def versions() -> str:
 
 @functools.cache
 def _character(character: str, font_name: str):
-    """One upright character, white on black, centred by its own bounding box; a PIL image."""
+    """Draw one upright character, white on black, centred by its own bounding box; a PIL image."""
     import matplotlib
     from PIL import Image, ImageDraw, ImageFont
 
@@ -137,10 +164,10 @@ def _character(character: str, font_name: str):
 
 
 def _draw_one(character: str, rng: np.random.Generator) -> np.ndarray:
-    """One uint8 image [16, 16]."""
+    """Draw one uint8 image [16, 16]."""
     from PIL import Image, ImageDraw
 
-    glyph = _character(character, FONTS[rng.integers(len(FONTS))])
+    glyph = _character(character, _FONTS[rng.integers(len(_FONTS))])
     angle, shear = np.deg2rad(rng.uniform(-22, 22)), rng.uniform(-0.3, 0.3)
     scale_x, scale_y = rng.uniform(0.8, 1.28, size=2)  # PIL maps output to input: above 1 shrinks
     shift = rng.uniform(-6, 6, size=2)  # in canvas pixels: 1.5 final ones
@@ -168,7 +195,7 @@ def _draw_one(character: str, rng: np.random.Generator) -> np.ndarray:
 
     ink = (
         np.asarray(glyph, dtype=np.float64)
-        .reshape(SIZE, _CANVAS // SIZE, SIZE, _CANVAS // SIZE)
+        .reshape(_SIZE, _CANVAS // _SIZE, _SIZE, _CANVAS // _SIZE)
         .mean(axis=(1, 3))
     )
     contrast = rng.uniform(0.4, 0.92)
@@ -180,8 +207,8 @@ def _draw_one(character: str, rng: np.random.Generator) -> np.ndarray:
     return np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
 
 
-def main() -> int:
-    """Command line: compare with the shipped file, or replace it with --write. Returns the exit status."""
+def _main() -> int:
+    """Run the command line: compare with the shipped file, or replace it with --write. Returns the exit status."""
     parser = argparse.ArgumentParser(description="Draw the glyphs data set again.")
     parser.add_argument(
         "--write", action="store_true", help="replace data/glyphs.npz and its line in SHA256SUMS"
@@ -189,24 +216,26 @@ def main() -> int:
     arguments = parser.parse_args()
     arrays = draw()
     if arguments.write:
-        save(arrays, path())
-        files.record_checksum(path())
-        print(f"wrote {path().name}: {path().stat().st_size / 1e6:.1f} MB, drawn with {versions()}")
+        save(arrays, _path())
+        files.record_checksum(_path())
+        print(f"wrote {_path().name}: {_path().stat().st_size / 1e6:.1f} MB, drawn with {_versions()}")
         return 0
     try:
-        shipped, drawn_with = read(path())
+        shipped, drawn_with = read(_path())
     except (OSError, ValueError) as error:
         print(
             f"nothing to compare with: {error}. `git checkout -- data/glyphs.npz` or --write brings it back"
         )
         return 1
-    found = differences(arrays, shipped)
+    found = _differences(arrays, shipped)
     if not found:
-        print(f"identical to the shipped {path().name} ({versions()})")
+        print(f"identical to the shipped {_path().name} ({_versions()})")
         return 0
-    print(f"differs from the shipped {path().name} in {found}\nshipped: {drawn_with}\nhere:    {versions()}")
+    print(
+        f"differs from the shipped {_path().name} in {found}\nshipped: {drawn_with}\nhere:    {_versions()}"
+    )
     return 1
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(_main())

@@ -27,18 +27,18 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
     Args:
         name: "glyphs" (embedded), "mnist", "fashion_mnist", "cifar10" (read by torchvision), or "folder:PATH" with
             PATH/{train,test}/<class>/<image>. A relative PATH is looked for in the working folder, then in `root`.
-            Where CIFAR-10 is not under `root` and its JPEG re-encoding is (the folder cifar10-jpeg), "cifar10" is the
+            If CIFAR-10 is not under `root` but its JPEG re-encoding is (the folder cifar10-jpeg), "cifar10" is the
             latter, and says so in its name.
-        root: where data sets lie; $COURSE_DATA unless given, else data/downloads.
+        root: the folder of data sets; $COURSE_DATA unless given, else data/downloads.
         download: whether absent files may be downloaded.
 
     Returns:
-        The three splits. Where a set brings no validation images of its own, they are cut from its training images
+        The three splits. If a set brings no validation images of its own, they are cut from its training images
         with a fixed seed: 5,000 of MNIST, Fashion-MNIST and CIFAR-10, a tenth of an image folder. `name` is the name
         to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-10 (JPEG), or the folder's.
 
     Raises:
-        KeyError: unknown name.
+        KeyError: the name is unknown.
         DatasetError: a file is absent, truncated or corrupted; the message names it and what to do.
         OSError: the root cannot be written to.
     """
@@ -62,14 +62,14 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
 
 
 def fetch(name: str, root: str | Path | None = None) -> Path:
-    """Bring the files of a named set, or verify those that are there.
+    """Download the files of a named set, or verify those that are there.
 
     Returns:
         The folder that holds them.
 
     Raises:
-        KeyError: unknown name.
-        ValueError: an image folder, which comes from nowhere.
+        KeyError: the name is unknown.
+        ValueError: the name is that of an image folder, which cannot be downloaded.
         DatasetError: a file cannot be downloaded, or is truncated or corrupted.
     """
     _check(name, root)
@@ -98,7 +98,7 @@ def _check(name: object, root: object) -> None:
 
 
 def _stamp(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
-    """What tells one state of the files from the next: path, size and time of change."""
+    """Describe the state of the files: path, size and time of change of each."""
     return tuple(
         (str(path), status.st_size, status.st_mtime_ns)
         for path in paths
@@ -109,7 +109,7 @@ def _stamp(paths: list[Path]) -> tuple[tuple[str, int, int], ...]:
 
 @functools.lru_cache(maxsize=2)
 def _cached(read: Callable[..., Dataset], stamp: tuple, *arguments: object) -> Dataset:
-    """read(*arguments), once for every state of the files."""
+    """Call `read(*arguments)` once for every state of the files."""
     return read(*arguments)
 
 

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10: brought whole or not at all, then read by torchvision's own classes."""
+"""MNIST, Fashion-MNIST and CIFAR-10: downloaded whole or not at all, then read by torchvision's own classes."""
 
 import contextlib
 import gzip
@@ -45,7 +45,7 @@ class _Archive:
 
 
 @dataclass(frozen=True)
-class Remote:
+class _Remote:
     """A data set that torchvision reads.
 
     Args:
@@ -65,7 +65,7 @@ class Remote:
         return getattr(datasets, self.reader_name)
 
     def archives(self) -> list[_Archive]:
-        """What torchvision's class downloads, in the layout it expects under the root."""
+        """List what torchvision's class downloads, in the layout it expects under the root."""
         reader = self.reader
         if hasattr(reader, "resources"):  # MNIST and its kin: four gzipped files
             folder = f"{self.reader_name}/raw"
@@ -84,26 +84,26 @@ class Remote:
         return [_Archive(reader.filename, (reader.url,), reader.tgz_md5, contents)]
 
     def paths(self, root: Path) -> list[Path]:
-        """The unpacked files, there or not."""
+        """List the unpacked files, whether they are there or not."""
         return [root / path for archive in self.archives() for path in archive.contents]
 
     def folder(self, root: Path) -> Path:
-        """Where the unpacked files lie."""
+        """Find the folder of the unpacked files."""
         return self.paths(root)[0].parent
 
 
 REMOTES = {
     remote.key: remote
     for remote in (
-        Remote("mnist", "MNIST", "MNIST"),
-        Remote("fashion_mnist", "Fashion-MNIST", "FashionMNIST"),
-        Remote("cifar10", "CIFAR-10", "CIFAR10"),
+        _Remote("mnist", "MNIST", "MNIST"),
+        _Remote("fashion_mnist", "Fashion-MNIST", "FashionMNIST"),
+        _Remote("cifar10", "CIFAR-10", "CIFAR10"),
     )
 }
 
 
-def obtain(remote: Remote, root: Path, *, download: bool) -> None:
-    """See to it that every unpacked file of the set lies under `root`; those that do are left as they are.
+def obtain(remote: _Remote, root: Path, *, download: bool) -> None:
+    """Make every unpacked file of the set lie under `root`; those that do are left as they are.
 
     Archives placed by hand are unpacked; the others are downloaded if `download` allows it. All of it happens in a
     temporary folder under `root`; files move into place once all of them are whole.
@@ -137,7 +137,7 @@ def obtain(remote: Remote, root: Path, *, download: bool) -> None:
                     os.replace(workshop / path, root / path)
 
 
-def verify(remote: Remote, root: Path) -> None:
+def verify(remote: _Remote, root: Path) -> None:
     """Check the unpacked files that lie under `root`.
 
     Raises:
@@ -149,7 +149,7 @@ def verify(remote: Remote, root: Path) -> None:
                 raise DatasetError(f"{root / path} {fault}. Delete it. {_remedy(remote, root)}")
 
 
-def read(remote: Remote, root: Path) -> Dataset:
+def read(remote: _Remote, root: Path) -> Dataset:
     """Read the files, which must be there, and cut the validation split from the original training images.
 
     Raises:
@@ -174,7 +174,7 @@ def read(remote: Remote, root: Path) -> Dataset:
 
 
 def _fault(path: Path, md5: str | None) -> str | None:
-    """What is wrong with an unpacked file; None when nothing is."""
+    """Describe what is wrong with an unpacked file; None if nothing is."""
     from torchvision.datasets.utils import calculate_md5
 
     size = path.stat().st_size
@@ -195,8 +195,8 @@ def _fault(path: Path, md5: str | None) -> str | None:
     return None
 
 
-def _remedy(remote: Remote, root: Path) -> str:
-    """The command that brings the files, and how to place them by hand."""
+def _remedy(remote: _Remote, root: Path) -> str:
+    """Write the command that downloads the files, and how to place them by hand."""
     elsewhere = root.resolve() != files.data_root().resolve()
     command = f"{f'COURSE_DATA={shlex.quote(str(root))} ' if elsewhere else ''}course data fetch {remote.key}"
     lines = [f"Run `{command}`, or place these files by hand, packed or unpacked:"]
@@ -209,7 +209,7 @@ def _remedy(remote: Remote, root: Path) -> str:
 
 @contextlib.contextmanager
 def _workshop(root: Path) -> Iterator[Path]:
-    """A temporary folder under `root`, so that files move from it in one step; deleted in the end."""
+    """Make a temporary folder under `root`, so that files move from it in one step; it is deleted in the end."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=".fetch.", suffix=".part", dir=root)
@@ -223,8 +223,8 @@ def _workshop(root: Path) -> Iterator[Path]:
         ) from error
 
 
-def _download(remote: Remote, archive: _Archive, root: Path, workshop: Path) -> None:
-    """Bring one archive into the workshop, from the first mirror that has it whole."""
+def _download(remote: _Remote, archive: _Archive, root: Path, workshop: Path) -> None:
+    """Download one archive into the workshop, from the first mirror that has it whole."""
     from torchvision.datasets.utils import download_url
 
     target = workshop / archive.path
@@ -246,7 +246,7 @@ def _download(remote: Remote, archive: _Archive, root: Path, workshop: Path) -> 
     )
 
 
-def _unpack(remote: Remote, archive: _Archive, root: Path, packed: Path, workshop: Path) -> None:
+def _unpack(remote: _Remote, archive: _Archive, root: Path, packed: Path, workshop: Path) -> None:
     """Unpack one archive into the workshop and check what comes out."""
     from torchvision.datasets.utils import extract_archive
 

@@ -8,7 +8,7 @@ from torch import nn
 from course_lib.models.convnets import convnet_student, convnet_teacher
 from course_lib.models.mlp import mlp
 from course_lib.models.mobilenet import mobilenet
-from course_lib.models.resnet import resnet
+from course_lib.models.resnet import BasicBlock, resnet
 from course_lib.models.vgg import vgg
 from course_lib.validation import check_choice, check_count
 
@@ -18,7 +18,17 @@ _BUILDERS = {
 }
 NAMES = tuple(_BUILDERS)
 
-__all__ = ["NAMES", "build", "convnet_student", "convnet_teacher", "mlp", "mobilenet", "resnet", "vgg"]
+__all__ = [
+    "NAMES",
+    "BasicBlock",
+    "build",
+    "convnet_student",
+    "convnet_teacher",
+    "mlp",
+    "mobilenet",
+    "resnet",
+    "vgg",
+]
 
 
 def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:
@@ -33,8 +43,13 @@ def build(name: str, *, seed: int = 0, **options: object) -> nn.Module:
         The network, in train mode, on the CPU.
 
     Raises:
-        KeyError: unknown name; the message lists the nearest ones.
-        TypeError: an option that the builder does not take; the message lists those it takes.
+        KeyError: the name is unknown; the message lists the nearest ones.
+        TypeError: the builder does not take an option; the message lists those it takes.
+
+    Example:
+        >>> first, second = build("mlp", seed=1, image_size=28), build("mlp", seed=1, image_size=28)
+        >>> torch.equal(first[1].weight, second[1].weight), first[1].weight.shape
+        (True, torch.Size([128, 784]))
     """
     builder = _BUILDERS[check_choice(name, "model", NAMES, error=KeyError)]
     check_count(seed, "seed", low=0)

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from course_lib.validation import check_count
 
 
-class ConvnetTeacher(nn.Module):
-    """See `convnet_teacher`."""
+class _ConvnetTeacher(nn.Module):
+    """The network of `convnet_teacher`."""
 
     def __init__(
         self, in_channels: int, image_size: int, channels: tuple[int, int], hidden: int, classes: int
@@ -29,8 +29,8 @@ class ConvnetTeacher(nn.Module):
         return self.fc2(x)
 
 
-class ConvnetStudent(nn.Module):
-    """See `convnet_student`."""
+class _ConvnetStudent(nn.Module):
+    """The network of `convnet_student`."""
 
     def __init__(self, in_channels: int, image_size: int, filters: int, patch: int, classes: int):
         super().__init__()
@@ -50,10 +50,10 @@ def convnet_teacher(
     channels: tuple[int, int] = (64, 128),
     hidden: int = 1024,
     classes: int = 10,
-) -> ConvnetTeacher:
+) -> nn.Module:
     """Two 3x3 convolutions, each with max pooling, then two linear layers with dropout between them.
 
-    As in the source document there is no activation after the first linear layer. Its dropout, though, was called
+    As in the source document there is no activation after the first linear layer. There, though, dropout was called
     as a function without `training=`, and so also fell on the test images; here it is a module that eval() stops.
 
     Args:
@@ -61,24 +61,40 @@ def convnet_teacher(
         image_size: H and W of the images, at least 4.
         channels: filters of the two convolutions.
         hidden: width of the first linear layer.
-        classes: K.
+        classes: number of classes, K.
+
+    Raises:
+        TypeError: image_size is not an int.
+        ValueError: image_size is below 4.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in convnet_teacher().parameters())
+        6508298
     """
     check_count(image_size, "image_size", low=4)
-    return ConvnetTeacher(in_channels, image_size, channels, hidden, classes)
+    return _ConvnetTeacher(in_channels, image_size, channels, hidden, classes)
 
 
 def convnet_student(
     in_channels: int = 1, image_size: int = 28, filters: int = 1, patch: int = 7, classes: int = 10
-) -> ConvnetStudent:
-    """One convolution over non-overlapping patches, then one linear layer: 220 parameters on MNIST as it stands.
+) -> nn.Module:
+    """One convolution over non-overlapping patches, then one linear layer: 220 parameters on MNIST by default.
 
     Args:
         in_channels: C of the images.
         image_size: H and W of the images.
         filters: of the convolution.
         patch: kernel size and stride, in pixels.
-        classes: K.
+        classes: number of classes, K.
+
+    Raises:
+        TypeError: filters or patch is not an int.
+        ValueError: filters is below 1, or patch is not from 1 to image_size.
+
+    Example:
+        >>> sum(parameter.numel() for parameter in convnet_student().parameters())
+        220
     """
     check_count(filters, "filters")
     check_count(patch, "patch", high=image_size)
-    return ConvnetStudent(in_channels, image_size, filters, patch, classes)
+    return _ConvnetStudent(in_channels, image_size, filters, patch, classes)

@@ -17,7 +17,15 @@ def mlp(
         in_channels: C of the images.
         image_size: H and W of the images.
         hidden: the widths of the hidden layers, from the image to the logits.
-        classes: K.
+        classes: number of classes, K.
+
+    Raises:
+        TypeError: a size is not an int.
+        ValueError: a size is below 1.
+
+    Example:
+        >>> [layer.weight.shape for layer in mlp(image_size=28) if isinstance(layer, nn.Linear)]
+        [torch.Size([128, 784]), torch.Size([10, 128])]
     """
     widths = [in_channels * check_count(image_size, "image_size") ** 2, *hidden]
     layers: list[nn.Module] = [nn.Flatten()]

@@ -20,12 +20,19 @@ def mobilenet(
         in_channels: C of the images.
         stem: channels of the first convolution.
         widths: (output channels, stride) of each block.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
-        ValueError: a width or stride below 1.
+        TypeError: a width or stride is not an int.
+        ValueError: a width or stride is below 1.
 
-    Source: Howard et al. 2017.
+    Example:
+        >>> block = mobilenet(widths=[(64, 2)])[3]
+        >>> [(layer.kernel_size, layer.groups) for layer in block if isinstance(layer, nn.Conv2d)]
+        [((3, 3), 32), ((1, 1), 1)]
+
+    References:
+        Howard et al., "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision Applications", 2017.
     """
     layers = conv_bn_relu(in_channels, check_count(stem, "stem"))
     channels = stem

@@ -10,7 +10,17 @@ from course_lib.validation import check_count
 
 
 class BasicBlock(nn.Module):
-    """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)), the shortcut a 1x1 convolution where shapes differ."""
+    r"""Two 3x3 convolutions with a shortcut around them, which is a 1x1 convolution if the shapes differ.
+
+    .. math:: y = \mathrm{relu}(\mathrm{bn}_2(\mathrm{conv}_2(\mathrm{relu}(\mathrm{bn}_1(\mathrm{conv}_1(x)))))
+        + \mathrm{shortcut}(x))
+
+    The 1x1 convolution is followed by a batch norm.
+
+    Example:
+        >>> BasicBlock(16, 16, 1).shortcut, BasicBlock(16, 32, 2).shortcut[0].kernel_size
+        (Identity(), (1, 1))
+    """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
@@ -35,18 +45,26 @@ def resnet(
 ) -> nn.Sequential:
     """The CIFAR form of ResNet: a 3x3 stem, stages of basic blocks that halve the image, average pooling, linear.
 
-    With `blocks=(n, n, n)` it has 6n + 2 layers: ResNet-20 is n = 3, ResNet-56 is n = 9.
+    With `blocks=(n, n, n)` it has 6n + 2 layers: ResNet-20 is n = 3, ResNet-56 is n = 9. The first stage keeps the size
+    of the image; each later one halves it.
 
     Args:
         in_channels: C of the images.
         widths: channels of each stage.
         blocks: blocks in each stage.
-        classes: K.
+        classes: number of classes, K.
 
     Raises:
-        ValueError: widths and blocks differ in length, or are empty.
+        TypeError: a width or a number of blocks is not an int.
+        ValueError: widths and blocks differ in length, are empty, or hold a number below 1.
 
-    Source: He, Zhang, Ren and Sun 2016, section 4.2.
+    Example:
+        >>> layers = resnet(blocks=(3, 3, 3)).modules()
+        >>> 1 + sum(isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) for layer in layers)
+        20
+
+    References:
+        He, Zhang, Ren and Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2.
     """
     if len(widths) != len(blocks) or not widths:
         raise ValueError(

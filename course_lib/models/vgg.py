@@ -18,14 +18,22 @@ def vgg(
     Args:
         in_channels: C of the images.
         widths: output channels of each convolution, and "M" where the image is halved.
-        classes: K.
+        classes: number of classes, K.
         gamma: initial scale of every batch norm; network slimming starts from 0.5.
 
     Raises:
-        TypeError: a gamma that is no number.
-        ValueError: a width that is neither a positive int nor "M", no convolution at all, or a gamma not finite.
+        TypeError: gamma is not a number.
+        ValueError: a width is neither a positive int nor "M", there is no convolution, or gamma is not finite.
 
-    Source: Simonyan and Zisserman 2015 (configuration), Ioffe and Szegedy 2015 (batch norm), Liu et al. 2017 (gamma).
+    Example:
+        >>> [type(layer).__name__ for layer in vgg(widths=(8, "M"))]
+        ['Conv2d', 'BatchNorm2d', 'ReLU', 'MaxPool2d', 'AdaptiveAvgPool2d', 'Flatten', 'Linear']
+
+    References:
+        Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015
+        (configuration); Ioffe and Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing
+        Internal Covariate Shift", ICML 2015 (batch norm); Liu et al., "Learning Efficient Convolutional Networks
+        through Network Slimming", ICCV 2017 (gamma).
     """
     check_number(gamma, "gamma")
     layers: list[nn.Module] = []
@@ -49,7 +57,12 @@ def vgg(
 def conv_bn_relu(
     in_channels: int, out_channels: int, *, kernel_size: int = 3, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
-    """Convolution (no bias: batch norm has one), batch norm and ReLU; the image keeps its size at stride 1."""
+    """Make a convolution (without bias: batch norm has one), a batch norm and a ReLU; stride 1 keeps the image size.
+
+    Example:
+        >>> [type(layer).__name__ for layer in conv_bn_relu(3, 8)]
+        ['Conv2d', 'BatchNorm2d', 'ReLU']
+    """
     return [
         nn.Conv2d(
             in_channels,

@@ -35,11 +35,11 @@ def house(tmp_path, monkeypatch):
 
 
 def test_the_generator_reproduces_the_shipped_file(redrawn):
-    shipped, drawn_with = glyphs.read(glyphs.path())
-    found = glyphs.differences(redrawn, shipped)
-    if found and drawn_with != glyphs.versions():
+    shipped, drawn_with = glyphs.read(glyphs._path())
+    found = glyphs._differences(redrawn, shipped)
+    if found and drawn_with != glyphs._versions():
         pytest.skip(
-            f"{found} differ: the shipped file is drawn with {drawn_with}, here are {glyphs.versions()}"
+            f"{found} differ: the shipped file is drawn with {drawn_with}, here are {glyphs._versions()}"
         )
     assert not found
 
@@ -82,12 +82,12 @@ def test_every_image_carries_ink_and_noise(dataset):
 def test_differences_counts_images_and_names_what_lacks():
     arrays = glyphs.draw(counts={"train": 4})
     changed = {key: value.copy() for key, value in arrays.items()}
-    assert glyphs.differences(arrays, changed) == {}
+    assert glyphs._differences(arrays, changed) == {}
     changed["train_images"][[1, 3], 0, 2] ^= 1
-    assert glyphs.differences(arrays, changed) == {"train_images": 2}
+    assert glyphs._differences(arrays, changed) == {"train_images": 2}
     del changed["train_labels"]
     changed["train_images"] = changed["train_images"][:3]
-    assert glyphs.differences(arrays, changed) == {"train_images": -1, "train_labels": -1}
+    assert glyphs._differences(arrays, changed) == {"train_images": -1, "train_labels": -1}
 
 
 def test_saving_twice_gives_the_same_bytes_and_reading_gives_the_arrays_back(tmp_path):
@@ -97,8 +97,8 @@ def test_saving_twice_gives_the_same_bytes_and_reading_gives_the_arrays_back(tmp
     glyphs.save(arrays, second)
     assert first.read_bytes() == second.read_bytes()
     back, drawn_with = glyphs.read(first)
-    assert glyphs.differences(arrays, back) == {}
-    assert drawn_with == glyphs.versions()
+    assert glyphs._differences(arrays, back) == {}
+    assert drawn_with == glyphs._versions()
     assert all(name in drawn_with for name in ("Pillow", "FreeType", "matplotlib", "NumPy"))
 
 
@@ -146,12 +146,15 @@ def test_fetching_glyphs_verifies_them_and_names_their_folder(house):
 
 def command(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", ["glyphs", *arguments])
-    return glyphs.main(), capsys.readouterr().out
+    return glyphs._main(), capsys.readouterr().out
 
 
 def test_the_command_compares_and_writes(house, monkeypatch, capsys):
     monkeypatch.setattr(glyphs, "draw", lambda: glyphs.read(house / "glyphs.npz")[0])
-    assert command(monkeypatch, capsys) == (0, f"identical to the shipped glyphs.npz ({glyphs.versions()})\n")
+    assert command(monkeypatch, capsys) == (
+        0,
+        f"identical to the shipped glyphs.npz ({glyphs._versions()})\n",
+    )
 
     changed = glyphs.read(house / "glyphs.npz")[0]
     changed["test_images"] = 255 - changed["test_images"]
