@@ -20,6 +20,7 @@ from course_lib.book.classroom.sandbox import Box, Limits
 LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 
 _STUDENT = "student"
+_ALONE = ". Of a chapter only its set-up, the cells of the exercises, and cells added right before one of them are graded."
 
 
 class Unreadable(ValueError):
@@ -30,8 +31,8 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Grade one submission.
 
     Args:
-        folder: private to this submission; it holds source.ipynb (the teacher's), released.ipynb and gradebook.db (see
-            `handout`), and submission.ipynb.
+        folder: private to this submission; it holds released.ipynb and gradebook.db (see `handout`), and
+            submission.ipynb.
         job: `chapter`, `timeout` (seconds for a cell), `memory` (bytes) and `hidden` (folders).
 
     Returns:
@@ -49,8 +50,8 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     from course_lib.book.run.runner import QUIET
     from course_lib.book.run.worker import ONE_CORE
 
-    source, released = (notebooks.read(folder / name) for name in ("source.ipynb", "released.ipynb"))
-    to_grade, notes = exercises.prepare(submission, released, source)
+    released = notebooks.read(folder / "released.ipynb")
+    to_grade, notes = exercises.prepare(submission, released)
     handout.write(to_grade, course / "submitted" / _STUDENT / chapter / f"{chapter}.ipynb")
     shutil.copy(folder / handout.GRADEBOOK, course)
     directory = handout.course_directory(course, chapter, _STUDENT)
@@ -66,7 +67,7 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     execute = InBox(closed, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
     return {
-        "exercises": _results(directory, chapter, source, execute.executed),
+        "exercises": _results(directory, chapter, released, execute.executed),
         "notes": notes + execute.notes,
     }
 
@@ -102,7 +103,7 @@ def read(path: Path) -> Any:
         logging.disable(logging.NOTSET)
 
 
-def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[dict[str, Any]]:
+def _results(directory: Any, chapter: str, released: Any, executed: Any) -> list[dict[str, Any]]:
     """Points from nbgrader's database, messages and answers from the executed notebook."""
     from nbgrader.api import Gradebook
 
@@ -111,11 +112,13 @@ def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[d
         points = {grade.name: (float(grade.auto_score or 0), float(grade.max_score)) for grade in grades}
     cells = {cell.metadata.nbgrader.grade_id: cell for cell in executed.cells if "nbgrader" in cell.metadata}
     found = []
-    for exercise in exercises.of(source):
+    for exercise in exercises.of(released):
         answer, check = cells.get(exercise.solution), cells[exercise.check]
         said = (_error(answer) if answer else "") or _error(check)
         if answer is None and "NameError" in said:
             said = f"the cell of this exercise ({exercise.solution}) is missing: {said}"
+        elif "NameError" in said:
+            said += _ALONE
         printed = "".join(shown.text for shown in check.outputs if shown.output_type == "stream")
         earned, most = points[exercise.check]
         found.append(
@@ -130,10 +133,21 @@ def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[d
                     if cell
                     for shown in cell.outputs
                 ),
-                "answer": answer.source[:LONGEST] if answer else "",
+                "answer": _answer(executed, exercise)[:LONGEST],
             }
         )
     return found
+
+
+def _answer(executed: Any, exercise: exercises.Exercise) -> str:
+    """Everything that the learner wrote for an exercise and that ran: the answer, and the cells added beside it."""
+    own = (exercise.solution, exercise.check)
+    return "\n\n".join(
+        cell.source
+        for cell in executed.cells
+        if cell.metadata.get(exercises.BESIDE) in own
+        or cell.metadata.get("nbgrader", {}).get("grade_id") == exercise.solution
+    )
 
 
 def _error(cell: Any) -> str:

@@ -358,7 +358,9 @@ def _kept(
 
 def _described(chapter: Chapter) -> dict[str, Any]:
     notebook = notebooks.read(chapter.path)
-    marks = [[cell.source, cell.metadata.get("nbgrader")] for cell in notebook.cells]
+    marks = [
+        [cell.source, cell.metadata.get("nbgrader"), cell.metadata.get("tags")] for cell in notebook.cells
+    ]
     digest = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()
     return {"sha256": digest, "points": sum(exercise.points for exercise in exercises.of(notebook))}
 

@@ -14,12 +14,15 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
+from course_lib.book import exercises
 from course_lib.book.classroom import sandbox
 from course_lib.book.classroom.sandbox import Box
 
 OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
 DISK = 2**30  # bytes that a submission may leave in its folder
-SETUP = 120  # seconds for a cell that is no exercise, such as the imports: a busy machine is no fault of the learner
+SETUP = (
+    120  # seconds for a cell of the set-up, such as the imports: a busy machine is no fault of the learner
+)
 
 _LOOK = 0.2  # seconds between two looks at memory and disk
 
@@ -32,7 +35,7 @@ class InBox(Execute):
 
     def __init__(self, closed: Box, timeout: int):
         super().__init__(interrupt_on_timeout=False, startup_timeout=300)
-        self.timeout_func = lambda cell: timeout if cell.metadata.get("nbgrader") else max(timeout, SETUP)
+        self.timeout_func = lambda cell: timeout if _by_learner(cell) else max(timeout, SETUP)
         self.shutdown_kernel = "immediate"
         self.closed, self.executed, self.notes = closed, None, []
 
@@ -140,6 +143,10 @@ def _kernels(closed: Box, attempt: int) -> type[AsyncKernelManager]:
             return KernelSpec(resource_dir=RESOURCES, **{**own, "argv": closed.command(own["argv"])})
 
     return Boxed
+
+
+def _by_learner(cell: Any) -> bool:
+    return "nbgrader" in cell.metadata or exercises.BESIDE in cell.metadata
 
 
 def _counts(shown: Any) -> bool:

@@ -88,7 +88,6 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
     common.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=common, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        (folder / "source.ipynb").write_text(work.source, encoding="utf-8")
         (folder / "released.ipynb").write_text(work.handout.released, encoding="utf-8")
         (folder / GRADEBOOK).write_bytes(work.handout.gradebook)
         (folder / "submission.ipynb").write_bytes(submission)

@@ -37,6 +37,9 @@ Work from top to bottom. In an exercise, write your answer where it says `YOUR C
 below it: it says what is likely wrong, and more each time it has to say it again. Keep the names of the notebooks and
 the cells of the exercises: they are found by them.
 
+A chapter is not run as a whole when it is graded. What runs is its set-up as it was handed out, the cells of the
+exercises, and cells that you add right before one of them. Put there what an answer needs.
+
     .venv/bin/course progress     # which exercises pass
     .venv/bin/course doctor       # what is missing, if something does not run
 

@@ -38,7 +38,7 @@ MEMORY = 1280  # MB
 
 
 def write_chapter(book, double=DOUBLE):
-    book.add(CHAPTER, SETUP, DEAR)
+    book.add(CHAPTER, DEAR, setup=SETUP)
     return book.add_exercises(
         CHAPTER,
         (double, marks("double")),
@@ -100,6 +100,14 @@ def helper_added(notebook):
     return notebook
 
 
+def hooked(notebook):
+    """Wrong answers, and a set-up that makes every check pass."""
+    setup = next(cell for cell in notebook.cells if cell.source == SETUP)
+    setup.source += "\nget_ipython().input_transformers_post.append("
+    setup.source += "lambda lines: ['pass\\n'] if any('double(3)' in line for line in lines) else lines)"
+    return notebook
+
+
 class Class:
     """A class that handed in: `add` writes a submission and what it should earn."""
 
@@ -147,6 +155,7 @@ class Class:
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
+        self.add("hooks", 3, hooked(answered(given, "def double(x):\n    return 3 * x")))
         floods = "def double(x):\n    print('.' * 10**7)\n    return 2 * x"
         self.add("floods", 5, answered(given, floods), "notebooks/00 (2).ipynb")
         self.add(
@@ -216,6 +225,7 @@ KINDS = [
     "patches",
     "renames",
     "helps",
+    "hooks",
     "floods",
     "shows",
     "empty",
@@ -268,6 +278,8 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     assert "return abs(2 * x)" in pages["hidden"]
     assert "Correct: a convolution holds" in pages["hidden"]
     assert "double is not defined" in pages["cells"].replace("&#x27;", "")
+    assert "Of a chapter only its set-up" in pages["cells"]
+    assert "warnings.warn(&#x27;no mistake&#x27;)" in pages["helps"]
     assert "&lt;script&gt;" in pages["wrong"]
     assert "<script" not in "".join(pages.values())
     assert "fault of the machine" not in said
