@@ -1,7 +1,7 @@
 """One submission, graded by nbgrader in this process: `python -m course_lib.book.classroom.autograde FOLDER`.
 
 The folder holds job.json; result.json is left in it. nbgrader, its database and the teacher's notebook stay outside
-the box in which the learner's kernel runs (see `box`).
+the box in which the learner's kernel runs (see `sandbox`).
 """
 
 import json
@@ -9,18 +9,21 @@ import logging
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from course_lib.book import exercises, notebooks
 from course_lib.book.classroom import handout, sandbox
 from course_lib.book.classroom.marking import JOB, RESULT
-from course_lib.book.classroom.sandbox import Box, Limits
+from course_lib.book.classroom.sandbox import Limits, Outcome
 
 LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 
 _STUDENT = "student"
-_ALONE = ". Of a chapter only its set-up, the cells of the exercises, and cells added right before one of them are graded."
+_ALONE = (
+    ". Of a chapter only its set-up, the exercises, and cells added right before one of their cells are run."
+)
 
 
 class Unreadable(ValueError):
@@ -58,13 +61,12 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
 
     inside = folder / "box"
     inside.mkdir()
-    closed = Box(
-        inside,
-        Limits(job["memory"]),
-        hidden=tuple(map(Path, (*job["hidden"], folder.parent))),
-        environment={**ONE_CORE, **QUIET},
-    )
-    execute = InBox(closed, job["timeout"])
+    limits = Limits(job["memory"], hidden=tuple(map(Path, (*job["hidden"], folder.parent))))
+
+    def boxed(command: list[str], stopping: threading.Event) -> Outcome:
+        return sandbox.run(command, inside, limits, environment={**ONE_CORE, **QUIET}, stopping=stopping)
+
+    execute = InBox(boxed, inside, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
     return {
         "exercises": _results(directory, chapter, released, execute.executed),

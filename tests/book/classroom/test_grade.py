@@ -101,9 +101,9 @@ def helper_added(notebook):
 
 
 def hooked(notebook):
-    """Wrong answers, and a set-up that makes every check pass."""
+    """An answer with a name of a set-up that was changed, in which a hook makes every check pass."""
     setup = next(cell for cell in notebook.cells if cell.source == SETUP)
-    setup.source += "\nget_ipython().input_transformers_post.append("
+    setup.source += "\nFACTOR = 2\nget_ipython().input_transformers_post.append("
     setup.source += "lambda lines: ['pass\\n'] if any('double(3)' in line for line in lines) else lines)"
     return notebook
 
@@ -155,7 +155,7 @@ class Class:
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
-        self.add("hooks", 3, hooked(answered(given, "def double(x):\n    return 3 * x")))
+        self.add("hooks", 3, hooked(answered(given, "def double(x):\n    return FACTOR * x")))
         floods = "def double(x):\n    print('.' * 10**7)\n    return 2 * x"
         self.add("floods", 5, answered(given, floods), "notebooks/00 (2).ipynb")
         self.add(
@@ -278,7 +278,7 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     assert "return abs(2 * x)" in pages["hidden"]
     assert "Correct: a convolution holds" in pages["hidden"]
     assert "double is not defined" in pages["cells"].replace("&#x27;", "")
-    assert "Of a chapter only its set-up" in pages["cells"]
+    assert "Of a chapter only its set-up, the exercises" in pages["hooks"]
     assert "warnings.warn(&#x27;no mistake&#x27;)" in pages["helps"]
     assert "&lt;script&gt;" in pages["wrong"]
     assert "<script" not in "".join(pages.values())
