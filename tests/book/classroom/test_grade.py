@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from course_lib.book import CourseError, cli, notebooks
-from course_lib.book.classroom import grading, handout, marking, sandbox
+from course_lib.book.classroom import grading, handout, marking, sandbox, submissions
 from tests.book.conftest import Book, marks
 from tests.book.processes import PATIENCE, wait_for
 
@@ -364,16 +364,14 @@ def test_other_limits_another_chapter_or_other_code_do_not_count(copied, monkeyp
     ended = book.course("grade", folder, "--resume", "--timeout", "9", "--memory", str(MEMORY))
     assert ended.status == 2
     assert "timeout was 8 and is now 9" in ended.err
-    submissions, _ = grading.collect(folder, notebooks.chapters())
+    handed_in, _ = submissions.collect(folder, notebooks.chapters())
     old = grading.load(grades)
     same = {**old, "submissions": {}}
-    assert len(grading._kept(old, same, submissions)[0]) == 3
-    assert not grading._kept(old, {**same, "library_sha256": "another"}, submissions)[0]
-    assert not grading._kept(old, {**same, "chapters": {CHAPTER: {"sha256": "x", "points": 5}}}, submissions)[
-        0
-    ]
+    assert len(grading._kept(old, same, handed_in)[0]) == 3
+    assert not grading._kept(old, {**same, "library_sha256": "another"}, handed_in)[0]
+    assert not grading._kept(old, {**same, "chapters": {CHAPTER: {"sha256": "x", "points": 5}}}, handed_in)[0]
     old["submissions"][f"right/{CHAPTER}"]["trouble"] = "the disk was full"
-    assert len(grading._kept(old, same, submissions)[0]) == 2
+    assert len(grading._kept(old, same, handed_in)[0]) == 2
 
 
 def test_an_interrupted_grading_ends_every_process_and_keeps_what_is_finished(copied):
@@ -560,7 +558,7 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
     (tmp_path / "in" / "fay").mkdir()
     (tmp_path / "in" / "fay" / "00-small.ipynb").symlink_to("/etc/passwd")
     whole = notebooks.chapters()
-    found, notes = grading.collect(tmp_path / "in", whole, notebooks.select(["00"], whole))
+    found, notes = submissions.collect(tmp_path / "in", whole, notebooks.select(["00"], whole))
     told = {one.student: one.path.name if one.path else one.problem for one in found}
     assert told == {
         "anna": "00-small.ipynb",
@@ -571,7 +569,7 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
         "fay": "00-small.ipynb is no plain file",
     }
     assert not notes
-    found, notes = grading.collect(tmp_path / "in", whole)
+    found, notes = submissions.collect(tmp_path / "in", whole)
     assert {(one.student, one.chapter) for one in found if one.path} == {
         ("anna", CHAPTER),
         ("ben", CHAPTER),
