@@ -1,4 +1,4 @@
-"""The exercises of a notebook as nbgrader marks them, and what of a handed-in notebook runs to grade them."""
+"""Exercises of a notebook as nbgrader marks them, and the cells of a submission that run to grade them."""
 
 import re
 from collections.abc import Mapping
@@ -30,7 +30,12 @@ class Exercise:
 
     @property
     def name(self) -> str:
-        """What a person calls it: the grade_id of the check without its `check-`."""
+        """Name for people: the grade_id of the check without its `check-`.
+
+        Example:
+            >>> Exercise("check-soften", "soften", 1).name
+            'soften'
+        """
         return self.check.removeprefix("check-")
 
 

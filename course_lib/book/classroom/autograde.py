@@ -18,7 +18,7 @@ from course_lib.book.classroom import handout, sandbox
 from course_lib.book.classroom.marking import JOB, RESULT
 from course_lib.book.classroom.sandbox import Limits, Outcome
 
-LONGEST = 20_000  # characters of an answer, and of a message, that are kept
+_LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 
 _STUDENT = "student"
 _ALONE = (
@@ -26,11 +26,11 @@ _ALONE = (
 )
 
 
-class Unreadable(ValueError):
+class _Unreadable(ValueError):
     """A submission that cannot be graded; the message is the reason."""
 
 
-def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Grade one submission.
 
     Args:
@@ -42,10 +42,10 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
         `exercises`: name, points, max_points, what was said, and the answer, of each; `notes`: a list of texts.
 
     Raises:
-        Unreadable: the submission is no notebook.
+        _Unreadable: the submission is no notebook.
     """
     chapter, course = job["chapter"], folder / "course"
-    submission = read(folder / "submission.ipynb")  # before the imports below, which take seconds
+    submission = _read(folder / "submission.ipynb")  # before the imports below, which take seconds
     from nbgrader.converters import Autograde
     from nbgrader.preprocessors import SaveAutoGrades
 
@@ -74,33 +74,33 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read(path: Path) -> Any:
+def _read(path: Path) -> Any:
     """A submission as a notebook of format 4.
 
     Raises:
-        Unreadable: it is none; the message says why.
+        _Unreadable: it is none; the message says why.
     """
     import nbformat
 
     try:
         text = path.read_text(encoding="utf-8")
         if not text.strip():
-            raise Unreadable("not a notebook: the file is empty")
+            raise _Unreadable("not a notebook: the file is empty")
         raw = json.loads(text)
         if not isinstance(raw, dict) or not ("cells" in raw or "worksheets" in raw):
-            raise Unreadable("not a notebook: it is JSON without cells")
+            raise _Unreadable("not a notebook: it is JSON without cells")
         logging.disable(logging.CRITICAL)
         notebook = nbformat.reads(text, as_version=4)
         if not all(isinstance(cell, dict) for cell in notebook.cells):
-            raise Unreadable("not a notebook: its cells are no cells")
+            raise _Unreadable("not a notebook: its cells are no cells")
         return notebook
-    except Unreadable:
+    except _Unreadable:
         raise
     except RecursionError:
-        raise Unreadable("not a notebook: nested too deeply") from None
+        raise _Unreadable("not a notebook: nested too deeply") from None
     except Exception as error:  # nbformat on strange input raises whatever Python does
         first = str(error).strip().splitlines() or [""]
-        raise Unreadable(f"not a notebook: {type(error).__name__}: {first[0][:200]}") from error
+        raise _Unreadable(f"not a notebook: {type(error).__name__}: {first[0][:200]}") from error
     finally:
         logging.disable(logging.NOTSET)
 
@@ -128,14 +128,14 @@ def _results(directory: Any, chapter: str, released: Any, executed: Any) -> list
                 "name": exercise.name,
                 "points": earned,
                 "max_points": most,
-                "said": (printed if earned == most else said or printed).strip()[:LONGEST],
+                "said": (printed if earned == most else said or printed).strip()[:_LONGEST],
                 "stopped": any(
                     shown.get("ename") == "Stopped"
                     for cell in (answer, check)
                     if cell
                     for shown in cell.outputs
                 ),
-                "answer": _answer(executed, exercise)[:LONGEST],
+                "answer": _answer(executed, exercise)[:_LONGEST],
             }
         )
     return found
@@ -168,8 +168,8 @@ def main(folder: Path) -> None:
     sandbox.adopt_orphans()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:
-        result = grade(folder, job)
-    except Unreadable as error:
+        result = _grade(folder, job)
+    except _Unreadable as error:
         result = {"exercises": [], "notes": [], "reason": str(error)}
     (folder / RESULT).write_text(
         json.dumps({"reason": "", "box": sandbox.level(), **result}), encoding="utf-8"

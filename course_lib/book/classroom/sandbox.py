@@ -1,4 +1,4 @@
-"""A box for code that nobody has read: no network, one folder to write in, and limits that it cannot lift.
+"""Sandbox for code that nobody has read: no network, one writable folder, and limits that it cannot lift.
 
 Linux gives every process its own view of network, files and processes if it is asked (namespaces); the program
 `unshare` of util-linux asks, as root or as anybody where the system lets users make namespaces. Where it does not,
@@ -67,7 +67,7 @@ _KEPT = 2**20  # bytes of what a command prints that are kept
 
 @dataclass(frozen=True)
 class Limits:
-    """What a command in the box may take and see.
+    """Limits of a command in the sandbox.
 
     Attributes:
         memory: bytes of data (heap, stacks, anonymous maps) of one process, and of resident memory of all of them
@@ -89,7 +89,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command in the box ended.
+    """Result of a command in the sandbox.
 
     Attributes:
         status: its exit status; negative where a signal ended it.
@@ -112,7 +112,7 @@ def run(
     environment: Mapping[str, str] | None = None,
     stopping: threading.Event | None = None,
 ) -> Outcome:
-    """Run a command in the box, as closed as this machine allows, and end whatever it leaves running.
+    """Run a command in the sandbox, as closed as this machine allows, and end whatever it leaves running.
 
     One command at a time in a process: all that this process starts meanwhile is taken for the command's.
 
@@ -205,12 +205,17 @@ def _printed(stream: IO[bytes]) -> str:
 
 
 def level() -> str:
-    """Tell how far a box closes on this machine: FULL, NETWORK (files are open) or NONE (limits alone)."""
+    """Return how far the sandbox closes here: FULL, NETWORK (files are open) or NONE (limits alone)."""
     return _way()[0]
 
 
 def missing(level: str) -> str:
-    """Say what a box of a level leaves open and what would close it; an empty text where it is closed."""
+    """Say what a sandbox of a level leaves open and what would close it; empty where nothing is open.
+
+    Example:
+        >>> missing(FULL)
+        ''
+    """
     cure = (
         "As root, or where the system lets users make namespaces (user.max_user_namespaces above 0, and a container "
         "that does not forbid `unshare`), they are closed off"
@@ -225,13 +230,13 @@ def missing(level: str) -> str:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent has ended, so that they can be found and ended (Linux)."""
+    """Adopt descendants whose own parent has ended, so that they can be found and ended (Linux)."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it ends, however that ends (Linux)."""
+    """End this process as soon as its parent ends, in whatever way (Linux)."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
