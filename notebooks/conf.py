@@ -45,7 +45,6 @@ napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # the signature of the class shows them
 napoleon_custom_sections = ["Source"]
 default_role = "py:obj"
-highlight_language = "none"  # the formulas of docstrings; notebooks and fenced code name their language
 
 html_theme = "sphinx_book_theme"
 html_title = project

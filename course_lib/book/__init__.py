@@ -2,7 +2,7 @@
 
 
 class CourseError(ValueError):
-    """Something that the person at the keyboard can mend; the message says what and how.
+    """Error that the person at the keyboard can mend; the message says what and how.
 
     The command prints the message alone, without a traceback.
     """

@@ -24,18 +24,18 @@ app = typer.Typer(
 data = typer.Typer(help="Data sets.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 
-Chapters = Annotated[
+_Chapters = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[CHAPTER]...", help="A number (01), a file name, or the start of one of its words."
     ),
 ]
-Profile = Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")]
-Assignments = Annotated[
+_Profile = Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")]
+_Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; 01.NAME=VALUE in one chapter."),
 ]
-INTERRUPTED = 130
+_INTERRUPTED = 130
 
 
 def _clean(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -93,9 +93,9 @@ def list_chapters() -> None:
 @app.command()
 @_clean
 def run(
-    chapters: Chapters = None,
-    profile: Profile = "fast",
-    assignments: Assignments = None,
+    chapters: _Chapters = None,
+    profile: _Profile = "fast",
+    assignments: _Assignments = None,
     seed: Annotated[
         int | None, typer.Option(min=0, help="Parameter `seed`, in the chapters that have it.")
     ] = None,
@@ -125,7 +125,7 @@ def run(
         _fail(
             f"{'interrupted' if interrupted else error.strerror or error}; {passed} of {len(plan.selected)} chapters "
             f"have passed and are kept in {plan.out}. Go on with: {again}",
-            INTERRUPTED if interrupted else 1,
+            _INTERRUPTED if interrupted else 1,
         )
     output.print(show.summary(plan.records()))
     output.print(f"Executed notebooks: {plan.out}", soft_wrap=True)
@@ -149,8 +149,8 @@ def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | N
 def run_seeds(
     chapter: Annotated[str, typer.Argument(help="One that has a parameter `seed`.")],
     seeds: Annotated[str, typer.Option(help="Such as 0-9 or 0,3,5-7.")],
-    profile: Profile = "fast",
-    assignments: Assignments = None,
+    profile: _Profile = "fast",
+    assignments: _Assignments = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the results. [build/sweep/CHAPTER]")] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="To start on this machine; by default one a core.")
@@ -190,7 +190,7 @@ def run_seeds(
         _fail(
             f"{'interrupted' if interrupted else error.strerror or error}; {ended} of {len(planned.seeds)} seeds are "
             f"kept in {planned.out}. Go on with the same command",
-            INTERRUPTED if interrupted else 1,
+            _INTERRUPTED if interrupted else 1,
         )
     failures = planned.failures()
     output.print(recorded.table(recorded.of_sweep(planned.record)))
@@ -244,7 +244,7 @@ def show_results(
 @app.command()
 @_clean
 def refresh(
-    chapters: Chapters = None,
+    chapters: _Chapters = None,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
     ] = False,
@@ -270,7 +270,7 @@ def refresh(
         failures = course.refresh(selected, output=show.console())
     except KeyboardInterrupt:
         typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(_INTERRUPTED) from None
     for name, failure in failures.items():
         typer.echo(f"{name} is left as it was: {show.describe(failure)}", err=True)
     raise typer.Exit(1 if failures else 0)
@@ -295,7 +295,7 @@ def show_progress() -> None:
 @_clean
 def release(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
-    chapters: Chapters = None,
+    chapters: _Chapters = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
     """Write a folder to hand out: chapters without solutions, the library, the data, and a README for students."""
@@ -309,7 +309,7 @@ def release(
 @_clean
 def slides(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
-    chapters: Chapters = None,
+    chapters: _Chapters = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
     """Write slides of the chapters, to be shown in a browser without a network."""
@@ -389,7 +389,7 @@ def grade(
         _fail(
             f"{'interrupted' if interrupted else error.strerror or error}; {ended} of {len(planned.submissions)} "
             f"submissions are kept in {planned.out}. Go on with the same command and --resume",
-            INTERRUPTED if interrupted else 1,
+            _INTERRUPTED if interrupted else 1,
         )
     output.print(show.grades(planned.rows()))
     for said in marks.open_places(planned):

@@ -1,4 +1,4 @@
-"""Folders that a command writes for somebody else: apart from the checkout, whole or not at all."""
+"""Folders that a command writes: outside the checkout, and complete or not at all."""
 
 import contextlib
 import shutil
@@ -12,8 +12,8 @@ from course_lib.book import CourseError
 _OWN = ("course_lib", "data", "notebooks", "tests", ".git")
 
 
-def require_free(out: Path, *, force: bool = False) -> Path:
-    """The absolute path of a folder that may be written.
+def _require_free(out: Path, *, force: bool = False) -> Path:
+    """Return the absolute path of a folder that may be written.
 
     Args:
         out: as typed.
@@ -36,16 +36,17 @@ def require_free(out: Path, *, force: bool = False) -> Path:
 
 @contextlib.contextmanager
 def fresh(out: Path, *, force: bool = False) -> Iterator[Path]:
-    """An empty folder that becomes `out` when the block ends without an error, so that `out` is never half made.
+    """Give an empty folder that becomes `out` when the block ends without an error; `out` is never half made.
 
     Args:
-        out, force: as in `require_free`. What else lies in an `out` that is written over stays.
+        out: the folder to write. Other files that lie in it stay.
+        force: it may hold something already.
 
     Raises:
-        CourseError: as `require_free`.
+        CourseError: `out` is a file, is not empty, belongs to the checkout, or holds it.
         OSError: the folder cannot be written to.
     """
-    out = require_free(out, force=force)
+    out = _require_free(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         made = Path(temporary) / "made"

@@ -27,12 +27,12 @@ METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader", "tags")
+_KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader", "tags")
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A notebook of the book: where it lies, its title, its parameters with their defaults."""
+    """One notebook of the book: path, title, parameters with their defaults, digest of its source."""
 
     path: Path
     title: str
@@ -41,17 +41,17 @@ class Chapter:
 
     @property
     def name(self) -> str:
-        """The file stem, such as `01-knowledge-distillation`."""
+        """File stem, such as `01-knowledge-distillation`."""
         return self.path.stem
 
     @property
     def number(self) -> str:
-        """What stands before the first dash, such as `01`."""
+        """Number before the first dash of the name, such as `01`."""
         return self.name.split("-")[0]
 
 
 def folder() -> Path:
-    """The folder of the notebooks in the checkout."""
+    """Return the folder of the notebooks in the checkout."""
     return files.root() / "notebooks"
 
 
@@ -88,14 +88,20 @@ def read(path: Path) -> Any:
 
 
 def to_text(notebook: Any) -> str:
-    """The notebook as the text of an .ipynb file."""
+    """Write a notebook as the text of an .ipynb file."""
     import nbformat
 
     return nbformat.v4.writes(notebook) + "\n"
 
 
 def parameters(notebook: Any) -> dict[str, Any]:
-    """The names assigned in the cell tagged `parameters`, each with its literal value.
+    """Return the names assigned in the cell tagged `parameters`, each with its literal value.
+
+    Example:
+        >>> from nbformat.v4 import new_code_cell, new_notebook
+        >>> cell = new_code_cell("seed = 0\\nwidths = [4, 8]", metadata={"tags": ["parameters"]})
+        >>> parameters(new_notebook(cells=[cell]))
+        {'seed': 0, 'widths': [4, 8]}
 
     Raises:
         CourseError: more than one such cell, or a value that is not a plain literal.
@@ -121,14 +127,20 @@ def parameters(notebook: Any) -> dict[str, Any]:
 
 
 def title(notebook: Any) -> str:
-    """The first level-1 heading, or an empty string."""
+    """Return the first level-1 heading, or an empty string.
+
+    Example:
+        >>> from nbformat.v4 import new_markdown_cell, new_notebook
+        >>> title(new_notebook(cells=[new_markdown_cell("# Pruning\\n\\nText.")]))
+        'Pruning'
+    """
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     found = re.search(r"^# +(.+?)\s*$", text, re.MULTILINE)
     return found[1] if found else ""
 
 
 def reading_minutes(notebook: Any) -> int:
-    """Minutes that a chapter takes to read, to the nearest five.
+    """Estimate the minutes that a chapter takes to read, to the nearest five.
 
     200 words of prose or 40 lines of code a minute, and half a minute for a picture or a table.
 
@@ -137,6 +149,11 @@ def reading_minutes(notebook: Any) -> int:
 
     Returns:
         Minutes, a multiple of five.
+
+    Example:
+        >>> from nbformat.v4 import new_markdown_cell, new_notebook
+        >>> reading_minutes(new_notebook(cells=[new_markdown_cell("word " * 2000)]))
+        10
     """
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -151,13 +168,13 @@ def reading_minutes(notebook: Any) -> int:
 
 
 def source_sha256(notebook: Any) -> str:
-    """A digest of what a person wrote (sources and tags), blind to outputs and counts."""
+    """Return the SHA-256 of the sources and tags of the cells; outputs and counts do not matter."""
     written = [[cell.cell_type, cell.source, cell.metadata.get("tags", [])] for cell in notebook.cells]
     return hashlib.sha256(json.dumps(written).encode()).hexdigest()
 
 
 def chapters(where: Path | None = None) -> list[Chapter]:
-    """Every notebook of a folder (by default notebooks/ of the checkout), in the order of their names.
+    """List the notebooks of a folder (by default notebooks/ of the checkout) in the order of their names.
 
     Raises:
         CourseError: there is none, or one cannot be read.
@@ -177,13 +194,18 @@ def chapters(where: Path | None = None) -> list[Chapter]:
 
 
 def select(words: Iterable[str], among: Sequence[Chapter]) -> list[Chapter]:
-    """The chapters that the words name, in the order of the book; all of them when there are no words.
+    """Select the chapters that the words name, in the order of the book; all of them when there are no words.
 
     A word is a number ("1", "01"), a file name or stem, or the beginning of the stem or of one of its words
     where only one chapter answers to it.
 
     Raises:
         CourseError: no chapter answers to a word, or several do.
+
+    Example:
+        >>> book = [Chapter(Path(f"{name}.ipynb"), "", {}, "") for name in ("01-distillation", "02-pruning")]
+        >>> [chapter.name for chapter in select(["prun"], book)]
+        ['02-pruning']
     """
     chosen = {_select_one(word, among) for word in words}
     return [chapter for chapter in among if not chosen or chapter.name in chosen]
@@ -212,7 +234,7 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
 
 
 def key_figures(notebook: Any) -> dict[str, Any]:
-    """The key figures that a run notebook reports (see `course_lib.page.report`), later ones over earlier."""
+    """Return the key figures that an executed notebook reports; a later value replaces an earlier one."""
     figures: dict[str, Any] = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -221,7 +243,7 @@ def key_figures(notebook: Any) -> dict[str, Any]:
 
 
 def normalise(notebook: Any) -> Any:
-    """A copy in the form that is committed; sources, tags, counts and the text of outputs are as they were.
+    """Copy a notebook into the committed form; sources, tags, counts and the text of outputs stay.
 
     What goes: versions, times, run metadata, stderr, widgets (they need a kernel) and the scars of buffering
     (neighbouring stdout outputs become one). Doing it twice changes nothing more.
@@ -234,7 +256,7 @@ def normalise(notebook: Any) -> Any:
     for cell in notebook.cells:
         kept = {
             key: cell.metadata[key]
-            for key in KEPT_CELL_METADATA
+            for key in _KEPT_CELL_METADATA
             if cell.metadata.get(key) not in (None, [], {})
         }
         cell.metadata = from_dict(kept)
@@ -257,7 +279,7 @@ def _normal_outputs(outputs: list[Any]) -> list[Any]:
 
 
 def faults(path: Path) -> list[str]:
-    """What keeps a notebook file from being in the committed form; an empty list means that nothing does."""
+    """List what keeps a notebook file from being in the committed form; empty where nothing does."""
     import nbformat
 
     notebook = read(path)

@@ -41,10 +41,12 @@ class Book:
     def path(self, name: str) -> Path:
         return self.root / "notebooks" / f"{name}.ipynb"
 
-    def add(self, name: str, *sources: str, parameters: str = "seed = 0") -> Path:
-        """Write a notebook: a title, the cell tagged `parameters`, then code cells."""
+    def add(self, name: str, *sources: str, parameters: str = "seed = 0", setup: str = "") -> Path:
+        """Write a notebook: a title, the cell tagged `parameters`, one that exercises need, then code cells."""
         cells = [new_markdown_cell(f"# Title of {name}", id="title")]
         cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}, id="parameters"))
+        if setup:
+            cells.append(new_code_cell(setup, metadata={"tags": ["exercise-setup"]}, id="setup"))
         cells += [new_code_cell(source, id=f"code-{number}") for number, source in enumerate(sources)]
         kernel = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.path(name))

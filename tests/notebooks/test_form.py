@@ -4,6 +4,7 @@ A rule is a function from a notebook (and its path) to a list of faults.
 """
 
 import ast
+import builtins
 import copy
 import json
 import re
@@ -14,6 +15,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from course_lib.book import exercises as grading
 from course_lib.book import notebooks
 from course_lib.book.run import profiles
 
@@ -217,6 +219,27 @@ def exercises(notebook, path):
     return found if count >= EXERCISES else [*found, f"{count} exercises; at least {EXERCISES} are wanted"]
 
 
+def exercise_setup(notebook, path):
+    """When exercises are graded, every name is bound by a tagged cell, the cell itself or an earlier exercise."""
+    found, bound = [], set(dir(builtins))
+    for cell in code_cells(notebook):
+        if grading.SETUP not in cell.metadata.get("tags", []) and "nbgrader" not in cell.metadata:
+            continue
+        top = symtable.symtable(cell.source, "cell", "exec")
+        bound |= {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
+        tables = [top]
+        for table in tables:
+            tables += table.get_children()
+        used = {
+            symbol.get_name()
+            for table in tables
+            for symbol in table.get_symbols()
+            if symbol.is_referenced() and (table is top or symbol.is_global())
+        }
+        found += [f"In [{cell.execution_count}] uses {name}: tag its cell" for name in sorted(used - bound)]
+    return found
+
+
 def student_copy(notebook, path):
     """What nbgrader gives to students holds no solution, not even in another cell."""
     from nbgrader.preprocessors import ClearSolutions
@@ -298,6 +321,7 @@ RULES = [
     paths,
     widgets,
     exercises,
+    exercise_setup,
     student_copy,
     seeds,
     record_names,
@@ -344,7 +368,7 @@ def good_notebook():
         for number, part in enumerate(REQUIRED_HEADINGS)
     ]
     cells += [
-        code("seed = 0", 1, tags=["parameters"]),
+        code("seed = 0", 1, tags=["parameters", "exercise-setup"]),
         code("print(1 + seed)", 2, printed("2\n"), tags=["nbval-check-output"]),
         code("page.interact(plot, ipywidgets.FloatSlider())", 3, image),
     ]
@@ -358,7 +382,7 @@ def good_notebook():
                 nbgrader={**grading, "grade": False, "solution": True, "grade_id": f"double-{number}"},
             ),
             code(
-                f"assert double_{number}(1)",
+                f"assert double_{number}(1) + seed",
                 5 + 2 * number,
                 nbgrader={
                     **grading,
@@ -595,6 +619,19 @@ def _(nb):
 def _(nb):
     title = "Distilling the Knowledge in a Neural Network"
     nb.cells[10].source += f"\n\n- Hinton (2015). *[{title}](https://arxiv.org/abs/1503.02532).*"
+
+
+@broken(exercise_setup, "In [5] uses seed: tag its cell", "a tag forgotten, and a check that needs it")
+def _(nb):
+    code(nb, 1).metadata["tags"] = ["parameters"]
+
+
+@broken(
+    exercise_setup, "In [4] uses factor: tag its cell", "an answer that needs what an untagged cell binds"
+)
+def _(nb):
+    code(nb, 3).source = "factor = 2"
+    code(nb, 4).source = code(nb, 4).source.replace("2 * x", "factor * x")
 
 
 @broken(student_copy, "nbgrader refuses the notebook", "a solution without its end")

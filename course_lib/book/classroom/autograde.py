@@ -1,7 +1,7 @@
 """One submission, graded by nbgrader in this process: `python -m course_lib.book.classroom.autograde FOLDER`.
 
 The folder holds job.json; result.json is left in it. nbgrader, its database and the teacher's notebook stay outside
-the box in which the learner's kernel runs (see `box`).
+the box in which the learner's kernel runs (see `sandbox`).
 """
 
 import json
@@ -9,39 +9,43 @@ import logging
 import re
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from course_lib.book import exercises, notebooks
 from course_lib.book.classroom import handout, sandbox
 from course_lib.book.classroom.marking import JOB, RESULT
-from course_lib.book.classroom.sandbox import Box, Limits
+from course_lib.book.classroom.sandbox import Limits, Outcome
 
-LONGEST = 20_000  # characters of an answer, and of a message, that are kept
+_LONGEST = 20_000  # characters of an answer, and of a message, that are kept
 
 _STUDENT = "student"
+_ALONE = (
+    ". Of a chapter only its set-up, the exercises, and cells added right before one of their cells are run."
+)
 
 
-class Unreadable(ValueError):
+class _Unreadable(ValueError):
     """A submission that cannot be graded; the message is the reason."""
 
 
-def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
+def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     """Grade one submission.
 
     Args:
-        folder: private to this submission; it holds source.ipynb (the teacher's), released.ipynb and gradebook.db (see
-            `handout`), and submission.ipynb.
+        folder: private to this submission; it holds released.ipynb and gradebook.db (see `handout`), and
+            submission.ipynb.
         job: `chapter`, `timeout` (seconds for a cell), `memory` (bytes) and `hidden` (folders).
 
     Returns:
         `exercises`: name, points, max_points, what was said, and the answer, of each; `notes`: a list of texts.
 
     Raises:
-        Unreadable: the submission is no notebook.
+        _Unreadable: the submission is no notebook.
     """
     chapter, course = job["chapter"], folder / "course"
-    submission = read(folder / "submission.ipynb")  # before the imports below, which take seconds
+    submission = _read(folder / "submission.ipynb")  # before the imports below, which take seconds
     from nbgrader.converters import Autograde
     from nbgrader.preprocessors import SaveAutoGrades
 
@@ -49,60 +53,59 @@ def grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     from course_lib.book.run.runner import QUIET
     from course_lib.book.run.worker import ONE_CORE
 
-    source, released = (notebooks.read(folder / name) for name in ("source.ipynb", "released.ipynb"))
-    to_grade, notes = exercises.prepare(submission, released, source)
+    released = notebooks.read(folder / "released.ipynb")
+    to_grade, notes = exercises.prepare(submission, released)
     handout.write(to_grade, course / "submitted" / _STUDENT / chapter / f"{chapter}.ipynb")
     shutil.copy(folder / handout.GRADEBOOK, course)
     directory = handout.course_directory(course, chapter, _STUDENT)
 
     inside = folder / "box"
     inside.mkdir()
-    closed = Box(
-        inside,
-        Limits(job["memory"]),
-        hidden=tuple(map(Path, (*job["hidden"], folder.parent))),
-        environment={**ONE_CORE, **QUIET},
-    )
-    execute = InBox(closed, job["timeout"])
+    limits = Limits(job["memory"], hidden=tuple(map(Path, (*job["hidden"], folder.parent))))
+
+    def boxed(command: list[str], stopping: threading.Event) -> Outcome:
+        return sandbox.run(command, inside, limits, environment={**ONE_CORE, **QUIET}, stopping=stopping)
+
+    execute = InBox(boxed, inside, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
     return {
-        "exercises": _results(directory, chapter, source, execute.executed),
+        "exercises": _results(directory, chapter, released, execute.executed),
         "notes": notes + execute.notes,
     }
 
 
-def read(path: Path) -> Any:
+def _read(path: Path) -> Any:
     """A submission as a notebook of format 4.
 
     Raises:
-        Unreadable: it is none; the message says why.
+        _Unreadable: it is none; the message says why.
     """
     import nbformat
 
     try:
         text = path.read_text(encoding="utf-8")
         if not text.strip():
-            raise Unreadable("not a notebook: the file is empty")
+            raise _Unreadable("not a notebook: the file is empty")
         raw = json.loads(text)
         if not isinstance(raw, dict) or not ("cells" in raw or "worksheets" in raw):
-            raise Unreadable("not a notebook: it is JSON without cells")
+            raise _Unreadable("not a notebook: it is JSON without cells")
         logging.disable(logging.CRITICAL)
         notebook = nbformat.reads(text, as_version=4)
         if not all(isinstance(cell, dict) for cell in notebook.cells):
-            raise Unreadable("not a notebook: its cells are no cells")
+            raise _Unreadable("not a notebook: its cells are no cells")
         return notebook
-    except Unreadable:
+    except _Unreadable:
         raise
     except RecursionError:
-        raise Unreadable("not a notebook: nested too deeply") from None
+        raise _Unreadable("not a notebook: nested too deeply") from None
     except Exception as error:  # nbformat on strange input raises whatever Python does
         first = str(error).strip().splitlines() or [""]
-        raise Unreadable(f"not a notebook: {type(error).__name__}: {first[0][:200]}") from error
+        raise _Unreadable(f"not a notebook: {type(error).__name__}: {first[0][:200]}") from error
     finally:
         logging.disable(logging.NOTSET)
 
 
-def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[dict[str, Any]]:
+def _results(directory: Any, chapter: str, released: Any, executed: Any) -> list[dict[str, Any]]:
     """Points from nbgrader's database, messages and answers from the executed notebook."""
     from nbgrader.api import Gradebook
 
@@ -111,11 +114,13 @@ def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[d
         points = {grade.name: (float(grade.auto_score or 0), float(grade.max_score)) for grade in grades}
     cells = {cell.metadata.nbgrader.grade_id: cell for cell in executed.cells if "nbgrader" in cell.metadata}
     found = []
-    for exercise in exercises.of(source):
+    for exercise in exercises.of(released):
         answer, check = cells.get(exercise.solution), cells[exercise.check]
         said = (_error(answer) if answer else "") or _error(check)
         if answer is None and "NameError" in said:
             said = f"the cell of this exercise ({exercise.solution}) is missing: {said}"
+        elif "NameError" in said:
+            said += _ALONE
         printed = "".join(shown.text for shown in check.outputs if shown.output_type == "stream")
         earned, most = points[exercise.check]
         found.append(
@@ -123,17 +128,28 @@ def _results(directory: Any, chapter: str, source: Any, executed: Any) -> list[d
                 "name": exercise.name,
                 "points": earned,
                 "max_points": most,
-                "said": (printed if earned == most else said or printed).strip()[:LONGEST],
+                "said": (printed if earned == most else said or printed).strip()[:_LONGEST],
                 "stopped": any(
                     shown.get("ename") == "Stopped"
                     for cell in (answer, check)
                     if cell
                     for shown in cell.outputs
                 ),
-                "answer": answer.source[:LONGEST] if answer else "",
+                "answer": _answer(executed, exercise)[:_LONGEST],
             }
         )
     return found
+
+
+def _answer(executed: Any, exercise: exercises.Exercise) -> str:
+    """Everything that the learner wrote for an exercise and that ran: the answer, and the cells added beside it."""
+    own = (exercise.solution, exercise.check)
+    return "\n\n".join(
+        cell.source
+        for cell in executed.cells
+        if cell.metadata.get(exercises.BESIDE) in own
+        or cell.metadata.get("nbgrader", {}).get("grade_id") == exercise.solution
+    )
 
 
 def _error(cell: Any) -> str:
@@ -152,8 +168,8 @@ def main(folder: Path) -> None:
     sandbox.adopt_orphans()
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
     try:
-        result = grade(folder, job)
-    except Unreadable as error:
+        result = _grade(folder, job)
+    except _Unreadable as error:
         result = {"exercises": [], "notes": [], "reason": str(error)}
     (folder / RESULT).write_text(
         json.dumps({"reason": "", "box": sandbox.level(), **result}), encoding="utf-8"

@@ -1,4 +1,4 @@
-"""The page that a student gets back: points, what each check said, and the answer it said it of."""
+"""The feedback page of a student: points, the message of each check, and the answer."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -29,7 +29,7 @@ pre {{ background: #f4f4f4; padding: .7rem; overflow-x: auto; }}
 
 
 def write(path: Path, student: str, sections: Sequence[Mapping[str, Any]]) -> None:
-    """Write the page of a student. Everything on it is text: what was handed in cannot act in a browser.
+    """Write the feedback page of a student; everything handed in is shown as text and cannot act in a browser.
 
     Args:
         path: of the page.

@@ -4,8 +4,6 @@ import csv
 import hashlib
 import io
 import json
-import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -17,44 +15,20 @@ from rich.console import Console
 
 from course_lib import files
 from course_lib.book import CourseError, exercises, notebooks
-from course_lib.book.classroom import feedback, handout, marking, sandbox
+from course_lib.book.classroom import feedback, handout, marking, sandbox, submissions
 from course_lib.book.classroom.marking import Settings, Work
+from course_lib.book.classroom.submissions import Submission
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import cluster, course, show, state
 from course_lib.book.run.runner import Failure, Outcome
 
 NAME, GRADES, PAGES = "grades.json", "grades.csv", "feedback"
 COLUMNS = ("student", "chapter", "points", "max_points", "exercises", "reason")
-LARGEST = 20 * 2**20  # bytes of a notebook that is read; a chapter has 0.3 MB
-
-
-@dataclass(frozen=True)
-class Submission:
-    """What one student handed in for one chapter.
-
-    Attributes:
-        student: the name of the folder.
-        chapter: its name.
-        path: of the notebook; None where there is none, or none that is read.
-        sha256: of the file, empty where it is not read.
-        problem: why there is nothing to grade; empty where there is.
-    """
-
-    student: str
-    chapter: str
-    path: Path | None = None
-    sha256: str = ""
-    problem: str = ""
-
-    @property
-    def key(self) -> str:
-        """What it is called in grades.json."""
-        return f"{self.student}/{self.chapter}"
 
 
 @dataclass(frozen=True)
 class Grading:
-    """A grading that is about to begin. `record` is what grades.json holds, and grows as submissions end.
+    """Plan and state of one grading; `record` is the content of grades.json and grows as submissions end.
 
     Attributes:
         chapters: those graded.
@@ -73,22 +47,22 @@ class Grading:
     notes: list[str]
 
     def waiting(self) -> list[Submission]:
-        """The submissions that are still to be marked."""
+        """List the submissions that are still to be marked."""
         return [one for one in self.submissions if one.key not in self.record["submissions"]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """The lines of grades.csv, of the submissions that have ended."""
+        """List the rows of grades.csv, for the submissions that have ended."""
         done = self.record["submissions"]
         return [
             _row(one, done[one.key], self.most(one.chapter)) for one in self.submissions if one.key in done
         ]
 
     def most(self, chapter: str) -> float:
-        """The points of a chapter."""
+        """Return the most points that a chapter gives."""
         return self.record["chapters"][chapter]["points"]
 
     def troubles(self) -> list[Submission]:
-        """Those that the machine, not the student, kept from being graded."""
+        """List the submissions that a fault of the machine kept from being graded."""
         done = self.record["submissions"]
         return [one for one in self.submissions if done.get(one.key, {}).get("trouble")]
 
@@ -102,10 +76,10 @@ def plan(
     resume: bool = False,
     force: bool = False,
 ) -> Grading:
-    """Check everything that can be checked before the first submission is marked, and write the first grades.json.
+    """Check everything before the first submission is marked, and write the first grades.json.
 
     Args:
-        folder: of the submissions (see `collect`).
+        folder: of the submissions (see `submissions.collect`).
         words: chapters as typed; by default those of which somebody handed in a notebook.
         settings: the limits.
         out: the folder of the grades; by default FOLDER-grades beside it.
@@ -120,8 +94,8 @@ def plan(
     folder = folder.expanduser().absolute()
     book = notebooks.chapters()
     chosen = notebooks.select(words, book) if words else None
-    submissions, notes = collect(folder, book, chosen)
-    chapters = [chapter for chapter in book if any(one.chapter == chapter.name for one in submissions)]
+    handed_in, notes = submissions.collect(folder, book, chosen)
+    chapters = [chapter for chapter in book if any(one.chapter == chapter.name for one in handed_in)]
     for chapter in chapters:
         if not exercises.of(notebooks.read(chapter.path)):
             raise CourseError(f"chapter {chapter.name} has no exercises that are graded")
@@ -147,67 +121,15 @@ def plan(
         notes.append(f"there are no earlier grades in {out}; everything is graded")
     if old is not None and resume:
         state.check_settings(old["settings"], record["settings"], out)
-        record["submissions"], kept = _kept(old, record, submissions)
+        record["submissions"], kept = _kept(old, record, handed_in)
         notes += kept
-    waiting = {one.chapter for one in submissions if one.path and one.key not in record["submissions"]}
+    waiting = {one.chapter for one in handed_in if one.path and one.key not in record["submissions"]}
     hidden = (str(folder), str(out))
     work = {chapter.name: _work(chapter, settings, hidden) for chapter in chapters if chapter.name in waiting}
-    grading = Grading(chapters, submissions, out, work, record, notes)
+    grading = Grading(chapters, handed_in, out, work, record, notes)
     _save(grading)
     course.require_space(out)
     return grading
-
-
-def collect(
-    folder: Path, book: Sequence[Chapter], chosen: Sequence[Chapter] | None = None
-) -> tuple[list[Submission], list[str]]:
-    """What was handed in: FOLDER/STUDENT/NN-name.ipynb, at any depth below the student's folder.
-
-    A notebook belongs to the chapter whose name it has, or whose number it begins with ("01 (2).ipynb"). Where one
-    chapter is asked for and a student has one notebook, it is that one, whatever its name. Other files are not used.
-
-    Args:
-        folder: of the submissions.
-        book: all chapters.
-        chosen: those to grade; None for those of which somebody handed in a notebook.
-
-    Returns:
-        A submission for each student and chapter, in the order of their names, and notes on what was left aside.
-
-    Raises:
-        CourseError: no folder, or nothing in it to grade.
-    """
-    if not folder.is_dir():
-        raise CourseError(
-            f"there is no folder {folder}. Give the folder that holds one folder for each student"
-        )
-    students = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    loose = sorted(path.name for path in folder.glob("*.ipynb"))
-    layout = f"Put each student's notebook into a folder of that name: {folder}/STUDENT/{book[0].name}.ipynb"
-    if not students:
-        found = (
-            f"notebooks lie in {folder} itself ({', '.join(loose[:3])})" if loose else f"{folder} is empty"
-        )
-        raise CourseError(f"{found}. {layout}")
-    found = {student.name: _named(student, book, chosen) for student in students}
-    if chosen is None:
-        handed_in = {name for named in found.values() for name in named if name}
-        chosen = [chapter for chapter in book if chapter.name in handed_in]
-    if not chosen:
-        raise CourseError(f"no notebook in {folder} has the name or number of a chapter. {layout}")
-    notes = [f"{name} lies outside every student's folder and is not graded" for name in loose]
-    notes += [
-        f"{path.relative_to(folder)}: its name is that of no chapter; it is not graded. Name it by its chapter, such "
-        f"as {chosen[0].name}.ipynb"
-        for named in found.values()
-        for path in named.get("", [])
-    ]
-    submissions = [
-        _submission(student, chapter.name, named.get(chapter.name, []), folder)
-        for student, named in found.items()
-        for chapter in chosen
-    ]
-    return submissions, notes
 
 
 def carry_out(
@@ -218,7 +140,7 @@ def carry_out(
     timeout: float = 10.0,
     output: Console,
 ) -> None:
-    """Mark what is waiting, writing grades.json and the student's page as each ends, and grades.csv in the end.
+    """Mark the waiting submissions; write grades.json as each ends, then grades.csv and the feedback pages.
 
     Before that, the teacher's own notebook of each chapter is marked in the same way: it must earn every point.
 
@@ -257,7 +179,7 @@ def carry_out(
 
 
 def load(out: Path) -> dict[str, Any] | None:
-    """The record of the grading in a folder, None where there is none.
+    """Load grades.json of a folder; None where there is none.
 
     Raises:
         CourseError: the file cannot be read as a record.
@@ -280,67 +202,19 @@ def load(out: Path) -> dict[str, Any] | None:
 
 
 def open_places(grading: Grading) -> list[str]:
-    """What the boxes left open, in words; none where they were closed."""
+    """List what the sandboxes of a grading left open, in words; empty where they were closed."""
     levels = {one.get("box", "") for one in grading.record["submissions"].values()}
     return [said for level in sorted(levels) if (said := sandbox.missing(level))]
 
 
-# ---- what was handed in ----------------------------------------------------------------------------------------------
-
-
-def _named(student: Path, book: Sequence[Chapter], chosen: Sequence[Chapter] | None) -> dict[str, list[Path]]:
-    """{chapter: the notebooks that have its name}, under "" those that have no chapter's."""
-    found: dict[str, list[Path]] = {}
-    for where, folders, names in os.walk(student):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
-        for name in sorted(names):
-            if name.lower().endswith(".ipynb") and not name.startswith("."):
-                found.setdefault(_chapter_of(name, book), []).append(Path(where) / name)
-    if chosen is not None and len(chosen) == 1 and list(found) == [""] and len(found[""]) == 1:
-        return {chosen[0].name: found[""]}
-    return found
-
-
-def _chapter_of(name: str, book: Sequence[Chapter]) -> str:
-    stem = name.rsplit(".", 1)[0].lower()
-    for chapter in book:
-        if stem == chapter.name.lower():
-            return chapter.name
-    number = re.match(r"\d+", stem)
-    same = [c.name for c in book if number and c.number.isdecimal() and int(c.number) == int(number[0])]
-    return same[0] if len(same) == 1 else ""
-
-
-def _submission(student: str, chapter: str, paths: Sequence[Path], folder: Path) -> Submission:
-    nothing = Submission(student, chapter)
-    if not paths:
-        return replace(nothing, problem="no notebook was handed in")
-    if len(paths) > 1:
-        listed = ", ".join(str(path.relative_to(folder / student)) for path in paths)
-        return replace(nothing, problem=f"{len(paths)} notebooks for this chapter: {listed}. Leave one")
-    (path,) = paths
-    if path.is_symlink() or not path.is_file():
-        return replace(nothing, problem=f"{path.name} is no plain file")
-    size = path.stat().st_size
-    if size > LARGEST:
-        return replace(
-            nothing,
-            problem=f"{size / 2**20:.0f} MB; a notebook of more than {LARGEST / 2**20:.0f} MB is not read",
-        )
-    try:
-        return replace(nothing, path=path, sha256=files.sha256(path))
-    except OSError as error:
-        return replace(nothing, problem=f"{path.name} cannot be read: {error.strerror}")
-
-
 def _kept(
-    old: Mapping[str, Any], new: Mapping[str, Any], submissions: Sequence[Submission]
+    old: Mapping[str, Any], new: Mapping[str, Any], handed_in: Sequence[Submission]
 ) -> tuple[dict[str, Any], list[str]]:
     """The records of an earlier grading that count in this one, and notes."""
     same_code = old.get("library_sha256") == new["library_sha256"]
     kept = {
         one.key: old["submissions"][one.key]
-        for one in submissions
+        for one in handed_in
         if one.key in old["submissions"]
         and same_code
         and one.path is not None
@@ -348,7 +222,7 @@ def _kept(
         and not old["submissions"][one.key].get("trouble")
         and old["chapters"].get(one.chapter) == new["chapters"][one.chapter]
     }
-    notes = [f"{len(kept)} of {len(submissions)} submissions are graded already and unchanged"]
+    notes = [f"{len(kept)} of {len(handed_in)} submissions are graded already and unchanged"]
     if not same_code:
         notes.append(
             "course_lib has changed since; everything is graded again, so that all are graded by the same code"
@@ -358,7 +232,9 @@ def _kept(
 
 def _described(chapter: Chapter) -> dict[str, Any]:
     notebook = notebooks.read(chapter.path)
-    marks = [[cell.source, cell.metadata.get("nbgrader")] for cell in notebook.cells]
+    marks = [
+        [cell.source, cell.metadata.get("nbgrader"), cell.metadata.get("tags")] for cell in notebook.cells
+    ]
     digest = hashlib.sha256(json.dumps(marks, sort_keys=True).encode()).hexdigest()
     return {"sha256": digest, "points": sum(exercise.points for exercise in exercises.of(notebook))}
 

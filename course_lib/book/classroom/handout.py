@@ -17,7 +17,7 @@ GRADEBOOK = "gradebook.db"
 
 @dataclass(frozen=True)
 class Handout:
-    """What nbgrader makes of one notebook.
+    """One notebook as nbgrader prepares it for handing out.
 
     Attributes:
         released: the text of the notebook for learners.
@@ -29,7 +29,7 @@ class Handout:
 
 
 def hand_out(name: str, notebook: Any) -> Handout:
-    """Make a notebook ready for learners.
+    """Prepare a notebook for learners: without solutions, outputs and hidden tests.
 
     Args:
         name: of the chapter.
@@ -66,7 +66,7 @@ def require_nbgrader() -> None:
 
 
 def course_directory(course: Path, chapter: str, student: str = "") -> Any:
-    """nbgrader's description of a folder with one assignment that is one chapter."""
+    """Describe a folder to nbgrader: one assignment, which is one chapter."""
     from nbgrader.coursedir import CourseDirectory
     from traitlets.config import Config
 

@@ -1,40 +1,49 @@
 """nbgrader's execution of a notebook, with the kernel in a box, and what looks after it."""
 
 import copy
-import os
+import sys
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import nbformat
-import psutil
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
-from course_lib.book.classroom import sandbox
-from course_lib.book.classroom.sandbox import Box
+from course_lib.book import exercises
+from course_lib.book.classroom.sandbox import Outcome
 
-OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
-DISK = 2**30  # bytes that a submission may leave in its folder
-SETUP = 120  # seconds for a cell that is no exercise, such as the imports: a busy machine is no fault of the learner
-
-_LOOK = 0.2  # seconds between two looks at memory and disk
+_OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
+_SETUP = (
+    120  # seconds for a cell of the set-up, such as the imports: a busy machine is no fault of the learner
+)
 
 
 class InBox(Execute):
     """nbgrader's execution, in a box, in which a cell that does not end or kills its kernel costs no other cell.
 
     Such a cell is noted and left out, and the notebook is run again without it.
+
+    Args:
+        boxed: runs a command in the box until it ends or the event is set, as `sandbox.run`.
+        folder: that can be written to in the box.
+        timeout: seconds that a cell of the learner may take.
+
+    Attributes:
+        executed: the notebook with its outputs, once it was run.
+        notes: what happened to cells that are no answers.
     """
 
-    def __init__(self, closed: Box, timeout: int):
+    def __init__(self, boxed: Callable[[list[str], threading.Event], Outcome], folder: Path, timeout: int):
         super().__init__(interrupt_on_timeout=False, startup_timeout=300)
-        self.timeout_func = lambda cell: timeout if cell.metadata.get("nbgrader") else max(timeout, SETUP)
+        self.timeout_func = lambda cell: timeout if _by_learner(cell) else max(timeout, _SETUP)
         self.shutdown_kernel = "immediate"
-        self.closed, self.executed, self.notes = closed, None, []
+        self.boxed, self.folder, self.executed, self.notes = boxed, folder, None, []
 
     def preprocess(self, nb: Any, resources: Any = None, km: Any = None) -> tuple[Any, Any]:
         fatal: dict[int, dict[str, Any]] = {}
@@ -42,16 +51,15 @@ class InBox(Execute):
             trial = copy.deepcopy(nb)
             for position in fatal:
                 trial.cells[position].source = ""
-            self.kernel_manager_class = _kernels(self.closed, attempt)
             self.position = self.shown = 0
-            watch = _Watch(self.closed)
-            try:
-                with watch:
+            with _Kernel(self.boxed) as kernel:
+                self.kernel_manager_class = _manager(kernel, self.folder / f"k{attempt}.json")
+                try:
                     trial, resources = super().preprocess(trial, resources, km)
-                break
-            except (DeadKernelError, CellTimeoutError, _Left) as error:
-                reason = watch.reason or self._reason(error, trial.cells[self.position])
-                fatal[self.position] = {"ename": "Stopped", "evalue": reason, "traceback": [reason]}
+                    break
+                except (DeadKernelError, CellTimeoutError, _Left) as error:
+                    reason = kernel.end().reason or self._reason(error, trial.cells[self.position])
+                    fatal[self.position] = {"ename": "Stopped", "evalue": reason, "traceback": [reason]}
         for position, error in fatal.items():
             if not nb.cells[position].metadata.get("nbgrader"):
                 line = nb.cells[position].source.strip().splitlines()[0]
@@ -72,7 +80,7 @@ class InBox(Execute):
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         if msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
             self.shown += len(str(msg["content"]))
-            if self.shown > OUTPUT:
+            if self.shown > _OUTPUT:
                 return None
         return super().process_message(msg, cell, cell_index)
 
@@ -94,80 +102,62 @@ class _Left(Exception):
     """A cell asked the kernel to end."""
 
 
-class _Watch(threading.Thread):
-    """Looks after what no limit of a single process holds: memory of all of them together, and the disk."""
+class _Kernel:
+    """A kernel in the box, as jupyter_client wants a process, in a thread of its own; the block ends it."""
 
-    def __init__(self, closed: Box):
-        super().__init__(daemon=True)
-        self.closed, self.reason, self._over = closed, "", threading.Event()
+    stdin = stdout = stderr = None
 
-    def __enter__(self) -> "_Watch":
-        self.start()
+    def __init__(self, boxed: Callable[[list[str], threading.Event], Outcome]):
+        self._boxed, self._stopping, self._pool = boxed, threading.Event(), ThreadPoolExecutor(1)
+        self._ended: Future[Outcome] | None = None
+
+    def __enter__(self) -> "_Kernel":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._over.set()
-        self.join()
-        end_children()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if self._ended is not None and kind is not None:
+            sys.stderr.write(self.end().err)
+        self._stopping.set()
+        self._pool.shutdown()
 
-    def run(self) -> None:
-        most = self.closed.limits.memory
-        while not self._over.wait(_LOOK):
-            if sum(map(_resident, psutil.Process().children(recursive=True))) > most:
-                self.reason = f"more than {most / 2**20:.0f} MB of memory in all processes."
-            elif _size(self.closed.writable) > DISK:
-                self.reason = f"more than {DISK / 2**20:.0f} MB written to disk."
-            if self.reason:
-                end_children()
-                return
+    def start(self, command: list[str]) -> None:
+        self._ended = self._pool.submit(self._boxed, command, self._stopping)
+
+    def end(self) -> Outcome:
+        self._stopping.set()
+        return self._ended.result()
+
+    def poll(self) -> int | None:
+        return self._ended.result().status if self._ended.done() else None
+
+    def wait(self) -> int:
+        return self._ended.result().status
+
+    def send_signal(self, _: int) -> None:
+        self._stopping.set()
 
 
-def _kernels(closed: Box, attempt: int) -> type[AsyncKernelManager]:
-    """Managers of kernels in the box. Sockets are files: no port leads through a network namespace."""
+def _manager(kernel: _Kernel, connection: Path) -> type[AsyncKernelManager]:
+    """A manager of one kernel in the box. Sockets are files: no port leads through a network namespace."""
 
     class Boxed(AsyncKernelManager):
         def __init__(self, **keywords: Any):
-            connection = str(closed.writable / f"k{attempt}.json")
-            super().__init__(**keywords, transport="ipc", connection_file=connection)
+            super().__init__(**keywords, transport="ipc", connection_file=str(connection))
 
-        async def _async_pre_start_kernel(self, **keywords: Any) -> Any:
-            command, keywords = await super()._async_pre_start_kernel(**keywords)
-            return command, {**keywords, "preexec_fn": sandbox.end_with_parent}
+        async def _async_launch_kernel(self, kernel_cmd: list[str], **_: Any) -> None:
+            kernel.start(kernel_cmd)
+            self.provisioner.process = kernel
 
         @property
         def kernel_spec(self) -> KernelSpec:
-            own = get_kernel_dict()
-            return KernelSpec(resource_dir=RESOURCES, **{**own, "argv": closed.command(own["argv"])})
+            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
 
     return Boxed
 
 
+def _by_learner(cell: Any) -> bool:
+    return "nbgrader" in cell.metadata or exercises.BESIDE in cell.metadata
+
+
 def _counts(shown: Any) -> bool:
     return shown.output_type != "execute_result" and shown.get("name") != "stderr"
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return process.memory_info().rss
-    except psutil.Error:
-        return 0
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for where, _, names in os.walk(folder, onerror=None):
-        for name in names:
-            try:
-                total += os.lstat(os.path.join(where, name)).st_size
-            except OSError:
-                continue
-    return total
-
-
-def end_children() -> None:
-    """Kill everything that this process has started, and what that has started."""
-    for child in psutil.Process().children(recursive=True):
-        try:
-            child.kill()
-        except psutil.Error:
-            continue

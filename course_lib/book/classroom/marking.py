@@ -19,7 +19,7 @@ from course_lib.book.classroom.handout import GRADEBOOK, Handout
 from course_lib.book.run import state
 
 JOB, RESULT = "job.json", "result.json"
-START = 180  # seconds that a process may take beside the cells, on a loaded machine
+_START = 180  # seconds that a process may take beside the cells, on a loaded machine
 
 # Of the checkout, what holds solutions or other people's work; nothing of it is needed to grade.
 _HIDDEN = ("notebooks", "tests", "build", ".git")
@@ -28,7 +28,7 @@ _LOOK = 0.1  # seconds between two looks at the process
 
 @dataclass(frozen=True)
 class Settings:
-    """What a submission may take.
+    """Limits of one submission.
 
     Attributes:
         timeout: seconds for one cell.
@@ -41,7 +41,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Work:
-    """What every submission of a chapter is graded with.
+    """Everything that the submissions of one chapter are graded with.
 
     Attributes:
         chapter: its name.
@@ -88,7 +88,6 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
     common.mkdir(mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=common, ignore_cleanup_errors=True) as name:
         folder = Path(name).resolve()
-        (folder / "source.ipynb").write_text(work.source, encoding="utf-8")
         (folder / "released.ipynb").write_text(work.handout.released, encoding="utf-8")
         (folder / GRADEBOOK).write_bytes(work.handout.gradebook)
         (folder / "submission.ipynb").write_bytes(submission)
@@ -99,7 +98,7 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
             "hidden": [*work.hidden, *(str(files.root() / part) for part in _HIDDEN)],
         }
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
-        limit = START + work.cells * (work.settings.timeout + START)
+        limit = _START + work.cells * (work.settings.timeout + _START)
         outcome = _in_a_process(folder, limit, stopping or threading.Event())
     return {**empty, **outcome, "seconds": round(time.perf_counter() - started, 2)}
 
@@ -123,14 +122,14 @@ def _in_a_process(folder: Path, limit: float, stopping: threading.Event) -> dict
                 return {"reason": f"not finished after {limit:.0f} s"}
             time.sleep(_LOOK)
     finally:
-        end_tree(process)
+        _end_tree(process)
     if (folder / RESULT).is_file():
         return json.loads((folder / RESULT).read_text(encoding="utf-8"))
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or ["it said nothing"]
     return {"trouble": f"the process that grades ended with status {process.returncode}: {lines[-1][:300]}"}
 
 
-def end_tree(process: Any) -> None:
+def _end_tree(process: Any) -> None:
     """Kill a process and everything below it, children first noted, so that none is lost."""
     import psutil
 
@@ -145,5 +144,5 @@ def end_tree(process: Any) -> None:
 
 
 def described(settings: Settings) -> dict[str, Any]:
-    """The settings as grades.json keeps them."""
+    """Return the settings as a dict, as grades.json keeps them."""
     return asdict(settings)

@@ -1,4 +1,4 @@
-"""`course release` without its command line: a folder to hand out, in which the chapters have no solutions."""
+"""`course release` without its command line: write a folder to hand out, with chapters without solutions."""
 
 import shutil
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from course_lib.book import folders, notebooks
 from course_lib.book.classroom import handout
 
 # What a learner needs of the checkout beside the chapters. The tests stay: they hold solutions.
-FILES = ("LICENSE", "constraints.txt", "pyproject.toml")
-FOLDERS = ("course_lib", "data")
-BESIDE = ("*.md", "*.bib", "images/*", "profiles/*.yaml")  # of notebooks/
+_FILES = ("LICENSE", "constraints.txt", "pyproject.toml")
+_FOLDERS = ("course_lib", "data")
+_BESIDE = ("*.md", "*.bib", "images/*", "profiles/*.yaml")  # of notebooks/
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "downloads", ".*", "*.part")
 
 _README = """# {title}
@@ -36,6 +36,9 @@ On Windows it is `.venv\\Scripts\\pip`. PyTorch is large: the first installation
 Work from top to bottom. In an exercise, write your answer where it says `YOUR CODE HERE`, run the cell, then the check
 below it: it says what is likely wrong, and more each time it has to say it again. Keep the names of the notebooks and
 the cells of the exercises: they are found by them.
+
+A chapter is not run as a whole when it is graded. What runs is its set-up as it was handed out, the cells of the
+exercises, and cells that you add right before one of them. Put there what an answer needs.
 
     .venv/bin/course progress     # which exercises pass
     .venv/bin/course doctor       # what is missing, if something does not run
@@ -73,13 +76,13 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
 def _copy(made: Path) -> None:
     root = files.root()
     (made / "notebooks").mkdir(parents=True)
-    for name in FOLDERS:
+    for name in _FOLDERS:
         if (root / name).is_dir():
             shutil.copytree(root / name, made / name, ignore=_LEFT_OUT)
-    for name in FILES:
+    for name in _FILES:
         if (root / name).is_file():
             shutil.copy(root / name, made)
-    for pattern in BESIDE:
+    for pattern in _BESIDE:
         for path in (root / "notebooks").glob(pattern):
             place = made / path.relative_to(root)
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -1,13 +1,14 @@
-"""A box for code that nobody has read: no network, one folder to write in, and limits that it cannot lift.
+"""Sandbox for code that nobody has read: no network, one writable folder, and limits that it cannot lift.
 
 Linux gives every process its own view of network, files and processes if it is asked (namespaces); the program
 `unshare` of util-linux asks, as root or as anybody where the system lets users make namespaces. Where it does not,
 only the limits remain, and `missing` says what is not closed off.
 
-`python -m course_lib.book.classroom.sandbox SETTINGS COMMAND...` is the inside: it closes the box behind itself and
-becomes COMMAND.
+`run` is the one way in. `python -m course_lib.book.classroom.sandbox SETTINGS COMMAND...` is the inside: it closes the
+box behind itself and becomes COMMAND.
 """
 
+import contextlib
 import ctypes
 import fcntl
 import functools
@@ -22,12 +23,15 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO, Any
 
 # What a program needs of the environment; the rest (tokens, addresses of agents) is nobody's business in the box.
-PASSED_ON = (
+_PASSED_ON = (
     "COURSE_DATA",
     "COURSE_HOME",
     "LANG",
@@ -57,51 +61,161 @@ _SOCKETS = (
 )  # where the services of a machine are spoken to
 _SHARED_MEMORY = 256 * 2**20  # bytes of /dev/shm inside
 
+_LOOK = 0.2  # seconds between two looks at memory and disk
+_KEPT = 2**20  # bytes of what a command prints that are kept
+
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process in the box may take.
+    """Limits of a command in the sandbox.
 
     Attributes:
-        memory: bytes of data (heap, stacks, anonymous maps); importing PyTorch takes one GB of it.
+        memory: bytes of data (heap, stacks, anonymous maps) of one process, and of resident memory of all of them
+            together; importing PyTorch takes one GB of data.
         file: bytes of the largest file it may write.
+        disk: bytes that it may leave in its folder.
         processes: it may have at one time, threads included; held where the box is a namespace of its own.
+        seconds: until it is ended; None for no limit.
+        hidden: folders that are empty inside, such as those of other people's work.
     """
 
     memory: int
     file: int = 256 * 2**20
+    disk: int = 2**30
     processes: int = 512
+    seconds: float | None = None
+    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
-class Box:
-    """A box that is about to be closed.
+class Outcome:
+    """Result of a command in the sandbox.
 
     Attributes:
-        writable: the one folder that can be written to; the command starts there.
-        hidden: folders that are empty inside, such as those of other people's work.
-        limits: of each process.
-        environment: added to what is passed on of ours (PASSED_ON).
+        status: its exit status; negative where a signal ended it.
+        out: what it printed, at most one MB.
+        err: what it printed on stderr, at most one MB.
+        reason: the limit for which it was ended; empty where it ended by itself or was asked to.
     """
 
-    writable: Path
-    limits: Limits
-    hidden: tuple[Path, ...] = ()
-    environment: Mapping[str, str] = field(default_factory=dict)
+    status: int
+    out: str
+    err: str
+    reason: str
 
-    def command(self, command: Sequence[str]) -> list[str]:
-        """The command line that runs `command` in the box, as closed as this machine allows."""
-        level, way = _way()
-        return [*way, *_inside(level, self), *command]
+
+def run(
+    command: Sequence[str],
+    folder: Path,
+    limits: Limits,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stopping: threading.Event | None = None,
+) -> Outcome:
+    """Run a command in the sandbox, as closed as this machine allows, and end whatever it leaves running.
+
+    One command at a time in a process: all that this process starts meanwhile is taken for the command's.
+
+    Args:
+        command: the program and its arguments.
+        folder: the one folder that can be written to; the command starts there.
+        limits: what it may take and see.
+        environment: added to the few variables that are passed on of ours.
+        stopping: set it to end the command before its time.
+
+    Returns:
+        How it ended. A box that does not close says so in `err`.
+    """
+    level, way = _way()
+    words = [*way, *_inside(level, folder, limits, environment or {}), *command]
+    before = _below()
+    _libc()  # found here, so that nothing is imported between fork and exec
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        process = subprocess.Popen(
+            words,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            start_new_session=True,
+            preexec_fn=end_with_parent,
+        )
+        try:
+            reason = _watched(process, folder, limits, before, stopping or threading.Event())
+        finally:
+            _end_all(before)
+            process.wait()
+        return Outcome(process.returncode, _printed(out), _printed(err), reason)
+
+
+def _watched(
+    process: subprocess.Popen, folder: Path, limits: Limits, before: Sequence[Any], stopping: threading.Event
+) -> str:
+    """Wait for a process, looking after what no limit of a single process holds; the reason to end it, if any."""
+    deadline = time.monotonic() + limits.seconds if limits.seconds is not None else float("inf")
+    while not stopping.is_set():
+        try:
+            process.wait(_LOOK)
+            return ""
+        except subprocess.TimeoutExpired:
+            pass
+        if sum(map(_resident, _below(before))) > limits.memory:
+            return f"more than {limits.memory / 2**20:.0f} MB of memory in all processes."
+        if _size(folder) > limits.disk:
+            return f"more than {limits.disk / 2**20:.0f} MB written to disk."
+        if time.monotonic() > deadline:
+            return f"not finished after {limits.seconds:g} s."
+    return ""
+
+
+def _below(before: Sequence[Any] = ()) -> list[Any]:
+    """Everything that this process has started, and what that has started, but for what was there before."""
+    import psutil
+
+    return [one for one in psutil.Process().children(recursive=True) if one not in before]
+
+
+def _end_all(before: Sequence[Any]) -> None:
+    import psutil
+
+    for one in _below(before):
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+
+
+def _resident(process: Any) -> int:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.memory_info().rss
+    return 0
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder, onerror=None):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(where, name)).st_size
+    return total
+
+
+def _printed(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read(_KEPT).decode(errors="replace")
 
 
 def level() -> str:
-    """How far a box closes on this machine: FULL, NETWORK (files are not protected) or NONE (limits alone)."""
+    """Return how far the sandbox closes here: FULL, NETWORK (files are open) or NONE (limits alone)."""
     return _way()[0]
 
 
 def missing(level: str) -> str:
-    """What a box of a level leaves open, and what would close it; empty where it is closed."""
+    """Say what a sandbox of a level leaves open and what would close it; empty where nothing is open.
+
+    Example:
+        >>> missing(FULL)
+        ''
+    """
     cure = (
         "As root, or where the system lets users make namespaces (user.max_user_namespaces above 0, and a container "
         "that does not forbid `unshare`), they are closed off"
@@ -116,13 +230,13 @@ def missing(level: str) -> str:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of descendants whose own parent has ended, so that they can be found and ended (Linux)."""
+    """Adopt descendants whose own parent has ended, so that they can be found and ended (Linux)."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """End this process as soon as the one that started it ends, however that ends (Linux)."""
+    """End this process as soon as its parent ends, in whatever way (Linux)."""
     if sys.platform == "linux":
         _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
@@ -134,31 +248,29 @@ def _way() -> tuple[str, list[str]]:
     if program is None:
         return NONE, []
     with tempfile.TemporaryDirectory() as folder:
-        trial = Box(Path(folder).resolve(), Limits(2**40))
+        place, limits = Path(folder).resolve(), Limits(2**40)
         for level, ways in _WAYS.items():
             for way in ways:
-                words = [program, *way, *_inside(level, trial), sys.executable, "-c", ""]
+                words = [program, *way, *_inside(level, place, limits, {}), sys.executable, "-c", ""]
                 done = subprocess.run(words, capture_output=True, check=False)
                 if done.returncode == 0:
                     return level, [program, *way]
     return NONE, []
 
 
-def _inside(level: str, box: Box) -> list[str]:
-    folder = str(box.writable)
+def _inside(level: str, folder: Path, limits: Limits, environment: Mapping[str, str]) -> list[str]:
     places = {
-        "HOME": folder,
-        "TMPDIR": folder,
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
         "IPYTHONDIR": f"{folder}/.ipython",
         "MPLCONFIGDIR": f"{folder}/.mpl",
     }
-    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     settings = {
         "level": level,
-        "writable": folder,
-        "hidden": [str(path) for path in box.hidden],
-        "limits": asdict(box.limits),
-        "environment": {**kept, **places, **box.environment},
+        "writable": str(folder),
+        "limits": {**asdict(limits), "hidden": list(map(str, limits.hidden))},
+        "environment": {**kept, **places, **environment},
     }
     return [sys.executable, "-P", "-m", __name__, json.dumps(settings)]
 
@@ -172,7 +284,7 @@ def _enter(settings: dict, command: list[str]) -> None:
     if level != NONE:
         _raise_loopback()
     if level == FULL:
-        _close_files(Path(settings["writable"]), [Path(path) for path in settings["hidden"]])
+        _close_files(Path(settings["writable"]), [Path(path) for path in limits["hidden"]])
         _give_up_rights()
         _limit(resource.RLIMIT_NPROC, limits["processes"])
     _limit(resource.RLIMIT_DATA, limits["memory"])

@@ -19,7 +19,7 @@ SPACE = 50 * 2**20  # bytes that a run wants free before it starts
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that is about to begin. `state` is what run.json holds, and grows as chapters end."""
+    """Plan and state of one run; `state` is the content of run.json and grows as chapters end."""
 
     selected: list[Chapter]
     parameters: dict[str, dict[str, Any]]
@@ -28,13 +28,13 @@ class Plan:
     notes: list[str]
 
     def records(self) -> list[tuple[str, dict[str, Any]]]:
-        """(chapter, record) of the selected chapters that have ended, in the order of the book."""
+        """List (chapter, record) of the selected chapters that have ended, in the order of the book."""
         done = self.state["chapters"]
         return [(chapter.name, done[chapter.name]) for chapter in self.selected if chapter.name in done]
 
 
 def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: bool = False) -> Plan:
-    """Check everything that can be checked before the first kernel starts, and write the first run.json.
+    """Check everything before the first kernel starts, and write the first run.json.
 
     Args:
         words: chapters as typed (see `notebooks.select`).
@@ -72,7 +72,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
 
 
 def folder_for(out: Path) -> Path:
-    """The folder of a run as an absolute path. Raises CourseError if it is that of the notebooks themselves."""
+    """Return the folder of a run as an absolute path; CourseError if it is that of the notebooks themselves."""
     out = out.expanduser().absolute()
     if out.resolve() == notebooks.folder().resolve():
         raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
@@ -90,7 +90,7 @@ def require_space(out: Path) -> None:
 
 
 def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
-    """Run the chapters of a plan that are not finished, writing notebook and run.json as each ends.
+    """Run the unfinished chapters of a plan; write notebook and run.json as each ends.
 
     Args:
         plan: its `state` gains a record for each chapter.

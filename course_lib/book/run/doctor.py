@@ -1,4 +1,4 @@
-"""What `course doctor` looks at: versions, machine, data, checkpoints, notebooks, the build folder."""
+"""Checks of `course doctor`: versions, machine, data, checkpoints, notebooks, the build folder."""
 
 import functools
 import os
@@ -17,9 +17,9 @@ from rich.table import Table
 from course_lib import files
 from course_lib.book import CourseError, notebooks
 
-DISTRIBUTION = "small-and-fast"
-PYTHON = ((3, 11), (3, 13))
-INSTALL = "pip install -c constraints.txt -e '.[test]' (or: make course)"
+_DISTRIBUTION = "small-and-fast"
+_PYTHON = ((3, 11), (3, 13))
+_INSTALL = "pip install -c constraints.txt -e '.[test]' (or: make course)"
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at everything; a part that cannot be looked at is itself a finding."""
+    """Examine everything; a part that cannot be examined is itself a finding."""
     parts = (_python, _packages, _machine, _data, _checkpoints, _data_sets, _notebooks, _build)
     return [finding for part in parts for finding in _guarded(part)]
 
 
 def table(findings: list[Finding]) -> Table:
-    """The report as a table; what to do is printed below it, where a command is not broken over lines."""
+    """Lay out the findings as a table, without their remedies: a command must not be broken over lines."""
     shown = Table()
     for heading in ("what", "state", "found"):
         shown.add_column(heading, overflow="fold")
@@ -57,13 +57,13 @@ def _guarded(part: Callable[[], Iterator[Finding]]) -> list[Finding]:
         found.extend(part())
     except Exception as error:
         name = part.__name__.strip("_").replace("_", " ")
-        found.append(Finding(name, "missing", f"{type(error).__name__}: {_short(error)}", INSTALL))
+        found.append(Finding(name, "missing", f"{type(error).__name__}: {_short(error)}", _INSTALL))
     return found
 
 
 def _python() -> Iterator[Finding]:
-    low, high = (".".join(map(str, version)) for version in PYTHON)
-    fits = PYTHON[0] <= sys.version_info[:2] <= PYTHON[1]
+    low, high = (".".join(map(str, version)) for version in _PYTHON)
+    fits = _PYTHON[0] <= sys.version_info[:2] <= _PYTHON[1]
     yield Finding(
         "python",
         "ok" if fits else "missing",
@@ -75,18 +75,20 @@ def _python() -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     pins = _pins(files.root() / "constraints.txt")
     wanted = [
-        re.match(r"[\w.-]+", line)[0] for line in metadata.requires(DISTRIBUTION) or [] if "extra" not in line
+        re.match(r"[\w.-]+", line)[0]
+        for line in metadata.requires(_DISTRIBUTION) or []
+        if "extra" not in line
     ]
     for name in ["torch", "torchvision", *sorted(set(wanted) - {"torch", "torchvision"})]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", INSTALL)
+            yield Finding(name, "missing", "not installed", _INSTALL)
             continue
         pin = pins.get(_canonical(name))
         same = pin is None or version.split("+")[0] == pin
         tested = version if same else f"{version}; tested with {pin}"
-        yield Finding(name, "ok" if same else "note", tested, "" if same else INSTALL)
+        yield Finding(name, "ok" if same else "note", tested, "" if same else _INSTALL)
 
 
 def _machine() -> Iterator[Finding]:

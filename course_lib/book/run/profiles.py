@@ -14,7 +14,7 @@ import yaml
 from course_lib.book import CourseError
 from course_lib.book.notebooks import Chapter, select
 
-FAST = "fast"
+_FAST = "fast"
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,12 +34,12 @@ _Loader.add_implicit_resolver(
 
 
 def names(folder: Path) -> list[str]:
-    """The profiles that exist: `fast`, and every .yaml file of the folder."""
-    return [FAST, *sorted(path.stem for path in folder.glob("*.yaml") if path.stem != FAST)]
+    """List the profiles: `fast`, and every .yaml file of the folder."""
+    return [_FAST, *sorted(path.stem for path in folder.glob("*.yaml") if path.stem != _FAST)]
 
 
 def load(name: str, folder: Path) -> dict[str, Any]:
-    """The entries of a profile.
+    """Load the entries of a profile.
 
     Raises:
         CourseError: no such profile, not flat YAML, or a value that is neither a scalar nor a list.
@@ -50,7 +50,7 @@ def load(name: str, folder: Path) -> dict[str, Any]:
 
         raise CourseError(unknown_name(name, "profile", known))
     path = folder / f"{name}.yaml"
-    if name == FAST and not path.exists():
+    if name == _FAST and not path.exists():
         return {}
     entries = _parse(path.read_text(encoding="utf-8"), str(path))
     if entries is None:
@@ -61,10 +61,14 @@ def load(name: str, folder: Path) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """The `name=value` texts of --set as a dict; a value is read as a YAML scalar or list.
+    """Parse the `name=value` texts of --set into a dict; a value is a YAML scalar or list.
 
     Raises:
         CourseError: no `=`, no name, a name given twice, or a value that is not a scalar or a list.
+
+    Example:
+        >>> parse_assignments(["seeds=[0, 1]", "01.dataset=mnist"])
+        {'seeds': [0, 1], '01.dataset': 'mnist'}
     """
     values: dict[str, Any] = {}
     for assignment in assignments:
@@ -88,7 +92,7 @@ def resolve(
     seed: int | None = None,
     assignments: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """The parameters that each selected chapter is run with, by the chapter's name.
+    """Resolve the parameters of each selected chapter, by the chapter's name.
 
     Args:
         chapters: the whole book; a profile may speak of any chapter in it.

@@ -1,4 +1,4 @@
-"""What `course progress` shows: which chapters were run, and how their exercises stand."""
+"""Table of `course progress`: which chapters were run, and how their exercises stand."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class Line:
 
     @property
     def passed(self) -> int:
-        """How many exercises pass."""
+        """Number of exercises that pass."""
         return sum(standing is not None and standing.passed for standing in self.standings.values())
 
 
 def examine() -> list[Line]:
-    """A line for each chapter of the book. What is damaged of the records counts as nothing done."""
+    """Examine each chapter of the book; a damaged record counts as nothing done."""
     standings, ran = attempts.read(), _passed_runs()
     lines = []
     for chapter in notebooks.chapters():
@@ -46,7 +46,7 @@ def examine() -> list[Line]:
 
 
 def table(lines: Sequence[Line]) -> Table:
-    """The lines as a table; an exercise that fails says how often in a row."""
+    """Lay out the lines as a table; an exercise that fails says how often in a row."""
     shown = Table()
     for heading in ("chapter", "run", "pass", "exercises"):
         shown.add_column(heading, overflow="fold")

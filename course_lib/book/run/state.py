@@ -1,4 +1,4 @@
-"""What a run leaves in its output folder for `--resume`: settings and finished chapters, in run.json."""
+"""State of a run for `--resume`: settings and finished chapters, in run.json of its output folder."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ NAME = "run.json"
 
 
 def load(folder: Path) -> dict[str, Any] | None:
-    """The state of the run in a folder, None where there is none.
+    """Load the state of the run in a folder; None where there is none.
 
     Raises:
         CourseError: the file cannot be read as a state.
@@ -32,7 +32,7 @@ def load(folder: Path) -> dict[str, Any] | None:
 
 
 def save(folder: Path, state: dict[str, Any]) -> None:
-    """Write the state, atomically. Raises OSError where the folder cannot be written to."""
+    """Write the state atomically; OSError where the folder cannot be written to."""
     files.write_text(folder / NAME, json.dumps(state, indent=1) + "\n")
 
 
@@ -50,7 +50,12 @@ def check_settings(old: dict[str, Any], new: dict[str, Any], folder: Path) -> No
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What differs between two dicts of settings, in words."""
+    """List the differences between two dicts of settings, in words.
+
+    Example:
+        >>> differences({"seed": 0, "profile": "fast"}, {"seed": 1, "profile": "fast"})
+        ['seed was 0 and is now 1']
+    """
     return [
         f"{name} was {json.dumps(old.get(name))} and is now {json.dumps(new.get(name))}"
         for name in sorted({*old, *new})
@@ -61,7 +66,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def finished(
     state: dict[str, Any], selected: Iterable[Chapter], parameters: dict[str, dict[str, Any]], folder: Path
 ) -> tuple[dict[str, Any], list[str]]:
-    """The records of chapters that need not run again, and a note on each that was finished but must.
+    """Return the records of chapters that need not run again, and a note on each finished one that must.
 
     Args:
         state: as read by `load`, with the same settings as the run that is beginning.
@@ -88,7 +93,7 @@ def finished(
 
 
 def library_sha256() -> str:
-    """A digest of every source file of course_lib."""
+    """Return the SHA-256 of all source files of course_lib."""
     package = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):

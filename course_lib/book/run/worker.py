@@ -1,4 +1,4 @@
-"""What a Dask worker does for `course sweep`: one seed of a chapter. It imports little, since every worker does so."""
+"""The task of a Dask worker in `course sweep`: one seed of a chapter. It imports little, as every worker loads it."""
 
 import tempfile
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is wrong with a built site: links that lead nowhere, things loaded from elsewhere, images without alt text.
+"""Check of a built site: links that lead nowhere, resources loaded from elsewhere, images without alt text.
 
 python -m course_lib.book.site.check build/site
 """
@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-LOADED = {
+_LOADED = {
     ("script", "src"),
     ("link", "href"),
     ("img", "src"),
@@ -20,7 +20,7 @@ LOADED = {
 }
 """What a browser asks for by itself when it shows a page; <a href> waits for a click."""
 
-UNLOADED_LINKS = {"canonical", "next", "prev", "search", "index", "author", "copyright"}
+_UNLOADED_LINKS = {"canonical", "next", "prev", "search", "index", "author", "copyright"}
 """<link rel=...> that a browser does not follow by itself."""
 
 
@@ -42,14 +42,14 @@ class _Page(HTMLParser):
         if tag == "img" and not given.get("alt", "").strip():
             self.without_alt.append((line, given.get("src", "")))
         for name in given.keys() & {"href", "src", "data"}:
-            follows = not set(given.get("rel", "").split()) & UNLOADED_LINKS
-            kind = self.loaded if (tag, name) in LOADED and follows else self.linked
+            follows = not set(given.get("rel", "").split()) & _UNLOADED_LINKS
+            kind = self.loaded if (tag, name) in _LOADED and follows else self.linked
             if tag in ("a", "area", "link") or kind is self.loaded:
                 kind.append((line, tag, given[name]))
 
 
 def faults(folder: Path) -> list[str]:
-    """Everything that is wrong with the pages of a folder, one line each; an empty list means that nothing is.
+    """List the faults of the pages of a folder, one line each; empty where there is none.
 
     Args:
         folder: of the built site; each .html file in it is a page.

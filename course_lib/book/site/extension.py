@@ -26,7 +26,7 @@ from course_lib.book import notebooks
 from course_lib.book.site import offline, results_page
 
 GLOSSARY = "glossary"
-UNLINKED = (
+_UNLINKED = (
     nodes.title,
     nodes.literal,
     nodes.literal_block,
@@ -40,7 +40,7 @@ UNLINKED = (
 )
 """Nodes in which a word is no first use, or cannot be a link."""
 
-OTHER_SENSES = ("running kernel", "(Arm)")
+_OTHER_SENSES = ("running kernel", "(Arm)")
 """Phrases in which a word of the glossary means something else: the kernel of a notebook, a maker of processors."""
 
 CONTENTS = """
@@ -80,26 +80,29 @@ _log = logging.getLogger(__name__)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
-    """What Sphinx calls to load the extension."""
+    """Register the transforms and directives; Sphinx calls this to load the extension."""
     app.setup_extension("sphinx.ext.autodoc")
-    app.add_transform(GlossaryTerms)
-    app.add_transform(FirstUses)
-    app.add_transform(AltTexts)
-    app.add_transform(Download)
-    app.add_directive("api", Api)
-    app.add_directive("course-results", Results)
+    app.add_transform(_GlossaryTerms)
+    app.add_transform(_FirstUses)
+    app.add_transform(_AltTexts)
+    app.add_transform(_Download)
+    app.add_directive("api", _Api)
+    app.add_directive("course-results", _Results)
     app.connect("source-read", _add_contents)
-    app.connect("autodoc-process-docstring", _as_rst, priority=400)  # before napoleon, which reads reST
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def entries(text: str) -> dict[str, list[str]]:
-    """The entries of the glossary, paragraphs that begin with a bold head: {head: names that a text may use for it}.
+    """Read the entries of the glossary, paragraphs that begin with a bold head: {head: names that a text may use}.
 
     "Batch normalisation (batch norm, BN)" has three names; "Median, quartiles" two; "Simulated (fake) quantization" is
     also "fake quantization"; "beta (of a batch norm)" and "Scale (in quantization)" have one. A single letter is no
     name, and a name belongs to the entry that has it as its head.
+
+    Example:
+        >>> entries("**Kernel, filter.** Numbers of a convolution.")
+        {'Kernel, filter': ['Kernel', 'filter']}
     """
     heads = re.findall(r"^\*\*(.+?)\.\*\*", text, re.MULTILINE)
     found: dict[str, list[str]] = {head: [] for head in heads}
@@ -118,7 +121,12 @@ def entries(text: str) -> dict[str, list[str]]:
 
 
 def for_page(glossary: Mapping[str, Sequence[str]], title: str) -> dict[str, Sequence[str]]:
-    """The entries that a page may link to: "Scale (in quantization)" only on one with quantization in its title."""
+    """Select the entries that a page may link to, by its title.
+
+    Example:
+        >>> list(for_page({"Filter": [], "Scale (in quantization)": []}, "03 Slimming"))
+        ['Filter']
+    """
     narrow = {head: re.search(r"\(in (.+?)\)", head) for head in glossary}
     return {
         head: names
@@ -128,10 +136,15 @@ def for_page(glossary: Mapping[str, Sequence[str]], title: str) -> dict[str, Seq
 
 
 def pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Finds the names as whole words, the longest first, with an ending such as "s" or "d"; group 1 is the name.
+    """Compile a pattern that finds the names as whole words, the longest first; group 1 is the name.
 
-    Spaces also match line ends and hyphens. Only a name with a capital behind its first letter, such as MAC, asks for
-    its capitals. A match without a group is one of OTHER_SENSES.
+    An ending such as "s" or "d" is allowed. Spaces also match line ends and hyphens. Only a name with a capital behind
+    its first letter, such as MAC, asks for its capitals. A match without a group is a phrase in which the word has
+    another sense.
+
+    Example:
+        >>> pattern(["soft target"]).search("two Soft targets")[1]
+        'Soft target'
     """
 
     def one(name: str) -> str:
@@ -139,11 +152,11 @@ def pattern(names: Sequence[str]) -> re.Pattern[str]:
         return words if re.search(r"(?<=.)[A-Z]", name) else f"(?i:{words})"
 
     longest = sorted(names, key=len, reverse=True)
-    others = "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in OTHER_SENSES)
+    others = "|".join(r"\s+".join(map(re.escape, phrase.split())) for phrase in _OTHER_SENSES)
     return re.compile(rf"{others}|(?<![\w-])({'|'.join(map(one, longest))})(?:s|es|d|ed)?(?![\w-])")
 
 
-class GlossaryTerms(SphinxTransform):
+class _GlossaryTerms(SphinxTransform):
     """Makes each entry of the glossary a place that can be linked to."""
 
     default_priority = 500
@@ -162,7 +175,7 @@ class GlossaryTerms(SphinxTransform):
                 standard.note_object("term", head, name, location=paragraph)
 
 
-class FirstUses(SphinxTransform):
+class _FirstUses(SphinxTransform):
     """Links the first use of each glossary entry on the page of a chapter to its explanation."""
 
     default_priority = 900
@@ -186,7 +199,7 @@ def link_first_uses(document: nodes.Node, glossary: Mapping[str, Sequence[str]],
     _join_texts(document)
     waiting = {head: names for head, names in glossary.items() if names}
     for text in list(document.findall(nodes.Text)):
-        if any(isinstance(above, UNLINKED) or _is_references(above) for above in _above(text)):
+        if any(isinstance(above, _UNLINKED) or _is_references(above) for above in _above(text)):
             continue
         parts: list[nodes.Node] = []
         begin = 0
@@ -225,7 +238,7 @@ def _is_references(node: nodes.Node) -> bool:
     return isinstance(node, nodes.section) and node[0].astext() == "References"
 
 
-class AltTexts(SphinxTransform):
+class _AltTexts(SphinxTransform):
     """Gives each figure of a notebook the alt text that stands in the metadata of its output.
 
     MyST-NB names a figure by its digest and drops this text; a picture without one is a warning, and so an error.
@@ -243,7 +256,7 @@ class AltTexts(SphinxTransform):
 
 
 def alt_texts(notebook: Any) -> dict[str, str]:
-    """{SHA-256 of a PNG that the notebook shows: its alt text}."""
+    """Return {SHA-256 of a PNG that the notebook shows: its alt text}."""
     found = {}
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
@@ -253,7 +266,7 @@ def alt_texts(notebook: Any) -> dict[str, str]:
     return found
 
 
-class Download(SphinxTransform):
+class _Download(SphinxTransform):
     """Adds below the title of a chapter the notebook itself, and how to open it."""
 
     default_priority = 210
@@ -272,7 +285,7 @@ class Download(SphinxTransform):
         title.parent.insert(title.parent.index(title) + 1, line)
 
 
-class Api(SphinxDirective):
+class _Api(SphinxDirective):
     """```{api} course_lib.pruning``` documents a package and its modules."""
 
     required_arguments = 1
@@ -283,20 +296,29 @@ class Api(SphinxDirective):
         return self.parse_text_to_nodes(text, allow_section_headings=True)
 
 
-def documented(package: str) -> Iterator[tuple[ModuleType, list[str]]]:
-    """A package and its modules, each with the names to leave out because the package itself exports them.
+def documented(package: str, left_out: Sequence[str] = ()) -> Iterator[tuple[ModuleType, list[str]]]:
+    """List what the page of a package documents: the package, its modules, and the packages in it.
 
-    Packages inside of it have pages of their own. A module all of whose names are exported is not listed, nor that of
-    the command line, which `course --help` explains.
+    Left out are modules with an underscore, a module all of whose names a package above it exports, and the command
+    line, which `course --help` explains. The packages of `course_lib` itself have pages of their own.
+
+    Args:
+        package: its full name.
+        left_out: names that a package above it exports.
+
+    Yields:
+        A module, and the names to leave out there because a package above it exports them.
     """
     whole = importlib.import_module(package)
-    exported = list(getattr(whole, "__all__", ()))
-    yield whole, []
-    for found in pkgutil.iter_modules(whole.__path__, f"{package}."):
-        if found.ispkg or found.name == "course_lib.book.cli":
+    yield whole, list(left_out)
+    exported = sorted({*left_out, *(set(getattr(whole, "__all__", ())) & set(dir(whole)))})
+    for found in pkgutil.iter_modules(whole.__path__):
+        name = f"{package}.{found.name}"
+        if found.name.startswith("_") or name == "course_lib.book.cli":
             continue
-        module = importlib.import_module(found.name)
-        if set(_public(module)) - set(exported):
+        if found.ispkg and package != "course_lib":
+            yield from documented(name, exported)
+        elif not found.ispkg and set(_public(module := importlib.import_module(name))) - set(exported):
             yield module, exported
 
 
@@ -327,48 +349,12 @@ def _automodule(module: ModuleType, left_out: Sequence[str]) -> str:
     return "\n".join([*lines, "```", ""])
 
 
-class Results(SphinxDirective):
+class _Results(SphinxDirective):
     """The content of the page of run times and results."""
 
     def run(self) -> list[nodes.Node]:
         self.env.note_reread()
         return self.parse_text_to_nodes(results_page.markdown(), allow_section_headings=True)
-
-
-def as_rst(lines: Sequence[str]) -> list[str]:
-    """A docstring of the course, which is plain text with `code` in single backquotes, as reStructuredText.
-
-    Signs that mean something in reST are escaped outside of backquotes, and indented formulas become literal blocks.
-    """
-    made: list[str] = []
-    formula = section = False
-    for number, line in enumerate(lines):
-        blank, indented = not line.strip(), line.startswith("    ")
-        if re.fullmatch(r"[A-Z][a-z]+:", line):
-            section = True
-        elif not blank and not indented:
-            section = False
-        begins = indented and not section and not formula and number and not lines[number - 1].strip()
-        if begins:
-            made += ["::", ""]
-            formula = True
-        elif not blank and not indented:
-            formula = False
-        made.append(line if formula and indented else _escape(line))
-    return made
-
-
-def _escape(line: str) -> str:
-    parts = re.split(r"(`[^`]*`)", line)
-    return "".join(
-        part if place % 2 else re.sub(r"([*|\\])|(?<=\w)_(?!\w)", lambda found: "\\" + found[0], part)
-        for place, part in enumerate(parts)
-    )
-
-
-def _as_rst(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    if name.startswith("course_lib"):
-        lines[:] = as_rst(lines)
 
 
 def _add_contents(app: Sphinx, docname: str, source: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a page needs of other people's programs to be shown without a network, taken from installed packages."""
+"""MathJax and reveal.js from installed packages, so that pages are shown without a network."""
 
 import importlib.util
 import shutil
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from course_lib.book import CourseError
 
-MATHJAX_FONTS = Path("output/chtml/fonts/woff-v2")
+_MATHJAX_FONTS = Path("output/chtml/fonts/woff-v2")
 """With tex-chtml.js all that pages take of MathJax; a tenth of it."""
 
 
@@ -20,14 +20,18 @@ def copy_mathjax(target: Path) -> None:
         CourseError: the extra `site` is not installed.
     """
     source = _package("sphinx-mathjax-offline") / "static" / "mathjax"  # no name that `import` takes
-    shutil.copytree(source / MATHJAX_FONTS, target / MATHJAX_FONTS, dirs_exist_ok=True)
+    shutil.copytree(source / _MATHJAX_FONTS, target / _MATHJAX_FONTS, dirs_exist_ok=True)
     shutil.copy(source / "tex-chtml.js", target)
 
 
 def copy_reveal(target: Path) -> None:
     """Copy reveal.js with the window for the speaker's notes.
 
-    Args, Raises: as `copy_mathjax`.
+    Args:
+        target: the folder; it may exist.
+
+    Raises:
+        CourseError: the extra `site` is not installed.
     """
     source = _package("sphinx_revealjs") / "_static" / "revealjs"
     for part in ("dist", "plugin/notes"):

@@ -61,7 +61,7 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
 
 
 def page(notebook: Any) -> str:
-    """The page of one chapter.
+    """Render the slides of one chapter as an HTML page.
 
     Args:
         notebook: with its outputs; it is not changed.
@@ -84,7 +84,7 @@ def page(notebook: Any) -> str:
 
 
 def to_slides(notebook: Any) -> Any:
-    """A notebook of slides: its cells say where a slide begins and what the speaker alone sees.
+    """Mark the cells of a notebook as slides: where a slide begins and what the speaker alone sees.
 
     A heading of the first or second level begins a slide, one of the third a slide below it, and so does a code cell
     with outputs, under the heading of its section; what follows a heading that stands alone joins it. On a slide
@@ -147,12 +147,16 @@ def _parts(source: str) -> Iterator[list[str]]:
 
 
 def blocks(source: str) -> list[str]:
-    """Markdown taken apart at its empty lines, but for those inside fenced code and folded answers.
+    """Split Markdown at its empty lines, but for those inside fenced code and folded answers.
 
     A heading is a block even where the text follows on the next line.
 
     Args:
         source: of a cell.
+
+    Example:
+        >>> blocks("# One\\ntwo\\n\\nthree")
+        ['# One', 'two', 'three']
     """
     found: list[list[str]] = [[]]
     fence = folded = False

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from course_lib.book import CourseError, cli, notebooks
-from course_lib.book.classroom import grading, handout, marking, sandbox
+from course_lib.book.classroom import grading, handout, marking, sandbox, submissions
 from tests.book.conftest import Book, marks
 from tests.book.processes import PATIENCE, wait_for
 
@@ -38,7 +38,7 @@ MEMORY = 1280  # MB
 
 
 def write_chapter(book, double=DOUBLE):
-    book.add(CHAPTER, SETUP, DEAR)
+    book.add(CHAPTER, DEAR, setup=SETUP)
     return book.add_exercises(
         CHAPTER,
         (double, marks("double")),
@@ -100,6 +100,14 @@ def helper_added(notebook):
     return notebook
 
 
+def hooked(notebook):
+    """An answer with a name of a set-up that was changed, in which a hook makes every check pass."""
+    setup = next(cell for cell in notebook.cells if cell.source == SETUP)
+    setup.source += "\nFACTOR = 2\nget_ipython().input_transformers_post.append("
+    setup.source += "lambda lines: ['pass\\n'] if any('double(3)' in line for line in lines) else lines)"
+    return notebook
+
+
 class Class:
     """A class that handed in: `add` writes a submission and what it should earn."""
 
@@ -147,6 +155,7 @@ class Class:
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
+        self.add("hooks", 3, hooked(answered(given, "def double(x):\n    return FACTOR * x")))
         floods = "def double(x):\n    print('.' * 10**7)\n    return 2 * x"
         self.add("floods", 5, answered(given, floods), "notebooks/00 (2).ipynb")
         self.add(
@@ -216,6 +225,7 @@ KINDS = [
     "patches",
     "renames",
     "helps",
+    "hooks",
     "floods",
     "shows",
     "empty",
@@ -268,6 +278,8 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     assert "return abs(2 * x)" in pages["hidden"]
     assert "Correct: a convolution holds" in pages["hidden"]
     assert "double is not defined" in pages["cells"].replace("&#x27;", "")
+    assert "Of a chapter only its set-up, the exercises" in pages["hooks"]
+    assert "warnings.warn(&#x27;no mistake&#x27;)" in pages["helps"]
     assert "&lt;script&gt;" in pages["wrong"]
     assert "<script" not in "".join(pages.values())
     assert "fault of the machine" not in said
@@ -352,16 +364,14 @@ def test_other_limits_another_chapter_or_other_code_do_not_count(copied, monkeyp
     ended = book.course("grade", folder, "--resume", "--timeout", "9", "--memory", str(MEMORY))
     assert ended.status == 2
     assert "timeout was 8 and is now 9" in ended.err
-    submissions, _ = grading.collect(folder, notebooks.chapters())
+    handed_in, _ = submissions.collect(folder, notebooks.chapters())
     old = grading.load(grades)
     same = {**old, "submissions": {}}
-    assert len(grading._kept(old, same, submissions)[0]) == 3
-    assert not grading._kept(old, {**same, "library_sha256": "another"}, submissions)[0]
-    assert not grading._kept(old, {**same, "chapters": {CHAPTER: {"sha256": "x", "points": 5}}}, submissions)[
-        0
-    ]
+    assert len(grading._kept(old, same, handed_in)[0]) == 3
+    assert not grading._kept(old, {**same, "library_sha256": "another"}, handed_in)[0]
+    assert not grading._kept(old, {**same, "chapters": {CHAPTER: {"sha256": "x", "points": 5}}}, handed_in)[0]
     old["submissions"][f"right/{CHAPTER}"]["trouble"] = "the disk was full"
-    assert len(grading._kept(old, same, submissions)[0]) == 2
+    assert len(grading._kept(old, same, handed_in)[0]) == 2
 
 
 def test_an_interrupted_grading_ends_every_process_and_keeps_what_is_finished(copied):
@@ -548,7 +558,7 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
     (tmp_path / "in" / "fay").mkdir()
     (tmp_path / "in" / "fay" / "00-small.ipynb").symlink_to("/etc/passwd")
     whole = notebooks.chapters()
-    found, notes = grading.collect(tmp_path / "in", whole, notebooks.select(["00"], whole))
+    found, notes = submissions.collect(tmp_path / "in", whole, notebooks.select(["00"], whole))
     told = {one.student: one.path.name if one.path else one.problem for one in found}
     assert told == {
         "anna": "00-small.ipynb",
@@ -559,7 +569,7 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
         "fay": "00-small.ipynb is no plain file",
     }
     assert not notes
-    found, notes = grading.collect(tmp_path / "in", whole)
+    found, notes = submissions.collect(tmp_path / "in", whole)
     assert {(one.student, one.chapter) for one in found if one.path} == {
         ("anna", CHAPTER),
         ("ben", CHAPTER),

@@ -24,7 +24,7 @@ CHECK = "assert secret()\n### BEGIN HIDDEN TESTS\nassert secret() == 'hidden'\n#
 def checkout(book):
     """A checkout with two chapters, a library and what else lies in one."""
     for name in ("00-first", "01-second"):
-        book.add(name, "print('shown')")
+        book.add(name, "print('shown')", setup="import math")
         book.add_exercises(name, (SOLUTION, marks("secret")), (CHECK, marks("check-secret", 1)))
     for name in ("course_lib/__init__.py", "course_lib/__pycache__/x.pyc", "data/glyphs.npz", "data/downloads/mnist",
                  "notebooks/index.md", "notebooks/images/a.png", "notebooks/profiles/full.yaml", "tests/answers.py",
@@ -60,6 +60,9 @@ def test_the_chapters_go_out_without_solutions_with_library_data_and_readme(chec
     assert [cell.metadata.nbgrader.grade_id for cell in notebook.cells if "nbgrader" in cell.metadata] == [
         "secret",
         "check-secret",
+    ]
+    assert [cell.source for cell in notebook.cells if "exercise-setup" in cell.metadata.get("tags", [])] == [
+        "import math"
     ]
     readme = (out / "README.md").read_text()
     assert readme.startswith("# A course\n")

@@ -112,7 +112,7 @@ def test_versions_are_compared_with_the_constraints_and_absent_packages_named(wh
 
 
 def test_an_unfit_python_is_missing(whole, monkeypatch):
-    monkeypatch.setattr(doctor, "PYTHON", ((3, 98), (3, 99)))
+    monkeypatch.setattr(doctor, "_PYTHON", ((3, 98), (3, 99)))
     finding = doctor.examine()[0]
     assert finding.state == "missing"
     assert finding.remedy == "install Python 3.98 to 3.99, then: make clean course PYTHON=python3.99"
