@@ -45,15 +45,13 @@ def _clean(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **options: Any) -> Any:
         try:
             return command(*args, **options)
-        except (CourseError, OSError) as error:
-            message = str(error)
-            if isinstance(error, OSError) and error.strerror and not error.filename:
-                message = error.strerror
-            _fail(message, 2)
-        except RuntimeError as error:
-            if not type(error).__module__.startswith("course_lib."):  # CheckpointError, DatasetError
+        except OSError as error:
+            _fail(error.strerror if error.strerror and not error.filename else str(error), 2)
+        except (ValueError, RuntimeError) as error:
+            # CourseError and ClusterError; CheckpointError and DatasetError. Others are faults of the program.
+            if not type(error).__module__.startswith("course_lib."):
                 raise
-            _fail(str(error), 1)
+            _fail(str(error), 2 if isinstance(error, ValueError) else 1)
 
     return wrapped
 

@@ -19,8 +19,9 @@ from course_lib.book.classroom import feedback, handout, marking, sandbox, submi
 from course_lib.book.classroom.marking import Settings, Work
 from course_lib.book.classroom.submissions import Submission
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import cluster, course, show, state
+from course_lib.book.run import course, show, state
 from course_lib.book.run.runner import Failure, Outcome
+from course_lib.jobs import connected
 
 NAME, GRADES, PAGES = "grades.json", "grades.csv", "feedback"
 COLUMNS = ("student", "chapter", "points", "max_points", "exercises", "reason")
@@ -261,7 +262,9 @@ def _marked(
             yield from here.ended(calls)
         return
     library = state.library_sha256()
-    with cluster.connected(marking.mark, "submissions", scheduler=scheduler, timeout=timeout) as there:
+    with connected(
+        marking.mark, "submissions", scheduler=scheduler, timeout=timeout, fatal=CourseError
+    ) as there:
 
         def ended(calls: Mapping[Any, tuple]) -> Iterator[tuple[Any, dict[str, Any]]]:
             sent = {key: (replace(work, library=library), content) for key, (work, content) in calls.items()}

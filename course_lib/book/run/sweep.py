@@ -11,10 +11,10 @@ from typing import Any
 
 from rich.console import Console
 
-from course_lib import files
+from course_lib import files, jobs
 from course_lib.book import CourseError, notebooks
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import cluster, course, figures, profiles, show, state, worker
+from course_lib.book.run import course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.runner import Failure, Outcome
 from course_lib.experiments import records
@@ -198,13 +198,14 @@ def carry_out(
         for seed in waiting
     }
     with (
-        cluster.connected(
+        jobs.connected(
             worker.run_seed,
             "seeds",
             scheduler=scheduler,
             workers=workers,
             most=len(waiting),
             timeout=timeout,
+            fatal=CourseError,
         ) as connection,
         show.progress(output, len(waiting), "seeds") as reporter,
     ):

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from course_lib import page
+from course_lib import jobs, page
 from course_lib.book import CourseError, notebooks
-from course_lib.book.run import cluster, state, sweep, worker
+from course_lib.book.run import state, sweep, worker
 from course_lib.experiments import records
 from course_lib.statistics import Interval, mean_interval
 from tests.book.clusters import cluster_in_place
@@ -580,7 +580,7 @@ def test_an_address_that_is_none_is_an_error(book, address):
 
 def test_a_scheduler_without_workers_is_an_error_in_time(book, monkeypatch):
     book.add("00-a")
-    monkeypatch.setattr(cluster, "_POLL", 0.2)
+    monkeypatch.setattr(jobs, "_POLL", 0.2)
     with cluster_in_place(workers=0) as empty, in_time():
         ended = book.course(
             "sweep", "0", "--seeds", "0", "--scheduler", empty.scheduler_address, "--timeout", "2"
