@@ -116,7 +116,7 @@ SLEEP = "import time\ntime.sleep(300)"
 )  # fmt: skip
 def test_what_no_limit_of_a_process_holds_is_watched(run, lines, limits, reason):
     before = psutil.Process().children(recursive=True)
-    _, done = run(*lines, level=sandbox.NONE, limits=limits)
+    _, done = run(*lines, level=sandbox.NONE, limits={"seconds": 60, **limits})
     assert done.reason.startswith(reason)
     assert done.status == -9
     assert psutil.Process().children(recursive=True) == before
