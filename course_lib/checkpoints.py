@@ -18,21 +18,48 @@ from course_lib import data, files, models, training
 from course_lib.training import Recipe
 from course_lib.validation import check_choice
 
+__all__ = [
+    "CATALOGUE",
+    "NAMES",
+    "Blueprint",
+    "CheckpointError",
+    "another",
+    "folder",
+    "info",
+    "load",
+    "retrain",
+    "save",
+    "verify",
+]
+
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is absent or damaged; the message names the file and the command that makes it again."""
+    """A checkpoint is missing or damaged; the message names the file and the command that makes it again."""
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How a checkpoint is made: an architecture, a data set, a recipe, and the strength of a penalty on |gamma|."""
+    """Everything that decides the training of a checkpoint.
+
+    Args:
+        model: name of the architecture (see `models.build`).
+        options: of the architecture.
+        dataset: name of the data set (see `data.load_dataset`).
+        recipe: of the training.
+        seed: of the initial weights.
+        sparsity: strength of the penalty on |gamma| during training (see `pruning.slimming.add_sparsity_gradient`).
+
+    Example:
+        >>> CATALOGUE["glyphs-slimming-weak"].sparsity
+        0.0015
+    """
 
     model: str
     options: dict[str, Any] = field(default_factory=dict)
     dataset: str = "glyphs"
     recipe: Recipe = field(default_factory=Recipe)
     seed: int = 0
-    sparsity: float = 0.0  # see `pruning.slimming.add_sparsity_gradient`
+    sparsity: float = 0.0
 
 
 # Shifting the images keeps a teacher unsure of its own training images, which is what a student learns from.
@@ -79,16 +106,19 @@ NAMES = tuple(CATALOGUE)
 
 
 def folder() -> Path:
-    """Where the checkpoints lie."""
+    """Find the folder of the checkpoints: data/checkpoints in the checkout."""
     return files.root() / "data" / "checkpoints"
 
 
 def load(name: str) -> nn.Module:
-    """The trained network of that name, in eval mode on the CPU.
+    """Load a trained network, in eval mode on the CPU.
+
+    Args:
+        name: one of `NAMES`.
 
     Raises:
-        KeyError: unknown name; the message lists the nearest ones.
-        CheckpointError: the files are absent or damaged; the message says how to make them again.
+        KeyError: the name is unknown; the message lists the nearest ones.
+        CheckpointError: the files are missing or damaged; the message says how to make them again.
     """
     verify(name)
     record = info(name)
@@ -103,7 +133,12 @@ def load(name: str) -> nn.Module:
 
 
 def info(name: str) -> dict[str, Any]:
-    """What is recorded beside the weights: architecture, recipe, data set, metrics, versions, sha256."""
+    """Read the record beside the weights: architecture, recipe, data set, metrics, versions, sha256.
+
+    Raises:
+        KeyError: the name is unknown; the message lists the nearest ones.
+        CheckpointError: the record is missing or damaged.
+    """
     _check_name(name)
     path = folder() / f"{name}.json"
     try:
@@ -116,8 +151,8 @@ def verify(name: str) -> None:
     """Compare the weights with the recorded digest.
 
     Raises:
-        KeyError: unknown name.
-        CheckpointError: a file is absent or damaged.
+        KeyError: the name is unknown.
+        CheckpointError: a file is missing or damaged.
     """
     record = info(name)
     path = _weights_path(name)
@@ -136,13 +171,16 @@ def verify(name: str) -> None:
 
 
 def retrain(name: str) -> Path:
-    """Train the network from its blueprint and save it; the earlier checkpoint stays until the new one is whole.
+    """Train a network from its blueprint and save it; the earlier checkpoint stays until the new one is complete.
+
+    Args:
+        name: one of `NAMES`.
 
     Returns:
         The path of the weights.
 
     Raises:
-        KeyError: unknown name.
+        KeyError: the name is unknown.
     """
     _check_name(name)
     blueprint = CATALOGUE[name]
@@ -166,24 +204,24 @@ def another(
     device: str = "cpu",
     **changes: Any,
 ) -> nn.Module:
-    """A network like a checkpoint, trained here from another seed, so that an experiment can be repeated.
+    """Train a network like a checkpoint from another seed, so that an experiment can be repeated.
 
-    Where everything is as in the blueprint, the seed too, it is the checkpoint itself.
+    If everything is as in the blueprint, the seed too, nothing is trained: the checkpoint itself is returned.
 
     Args:
         name: of the checkpoint.
         seed: of the initial weights and of the training.
-        dataset: to train on; the network gets its channels and classes.
-        options: of the architecture, over those of the blueprint.
+        dataset: to train on; the network gets as many input channels and classes as it has.
+        options: of the architecture; they win over those of the blueprint.
         device: to train on.
-        changes: of the recipe, such as `epochs=40`.
+        changes: to the recipe, such as `epochs=40`.
 
     Returns:
         The network, in eval mode, on that device.
 
     Raises:
-        KeyError: unknown name.
-        CheckpointError: the checkpoint is absent or damaged.
+        KeyError: the name is unknown.
+        CheckpointError: the checkpoint is missing or damaged.
         TypeError, ValueError: as `models.build`, `Recipe` and `training.fit`.
     """
     blueprint = CATALOGUE[_check_name(name)]
@@ -201,7 +239,15 @@ def another(
 
 
 def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, float]) -> Path:
-    """Write weights and record, both to temporary names and then renamed; enter both into data/SHA256SUMS.
+    """Write the weights and the record of a network, and enter both into data/SHA256SUMS.
+
+    Both files are written under temporary names and then renamed.
+
+    Args:
+        name: of the checkpoint; its files are NAME.safetensors and NAME.json.
+        model: whose weights are kept.
+        blueprint: it was trained from.
+        metrics: {name: value}, such as its accuracies.
 
     Returns:
         The path of the weights.
@@ -231,7 +277,7 @@ def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, f
 
 
 def _penalty(blueprint: Blueprint) -> Callable[[nn.Module], None] | None:
-    """What is done to the gradients of a blueprint with sparsity."""
+    """Make the `after_backward` of a blueprint with sparsity; None for one without."""
     if not blueprint.sparsity:
         return None
     from course_lib.pruning.slimming import add_sparsity_gradient  # here, since most users only load

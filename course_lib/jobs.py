@@ -1,7 +1,4 @@
-"""Run many calls side by side, in processes or on a Dask cluster; one that kills its worker costs no other.
-
-Public: `run_parallel`, `on_one_thread`, `isolated` with its pools `Processes` and `connected` (a Dask `Cluster`).
-"""
+"""Run many calls side by side, in processes or on a Dask cluster; a call that kills its worker costs no other."""
 
 import asyncio
 import contextlib
@@ -19,30 +16,43 @@ from tqdm.auto import tqdm
 
 from course_lib.validation import check_count
 
+__all__ = [
+    "Cluster",
+    "ClusterError",
+    "Failed",
+    "Lost",
+    "Pool",
+    "Processes",
+    "connected",
+    "isolated",
+    "on_one_thread",
+    "run_parallel",
+]
+
 _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a call up
 _POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
 _RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
-MEMORY = "Lack of memory is the usual reason"
+_MEMORY = "Lack of memory is the usual reason"
 
 
 class ClusterError(ValueError):
-    """A cluster that cannot be used; the message says why and what to do."""
+    """The cluster cannot be used; the message says why and what to do."""
 
 
 class Lost(NamedTuple):
-    """What a pool gives for a call whose worker died under it, though another call may be to blame."""
+    """Result of a call whose worker died during it, though another call may be to blame."""
 
     reason: str
 
 
 class Failed(NamedTuple):
-    """What a pool gives for a call that raised."""
+    """Result of a call that raised."""
 
     reason: str
 
 
 Pool = Callable[[Mapping[Hashable, tuple]], Iterator[tuple[Hashable, Any]]]
-"""Makes calls, {key: arguments}, and gives (key, value) of each as it ends; `Lost` where its worker died."""
+"""Makes calls, {key: arguments}, and yields (key, value) of each as it ends; `Lost` if its worker died."""
 
 
 def run_parallel(
@@ -87,14 +97,14 @@ def run_parallel(
 
 
 def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function with PyTorch on one thread: what it computes then does not depend on the machine's cores.
+    """Call a function with PyTorch on one thread, so that its result does not depend on the machine's cores.
 
     Args:
         function: called with the arguments.
         arguments: of the function.
 
     Returns:
-        What the function returns.
+        The result of the function.
 
     Example:
         >>> on_one_thread(torch.get_num_threads)
@@ -111,15 +121,15 @@ def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
 def isolated(
     pool: Pool, calls: Mapping[Hashable, tuple], *, tries: int = 1
 ) -> Iterator[tuple[Hashable, Any]]:
-    """Make calls together, and those whose worker died again one by one, so that a deadly one takes no other with it.
+    """Make calls together, then repeat lost ones alone, so that a call that kills its worker costs no other.
 
     Args:
         pool: makes the calls.
         calls: {key: arguments}.
-        tries: how often a call that was lost is made again, alone.
+        tries: how often a lost call is repeated.
 
     Yields:
-        (key, value) of each call as it ends; `Lost` where its worker died each time.
+        (key, value) of each call as it ends; `Lost` if its worker died each time.
 
     Example:
         >>> list(isolated(Processes(pow, workers=1), {"a": (2, 3), "b": (3, 2)}))
@@ -140,12 +150,16 @@ def isolated(
 
 
 class Processes:
-    """A pool of processes of this machine, or of whatever `joblib.parallel_config` says. What a call raises is raised.
+    """Pool of processes on this machine, or on the backend of `joblib.parallel_config`. What a call raises is raised.
 
     Args:
         function: called with the arguments of each call.
-        workers: processes; -1 for one a core, None for what `joblib.parallel_config` says.
+        workers: processes; -1 for one per core, None for the number of `joblib.parallel_config`.
         patience: seconds without any result after which workers count as dead.
+
+    Example:
+        >>> dict(Processes(pow, workers=1)({"a": (2, 3)}))
+        {'a': 8}
     """
 
     def __init__(
@@ -154,7 +168,7 @@ class Processes:
         self.function, self.workers, self.patience = function, workers, patience
 
     def __call__(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Hashable, Any]]:
-        """Make the calls. When a worker dies, those under way are lost and the others go on."""
+        """Make the calls. When a worker dies, the calls under way are lost and the others go on."""
         import joblib  # here, since most users of this module need no processes
 
         left = dict(calls)
@@ -175,7 +189,7 @@ class Processes:
                     yield key, Lost(f"a worker process died ({type(error).__name__})")
 
     def _tasks(self, calls: Mapping[Hashable, tuple], sent: list[Hashable]) -> Iterator[tuple]:
-        """Calls as joblib takes them; `sent` lists those that it has taken."""
+        """Yield the calls in joblib's form; `sent` lists those that it has taken."""
         import joblib
 
         for key, arguments in calls.items():
@@ -189,16 +203,16 @@ def _keyed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> tup
 
 @dataclass(frozen=True)
 class Cluster:
-    """A connected Dask cluster, which is a pool: see `connected`.
+    """Pool on a connected Dask cluster: see `connected`.
 
     Attributes:
-        function: that it calls.
-        what: its calls are about, in a word, such as "seeds".
+        function: called with the arguments of each call.
+        what: the subject of the calls in a word, such as "seeds"; for messages.
         client: of `distributed`.
         address: of the scheduler.
         timeout: seconds that the scheduler may take to answer.
         patience: seconds that it may be without a worker.
-        fatal: what a call may raise to end them all.
+        fatal: exception by which one call ends them all.
     """
 
     function: Callable[..., Any]
@@ -210,10 +224,10 @@ class Cluster:
     fatal: type[Exception] = ClusterError
 
     def __call__(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Hashable, Any]]:
-        """Make the calls: `Lost` for one that Dask gave up since its workers died, `Failed` for one that raised.
+        """Make the calls: `Lost` for one that Dask gave up because its workers died, `Failed` for one that raised.
 
         Raises:
-            ClusterError: the scheduler or its workers are gone. Whatever is `fatal`.
+            ClusterError: the scheduler or its workers are gone. Also a `fatal` exception of a call.
         """
         import distributed
 
@@ -226,7 +240,7 @@ class Cluster:
                 yield (
                     key,
                     Lost(
-                        f"KilledWorker: worker processes died time and again while they ran it. {MEMORY}: fewer "
+                        f"KilledWorker: worker processes died time and again while they ran it. {_MEMORY}: fewer "
                         "--workers, or a larger machine"
                     ),
                 )
@@ -234,13 +248,13 @@ class Cluster:
                 yield key, Failed(f"{type(error).__name__}: {error}")
 
     def ended(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Any, Any, str]]:
-        """Make the calls, lost ones again alone; give (key, value, "") of each, or (key, None, what broke it)."""
+        """Make the calls, lost ones again alone; yield (key, value, "") of each, or (key, None, reason) if it broke."""
         for key, value in isolated(self, calls):
             broken = isinstance(value, Lost | Failed)
             yield (key, None, value.reason) if broken else (key, value, "")
 
     def _done(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Any, Any]]:
-        """Hand out calls and give (key, future) of each as it ends, one way or the other."""
+        """Submit the calls and yield (key, future) of each as it ends or fails."""
         import distributed
 
         keys = {self.client.submit(self.function, *call, pure=False): key for key, call in calls.items()}
@@ -280,16 +294,16 @@ def connected(
     """Connect to a Dask scheduler, or start one on this machine.
 
     Args:
-        function: what the calls will call; every worker must be able to import it.
-        what: the calls are about, in a word, such as "seeds".
+        function: called with the arguments of each call; every worker must be able to import it.
+        what: the subject of the calls in a word, such as "seeds"; for messages.
         scheduler: address of a running scheduler; None to start workers on this machine.
-        workers: how many to start here; by default one a core.
-        most: of them that can be of use.
+        workers: how many to start here; by default one per core.
+        most: upper limit of `workers`, such as the number of calls.
         timeout: seconds that the scheduler may take to answer, and may be without any worker.
-        fatal: what a call may raise to end them all.
+        fatal: exception by which one call ends them all.
 
     Yields:
-        The cluster; leaving the block ends a scheduler that was started here.
+        The cluster; the end of the block stops a scheduler that was started here.
 
     Raises:
         ClusterError: Dask is not installed; no scheduler answers; its workers cannot import the function.

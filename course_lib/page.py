@@ -1,4 +1,4 @@
-"""What a chapter puts on its page, for readers with a running kernel and for those without."""
+"""What a chapter puts on its page: tables, key figures and pictures, for readers with and without a kernel."""
 
 import html
 import io
@@ -19,20 +19,24 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from ipywidgets import ValueWidget
 
+__all__ = ["KEY_FIGURES", "KeyFigure", "interact", "report", "show", "table"]
+
 KEY_FIGURES = "application/vnd.course.key-figures+json"
+"""MIME type under which a notebook holds the numbers of `report`."""
+
 KeyFigure = str | float | Interval | tuple[float | Interval, str] | tuple[float | Interval, str, str]
-"""What `report` shows: a text, or a value with its format specification and unit."""
+"""A text, or a number with its format specification and its unit, as `report` takes it."""
 
 
 def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> None:
     """Show a table with a caption and headers; cells are shown as they are, so format numbers before.
 
     Args:
-        rows: one mapping a row, column names as keys; or a DataFrame, whose index is not shown.
-        caption: one sentence that says what the table holds.
+        rows: one mapping for each row, with column names as keys; or a DataFrame, whose index is not shown.
+        caption: a sentence that says what the table holds.
 
     Raises:
-        ValueError: no rows.
+        ValueError: there are no rows.
     """
     frame = pd.DataFrame(rows)
     if frame.empty:
@@ -43,18 +47,18 @@ def table(rows: Sequence[Mapping[str, Any]] | pd.DataFrame, caption: str) -> Non
 def report(**figures: KeyFigure) -> None:
     """Show a chapter's key figures; `course run` reads them from the executed notebook into its summary.
 
-        page.report(student_alone=(alone, ".1%"), size=(size, ".1f", "times fewer"), teacher="vgg")
+    A call is ``page.report(student_alone=(alone, ".1%"), size=(size, ".1f", "times fewer"), teacher="vgg")``.
 
-    Beside what is shown, the output holds the numbers themselves, unrounded: `course sweep` averages those.
+    The output also holds the numbers themselves, unrounded: `course sweep` averages those.
 
     Args:
         figures: name=figure; underscores in a name are shown as spaces. A figure is a number or a
-            `statistics.Interval`, alone or as (value, format specification) or (value, format specification, unit),
-            where the unit is whatever words stand behind the number. A text is shown as it is, and never averaged.
+            `statistics.Interval`, alone or as (value, format specification) or (value, format specification, unit).
+            The unit is any words behind the number. A text is shown as it is, and never averaged.
 
     Raises:
-        TypeError: a figure that is none of these.
-        ValueError: a number that is not finite, or a format specification that numbers do not have.
+        TypeError: a figure is none of these.
+        ValueError: a number is not finite, or its format specification is not one of numbers.
     """
     kept = {name.replace("_", " "): _key_figure(name, figure) for name, figure in figures.items()}
     shown = {name: figure if isinstance(figure, str) else figure["shown"] for name, figure in kept.items()}
@@ -64,14 +68,14 @@ def report(**figures: KeyFigure) -> None:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Put a figure on the page with a text for readers who cannot see it.
+    """Show a figure, with a text for readers who cannot see it.
 
     Args:
-        figure: what to show.
-        alt: what the figure shows, in a sentence or two that stand for it.
+        figure: as a function of `course_lib.plots` returns it.
+        alt: a sentence or two that stand for the figure.
 
     Raises:
-        ValueError: an alt text of fewer than 20 characters, which cannot stand for a figure.
+        ValueError: the alt text has fewer than 20 characters, which cannot stand for a figure.
     """
     from IPython.display import display
 
@@ -94,18 +98,18 @@ def _png(figure: Figure, alt: str) -> "Image":
 
 
 def interact(draw: Callable[[Any], tuple[Figure, str]], control: "ValueWidget") -> None:
-    """Show a control and below it a picture that is redrawn when a reader moves the control.
+    """Show a control and, below it, a picture that is drawn again when a reader moves the control.
 
     The first picture is an ordinary output of the cell: it stays where no kernel runs. No `Output` widget is used;
     inside one, nbclient can lose the end of a cell and wait for ever (its issue 312).
 
     Args:
-        draw: value of the control -> (figure, alt text), as `show` takes them.
+        draw: maps the value of the control to (figure, alt text), as `show` takes them.
         control: a widget with a value, such as `ipywidgets.FloatSlider` or `ipywidgets.Dropdown`.
 
     Raises:
-        TypeError: `draw` is not callable or returns something else, or `control` is no widget with a value.
-        ValueError: an alt text of fewer than 20 characters.
+        TypeError: `draw` is not callable or returns something else, or `control` is not a widget with a value.
+        ValueError: the alt text has fewer than 20 characters.
     """
     from IPython.display import display
     from ipywidgets import ValueWidget
@@ -128,7 +132,7 @@ def _picture(drawn: Any) -> Any:
 
 
 def _key_figure(name: str, figure: KeyFigure) -> str | dict[str, Any]:
-    """What a key figure is kept as: a text as it is; of a number the value, its form, and how the two are shown."""
+    """Convert a key figure to what a notebook keeps: a text, or a number's value, its form and how it is shown."""
     if isinstance(figure, str):
         return figure
     given = figure if isinstance(figure, tuple) else (figure,)
@@ -173,7 +177,7 @@ def _html(frame: pd.DataFrame, caption: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    """One cell; figures stand to the right, so that digits line up, and words to the left.
+    """Write one cell, with numbers to the right, so that digits line up, and words to the left.
 
     In a narrow column a line may break before an interval, but not inside it, nor before a percent sign.
     """

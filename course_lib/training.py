@@ -14,12 +14,17 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib.data import Dataset, Split, to_float
+from course_lib.data import Dataset, Split, augment, to_float
+from course_lib.data.augmentation import AUGMENTATIONS
 from course_lib.validation import check_choice, check_count, check_number
+
+__all__ = [
+    "OPTIMIZERS", "PRECISIONS", "SCHEDULES", "Batch", "History", "Loss", "Recipe", "cross_entropy", "evaluate", "fit",
+    "learning_rate", "make_optimizer", "predict",
+]  # fmt: skip
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine", "one_cycle")
-AUGMENTATIONS = ("none", "shift", "shift_flip")
 PRECISIONS = ("float32", "bfloat16")
 # Batches that are gathered, converted and augmented at once. Part of the random stream: with another number `augment`
 # draws other shifts, and no checkpoint comes out as it was.
@@ -28,26 +33,25 @@ _CHUNK = 32
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides a training run, beside the network and the data.
+    """Everything that decides a training run except the network and the data.
 
     Args:
         epochs: passes over the training split.
-        batch_size: images a step, at most: an epoch is cut into equal batches, so none is tiny and none is dropped.
+        batch_size: most images in a step; an epoch is cut into equal batches, so none is tiny and none is dropped.
         optimizer: "sgd" (Nesterov) or "adam".
         learning_rate: the peak of the schedule.
         momentum: of SGD.
         weight_decay: L2 penalty on weight matrices and kernels; biases and batch-norm parameters have none.
-        schedule: "constant"; "step" (a tenth at one half and again at three quarters of the steps); "cosine" (to
-            zero); "one_cycle" (up over the first three tenths, then down to nearly zero).
+        schedule: "constant"; "step" (a tenth at one half and again at three quarters of the steps); "cosine" (to zero);
+            "one_cycle" (up over the first three tenths, then down to nearly zero). `learning_rate` has the formulae.
         label_smoothing: of the cross-entropy, in [0, 1); used where no other loss is given.
-        augment: "none"; "shift" (down by up to an eighth of the height and across by up to an eighth of the width,
-            at least a pixel; zeros enter); "shift_flip" (and mirrored half of the time).
+        augment: "none", "shift" or "shift_flip"; see `course_lib.data.augment`.
         precision: "float32", or "bfloat16" for the forward pass under autocast.
         channels_last: store activations with the channels innermost, which is faster on GPUs and with bfloat16.
         seed: of the order of images, the augmentation and dropout. Initial weights have a seed of their own.
 
     Raises:
-        TypeError, ValueError: a field out of its range; the message names it.
+        TypeError, ValueError: a field is of another type or out of range; the message names it.
     """
 
     epochs: int = 10
@@ -80,10 +84,10 @@ class Recipe:
 
 
 class Batch(NamedTuple):
-    """What a loss may look at beside the logits.
+    """The images behind the logits, as a loss may need them.
 
     `images` are the (augmented) inputs that the network has just seen, so a teacher can be shown the same view;
-    `indices` are the places of these images in the training split, so a teacher's logits can be looked up.
+    `indices` are their places in the training split, so a teacher's logits can be looked up.
     """
 
     images: Float[Tensor, "N C H W"]
@@ -96,12 +100,12 @@ Loss = Callable[[Tensor, Batch], Tensor]
 
 @dataclass
 class History:
-    """What a run of `fit` measured, one entry an epoch.
+    """Measurements of a run of `fit`, one entry per epoch.
 
     Attributes:
         train_loss: mean loss over the epoch's images.
-        validation_accuracy: top-1 accuracy on the validation split, in [0, 1]; NaN where that split is empty. The list
-            stays empty where `fit` was told not to validate.
+        validation_accuracy: top-1 accuracy on the validation split, in [0, 1]; NaN if that split is empty. The list
+            stays empty if `fit` was told not to validate.
         seconds: time spent on training steps, without validation.
         images: training images seen, over all epochs.
     """
@@ -113,18 +117,28 @@ class History:
 
     @property
     def images_per_second(self) -> float:
-        """Training images a second over the whole run; NaN if nothing was trained."""
+        """Training images per second over the whole run; NaN if nothing was trained."""
         total = sum(self.seconds)
         return self.images / total if total else math.nan
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Loss:
-    """The loss `fit` uses when none is given: mean cross-entropy with the labels of the batch."""
+    """Make the default loss of `fit`: the mean cross-entropy with the labels of the batch.
+
+    Example:
+        >>> cross_entropy()(torch.tensor([[0.0, 0.0]]), Batch(torch.rand(1, 1, 8, 8), torch.tensor([1]), None))
+        tensor(0.6931)
+    """
     return lambda logits, batch: F.cross_entropy(logits, batch.labels, label_smoothing=label_smoothing)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The optimizer of a recipe; weight decay falls on parameters with two or more dimensions only."""
+    """Make the optimizer of a recipe, with weight decay on parameters of two or more dimensions only.
+
+    Example:
+        >>> [group["weight_decay"] for group in make_optimizer(nn.Linear(2, 1), Recipe()).param_groups]
+        [0.0005, 0.0]
+    """
     trainable = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -139,7 +153,21 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The learning rate of step `step` (0-based) out of `steps`."""
+    r"""Compute the learning rate of step `step`, from 0, out of `steps`: the rate of the recipe times a factor f.
+
+    .. math::
+
+        p &= \text{step} / \text{steps} \\
+        \text{constant:} \quad f &= 1 \\
+        \text{step:} \quad f &= 0.1^{[p \ge 0.5] + [p \ge 0.75]} \\
+        \text{cosine:} \quad f &= (1 + \cos \pi p) / 2 \\
+        \text{one\_cycle:} \quad f &= 0.04 + 0.96 \, p / 0.3 \text{ for } p < 0.3, \text{ then }
+            (1 + \cos(\pi (p - 0.3) / 0.7)) / 2
+
+    Example:
+        >>> [learning_rate(Recipe(schedule="step", learning_rate=1.0), step, 4) for step in (0, 1, 2)]
+        [1.0, 1.0, 0.1]
+    """
     progress = step / max(steps, 1)
     if recipe.schedule == "constant":
         factor = 1.0
@@ -147,48 +175,11 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
         factor = 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
     elif recipe.schedule == "cosine":
         factor = (1 + math.cos(math.pi * progress)) / 2
-    else:  # one_cycle: linear up, cosine down
-        warm = 0.3
-        factor = (
-            0.04 + 0.96 * progress / warm
-            if progress < warm
-            else (1 + math.cos(math.pi * (progress - warm) / (1 - warm))) / 2
-        )
+    elif progress < 0.3:  # one_cycle: linear up, cosine down
+        factor = 0.04 + 0.96 * progress / 0.3
+    else:
+        factor = (1 + math.cos(math.pi * (progress - 0.3) / (1 - 0.3))) / 2
     return recipe.learning_rate * factor
-
-
-def augment(
-    images: Float[Tensor, "N C H W"], kind: str, generator: torch.Generator
-) -> Float[Tensor, "N C H W"]:
-    """Shift (and mirror) every image of a batch by an amount of its own, in a few tensor operations.
-
-    Up and down an image moves by at most an eighth of its height, left and right by at most an eighth of its width
-    (one pixel where that is less); every whole number of pixels is as likely.
-
-    Args:
-        images: float [N, C, H, W].
-        kind: one of AUGMENTATIONS.
-        generator: a CPU generator; the same state gives the same result on every device.
-
-    Returns:
-        A new tensor of the same shape; `images` itself where `kind` is "none".
-    """
-    if check_choice(kind, "augment", AUGMENTATIONS) == "none":
-        return images
-    count, channels, height, width = images.shape
-    reaches = max(1, height // 8), max(1, width // 8)
-    padded = F.pad(images, (reaches[1], reaches[1], reaches[0], reaches[0]))
-    down, right = (
-        torch.randint(0, 2 * reach + 1, (count,), generator=generator).to(images.device) for reach in reaches
-    )
-    rows = down[:, None] + torch.arange(height, device=images.device)  # [N, H]
-    columns = right[:, None] + torch.arange(width, device=images.device)  # [N, W]
-    if kind == "shift_flip":
-        mirrored = torch.rand(count, generator=generator).to(images.device) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    which = torch.arange(count, device=images.device)[:, None, None, None]
-    channel = torch.arange(channels, device=images.device)[None, :, None, None]
-    return padded[which, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def fit(
@@ -205,14 +196,13 @@ def fit(
 
     Args:
         model: takes float [N, C, H, W] in [0, 1], returns logits [N, K].
-        dataset: `train` is learned from; `validation` is scored after every epoch (see `validate`); `test` is not
-            touched.
+        dataset: `train` is learned from, `validation` scored after every epoch; `test` is not touched.
         recipe: see `Recipe`.
         loss: maps (logits [N, K], batch) to a scalar; mean cross-entropy unless given.
         after_backward: called with the model between the backward pass and the optimizer's step, for instance to
             add a sparsity gradient or to hold pruned weights at zero.
-        on_epoch: called with (epoch, model) after each epoch, epochs counting from 1, the model in eval mode.
-        validate: False leaves the validation split alone, and `History.validation_accuracy` empty: faster where the
+        on_epoch: called with (epoch, model) after each epoch, counted from 1, with the model in eval mode.
+        validate: False leaves the validation split alone and `History.validation_accuracy` empty: faster if the
             network is scored once, at the end. What is learned is the same.
 
     Returns:
@@ -220,8 +210,15 @@ def fit(
 
     Raises:
         TypeError: `validate` is not True or False.
-        ValueError: an empty training split, or logits that do not fit the labels.
-        FloatingPointError: the loss is not finite any more; the message names the epoch and the learning rate.
+        ValueError: the training split is empty, the logits do not fit the labels, or the loss is not a scalar that
+            depends on them.
+        FloatingPointError: the loss or the logits are no longer finite; the message names epoch and learning rate.
+
+    Example:
+        >>> split = Split(torch.zeros(8, 1, 1, 1, dtype=torch.uint8), torch.tensor([0, 1] * 4))
+        >>> network = nn.Sequential(nn.Flatten(), nn.Linear(1, 2))
+        >>> fit(network, Dataset("none", split, split, split, ("a", "b")), Recipe(epochs=3)).images
+        24
     """
     if not len(dataset.train):
         raise ValueError(f"the training split of {dataset.name!r} is empty; fit needs at least one image.")
@@ -301,7 +298,7 @@ def fit(
 
 @contextlib.contextmanager
 def _denormals_flushed() -> Iterator[None]:
-    """Denormal weights and gradients slow a CPU down many times; count them as zero inside the block alone."""
+    """Count denormal numbers as zero inside the block: they slow a CPU down many times."""
     already = sys.float_info.min / 2 == 0
     torch.set_flush_denormal(True)
     try:
@@ -313,7 +310,7 @@ def _denormals_flushed() -> Iterator[None]:
 def _chunks(
     train: Split, batches: int, recipe: Recipe, generator: torch.Generator, memory_format: torch.memory_format
 ) -> Iterable[list[Batch]]:
-    """The batches of one epoch in random order, prepared many at a time so that preparing costs next to nothing."""
+    """Prepare the batches of one epoch in random order, many at a time so that it costs next to nothing."""
     order = torch.randperm(len(train), generator=generator)
     groups = torch.tensor_split(order, batches)
     for start in range(0, batches, _CHUNK):
@@ -350,18 +347,23 @@ def _check_loss(value: Tensor) -> None:
 
 
 def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Float[Tensor, "N K"]:
-    """The logits of all images, in eval mode and without gradients.
+    """Compute the logits of all images, in eval mode and without gradients.
 
     Args:
         model: takes float [N, C, H, W] in [0, 1]; its train/eval mode is restored.
         images: uint8 [N, C, H, W] on any device, at least one.
-        batch_size: images a forward pass; batches are equal to within one image.
+        batch_size: most images in a forward pass; batches are equal to within one image.
 
     Returns:
         float32 [N, K] on the CPU.
 
     Raises:
-        ValueError: no images.
+        ValueError: there are no images, or `batch_size` is below 1.
+
+    Example:
+        >>> images = torch.tensor([[0, 255]], dtype=torch.uint8).reshape(1, 2, 1, 1)
+        >>> predict(nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()), images)
+        tensor([[0.0000, 1.0000]])
     """
     if not len(images):
         raise ValueError("there are no images to predict; the split is empty.")
@@ -379,10 +381,15 @@ def predict(model: nn.Module, images: Tensor, *, batch_size: int = 1000) -> Floa
 
 
 def evaluate(model: nn.Module, split: Split) -> float:
-    """Top-1 accuracy of `model` on a split, in [0, 1]; eval mode, the model is left as it was.
+    """Measure the top-1 accuracy of a model on a split, in [0, 1]; in eval mode, the model is left as it was.
 
     Raises:
         ValueError: the split is empty, or the logits hold NaN (which would otherwise count as class 0).
+
+    Example:
+        >>> images = torch.tensor([[0, 255], [255, 0]], dtype=torch.uint8).reshape(2, 2, 1, 1)
+        >>> evaluate(nn.Sequential(nn.BatchNorm2d(2), nn.Flatten()), Split(images, torch.tensor([1, 1])))
+        0.5
     """
     logits = predict(model, split.images)
     if torch.isnan(logits).any():

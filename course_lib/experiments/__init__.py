@@ -1,1 +1,1 @@
-"""The laboratory: what chapters measure is kept in records, and cut to fit a budget."""
+"""The laboratory: records keep what chapters measure, and a budget in minutes limits how much they run."""

@@ -20,7 +20,9 @@ import torch
 from course_lib import files
 from course_lib.validation import check_choice, unknown_name
 
-MODES = ("recorded", "run", "record")
+__all__ = ["load", "on_real_data", "origin", "provenance", "repeat", "save", "values"]
+
+_MODES = ("recorded", "run", "record")
 
 
 def save(
@@ -34,7 +36,7 @@ def save(
 
     Args:
         name: of the record, for instance "01-temperature-alpha".
-        rows: one mapping a measurement, of numbers and strings.
+        rows: one mapping for each measurement, of numbers and strings.
         configuration: everything that decided the run: data set, recipe, seeds, grid.
         origin: the `provenance` of the runs, if they were made at another time or on another machine.
 
@@ -42,8 +44,9 @@ def save(
         The path of the record.
 
     Raises:
-        ValueError: no rows, or a NaN among them (JSON has none, and a record must not hide a failed run).
-        TypeError: a value that JSON does not know, such as a tensor.
+        ValueError: there are no rows, or a number is not finite (JSON has no NaN, and a record must not hide a failed
+            run).
+        TypeError: a value has a type that JSON does not know, such as a tensor.
     """
     if not rows:
         raise ValueError(f"the record {name!r} would hold no rows; nothing was written.")
@@ -67,7 +70,12 @@ def save(
 
 
 def provenance() -> dict[str, Any]:
-    """When and where this runs: date, commit, device, machine, versions."""
+    """Describe when and where this runs: date, commit, device, machine, versions.
+
+    Example:
+        >>> sorted(provenance())
+        ['commit', 'date', 'device', 'machine', 'versions']
+    """
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
@@ -78,10 +86,10 @@ def provenance() -> dict[str, Any]:
 
 
 def load(name: str) -> dict[str, Any]:
-    """A record as `save` wrote it: name, configuration, provenance, rows.
+    """Read a record as `save` wrote it: name, configuration, provenance, rows.
 
     Raises:
-        KeyError: no such record; the message lists the nearest ones.
+        KeyError: there is no such record; the message lists the nearest ones.
     """
     folder = files.root() / "data" / "results"
     path = folder / f"{name}.json"
@@ -95,7 +103,7 @@ def on_real_data(
     measure: Callable[[], tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]],
     mode: str,
 ) -> dict[str, Any]:
-    """The record of an experiment on real data, or the same measured now, with a thread for every core.
+    """Read the record of an experiment on real data, or measure the same now, with a thread for every core.
 
     Args:
         name: of the record in data/results.
@@ -104,12 +112,12 @@ def on_real_data(
         mode: "recorded": read the record; "run": measure now and keep nothing; "record": measure now and keep it.
 
     Returns:
-        name, configuration, provenance with the minutes that it took, rows.
+        A mapping with name, configuration, provenance and rows; the provenance holds the minutes that it took.
 
     Raises:
-        KeyError: an unknown mode, no such record, or a configuration that lacks one of the two.
+        KeyError: the mode is unknown, there is no such record, or the configuration lacks "dataset" or "budget".
     """
-    if check_choice(mode, "mode", MODES, error=KeyError) == "recorded":
+    if check_choice(mode, "mode", _MODES, error=KeyError) == "recorded":
         return load(name)
     threads = torch.get_num_threads()
     # A chapter may have taken one thread, so that its times can be compared.
@@ -139,7 +147,16 @@ def on_real_data(
 
 
 def origin(record: Mapping[str, Any]) -> str:
-    """In one line: data set, budget, time taken, device, PyTorch, commit and date of a record on real data."""
+    """Describe a record on real data in a line: data set, budget, time taken, device, PyTorch, commit and date.
+
+    Example:
+        >>> record = {
+        ...     "configuration": {"dataset": "MNIST", "budget": 5},
+        ...     "provenance": provenance() | {"device": "cpu", "machine": "x86_64"},
+        ... }
+        >>> origin(record).partition(", PyTorch")[0]
+        'MNIST, budget 5 minutes, cpu (x86_64)'
+    """
     configuration, source = record["configuration"], record["provenance"]
     took = f", took {source['minutes']:g}" if "minutes" in source else ""
     return (
@@ -158,22 +175,26 @@ def repeat(
     recompute: bool = False,
     configuration: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
-    """The recorded measurements of many runs, a few of them repeated now to show that the record holds.
+    r"""Read the recorded measurements of many runs, and repeat a few of them now to show that the record holds.
 
-    Runs that differ in "seed" alone form an arm. A repeated run agrees if it falls in the 99.9 % prediction
-    interval of its arm (at least 3 points either way; with the scatter of all arms where it has two runs): training
-    gives slightly other weights on another processor.
+    Runs that differ only in "seed" form an arm. Training gives slightly other weights on another processor, so a
+    repeated run agrees if it falls into the 99.9 % prediction interval of its arm's n runs:
+
+    .. math:: \text{mean} \pm \max\Big(0.03,\; t \, s \sqrt{1 + 1/n}\Big)
+
+    where t is a quantile of Student's distribution and s the standard deviation within the arm, or within all arms
+    together (pooled) if the arm has two runs. For an arm of one run 0.03 alone counts.
 
     Args:
-        name: of the record in data/results; that of a data set other than "glyphs" has its name added.
-        runs: one mapping a run, "seed" among its keys.
+        name: of the record in data/results; for a data set other than "glyphs", the name of the data set is added.
+        runs: one mapping for each run, with "seed" among its keys.
         execute: measures a list of runs and returns one mapping of metrics for each, in order.
         live: the places in `runs` of those that are repeated now.
         recompute: measure every run now and replace the record.
-        configuration: what all runs share; kept with the record, and compared with it.
+        configuration: the settings that all runs share; kept with the record, and compared with it.
 
     Returns:
-        A row for each run: its settings and its metrics.
+        A data frame with a row for each run: its settings and its metrics.
 
     Raises:
         KeyError: there is no such record.
@@ -218,19 +239,24 @@ def repeat(
 
 
 def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
-    """The measurements of one arm, in the order of its seeds, so that arms can be compared in pairs.
+    """Select the measurements of one arm in the order of its seeds, so that arms can be compared in pairs.
 
     Args:
         frame: a row for each run, as `repeat` returns it, with a column "seed".
-        metric: the column that is wanted.
+        metric: the column to read.
         settings: column=value, which together name the arm; None finds the runs that lack the setting.
 
     Returns:
         One number for each run of the arm.
 
     Raises:
-        KeyError: an unknown column; the message lists the nearest ones.
+        KeyError: a column is unknown; the message lists the nearest ones.
         ValueError: no run has these settings.
+
+    Example:
+        >>> frame = pd.DataFrame({"T": [1, 4, 4], "seed": [0, 1, 0], "accuracy": [0.7, 0.8, 0.9]})
+        >>> values(frame, "accuracy", T=4)
+        [0.9, 0.8]
     """
     for column in (metric, *settings):
         check_choice(column, "column", map(str, frame.columns), error=KeyError)
@@ -246,7 +272,7 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
 
 
 def _arm(run: Mapping[str, Any]) -> str:
-    """What the runs of an arm share: all but the seed."""
+    """Write the settings that name the arm of a run: all except the seed."""
     return json.dumps({key: value for key, value in run.items() if key != "seed"}, sort_keys=True)
 
 
@@ -256,7 +282,7 @@ def _prediction_interval(
     confidence: float = 0.999,
     least: float = 0.03,
 ) -> tuple[float, float]:
-    """Where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), and never closer than `least`.
+    """Compute where one more run like these would fall: mean +- t * s * sqrt(1 + 1/n), at least `least` either way.
 
     Two runs alone say next to nothing about their scatter (t is 637); s is then that of all arms, pooled.
     """
@@ -274,12 +300,12 @@ def _prediction_interval(
 
 
 def _as_json(value: Any) -> Any:
-    """What `value` looks like after a way through a JSON file (tuples become lists)."""
+    """Convert `value` as writing it to JSON and reading it again would: tuples become lists."""
     return json.loads(json.dumps(value))
 
 
 def _commit() -> str:
-    """The commit that is checked out, with "+" when the code or notebooks differ from it; "unknown" without git."""
+    """Name the commit that is checked out, with "+" if code or notebooks differ from it; "unknown" without git."""
     try:
         call = {"cwd": files.root(), "capture_output": True, "text": True, "check": True}
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call).stdout.strip()

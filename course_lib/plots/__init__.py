@@ -1,4 +1,4 @@
-"""Figures by theme. Each takes data and returns a matplotlib Figure; `page.show` puts it on the page."""
+"""Figures by theme. Each function takes data and returns a matplotlib Figure, which `page.show` shows."""
 
 from course_lib.plots.arms import before_and_after, compare_arms, differences, every_run
 from course_lib.plots.costs import (

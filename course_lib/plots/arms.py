@@ -15,11 +15,13 @@ from course_lib.statistics import Interval, mean_interval, paired_difference
 def compare_arms(
     arms: Mapping[str, Sequence[float]], *, baseline: str, ylabel: str = "test accuracy"
 ) -> Figure:
-    """Runs with several seeds: every run a dot joined by seed on the left, paired differences on the right.
+    """Draw all runs as dots, joined by seed, on the left and the paired differences on the right.
+
+    Shared: chapters 01, 03 and 04 draw it.
 
     Args:
-        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
-        baseline: the arm from which the others are subtracted.
+        arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
+        baseline: the arm that is subtracted from the others.
         ylabel: of the left panel.
 
     Raises:
@@ -54,15 +56,17 @@ def compare_arms(
 def every_run(
     arms: Mapping[str, Sequence[float]], *, xlabel: str = "test accuracy", title: str = ""
 ) -> Figure:
-    """Runs with several seeds: a row for each arm, a marker for each seed. For arms in which single runs fail.
+    """Draw a row for each arm with a marker for each seed, so that a single failed run is seen.
+
+    Chapter 07 draws it.
 
     Args:
-        arms: {arm: one figure in [0, 1] for each seed, the same seeds in the same order}.
-        xlabel: of the figures.
+        arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
+        xlabel: name of the numbers.
         title: one line.
 
     Raises:
-        ValueError: no arms, or arms with different numbers of seeds.
+        ValueError: there are no arms, or they have different numbers of seeds.
     """
     counts = {name: len(values) for name, values in arms.items()}
     if len(set(counts.values())) != 1:
@@ -89,7 +93,11 @@ def every_run(
 def differences(
     intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
 ) -> Figure:
-    """Named intervals of differences in [−1, 1] as horizontal bars around zero, in points.
+    """Draw intervals of differences in [−1, 1] as horizontal bars around zero, in points.
+
+    An interval that excludes zero has another colour and marker.
+
+    Shared: chapters 01, 02, 03, 04, 05, 06 and 07 draw it.
 
     Args:
         intervals: {label: interval}.
@@ -122,12 +130,14 @@ def before_and_after(
     ylabel: str,
     log: bool = False,
 ) -> Figure:
-    """Pairs of positive numbers as dots beside the line of no change, a panel for each named set of pairs.
+    """Draw pairs of numbers as dots around the line of no change, a panel for each set of pairs.
+
+    Chapter 05 draws it.
 
     Args:
-        panels: {panel title: (values before, values after)}.
-        xlabel: what the values before are.
-        ylabel: what the values after are.
+        panels: {panel title: (values before, values after)}; the values are positive if `log` is true.
+        xlabel: name of the values before.
+        ylabel: name of the values after.
         log: logarithmic axes.
     """
     figure = Figure(figsize=(7.2, 3.2))

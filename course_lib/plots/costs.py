@@ -1,4 +1,4 @@
-"""What a network costs: time, memory, parameters, and accuracy over them."""
+"""Figures of the cost of a network: time, memory, parameters, and accuracy over cost."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,11 +13,13 @@ from course_lib.plots.style import COLOURS, styled
 def accuracy_against_cost(
     points: Mapping[str, tuple[float, float]], *, xlabel: str, title: str = "", log_x: bool = True
 ) -> Figure:
-    """Networks as points: what they cost to the right, how often they are right upwards; the best lie top left.
+    """Draw networks as points, test accuracy over cost; the best lie at the top left.
+
+    Shared: chapters 00, 07 and 08 draw it.
 
     Args:
         points: {network: (cost, accuracy in [0, 1])}.
-        xlabel: the cost, with its unit.
+        xlabel: name of the cost, with its unit.
         title: one line.
         log_x: logarithmic cost axis.
     """
@@ -45,7 +47,9 @@ def accuracy_against_cost(
 
 @styled
 def memory_over_time(timelines: Mapping[str, Sequence[int]], *, title: str = "") -> Figure:
-    """Bytes of activations alive at each operation, a panel for each network; the peak is marked and named.
+    """Draw the memory of live activations at each operation, in kB, with its peak marked; a panel for each network.
+
+    Chapter 00 draws it.
 
     Args:
         timelines: {network: bytes at each operation, in order}; all panels share the vertical axis.
@@ -80,7 +84,9 @@ def memory_over_time(timelines: Mapping[str, Sequence[int]], *, title: str = "")
 def call_times(
     seconds: Sequence[float], *, median: float, low: float, high: float, title: str = ""
 ) -> Figure:
-    """Single calls in the order in which they were timed, with the median and the quartiles as a line and a band.
+    """Draw the times of single calls in their order, with the median as a line and the quartiles as a band.
+
+    Chapter 00 draws it.
 
     Args:
         seconds: time of each call.
@@ -108,7 +114,9 @@ def call_times(
 def activations_against_weights(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, title: str = ""
 ) -> Figure:
-    """Activation memory as a multiple of the weights over batch size, with the line where both are equal.
+    """Draw activation memory divided by the memory of the weights over batch size, with a line where both are equal.
+
+    Chapter 00 draws it.
 
     Args:
         series: {network: (batch sizes, peak activation bytes divided by bytes of weights)}.

@@ -1,4 +1,4 @@
-"""Measurements over a setting: curves, panels, a map of two settings."""
+"""Figures of measurements over a setting: curves, panels of curves, and a map of two settings."""
 
 from collections.abc import Mapping, Sequence
 
@@ -22,7 +22,9 @@ def lines(
     log_y: bool = False,
     percent: bool = False,
 ) -> Figure:
-    """Named curves in one panel, each with a marker of its own so that they differ without colour.
+    """Draw curves in one panel, each with a marker of its own so that they differ without colour.
+
+    Shared: chapters 01, 02, 04, 06 and 08 draw it.
 
     Args:
         series: {label: (x values, y values)}.
@@ -62,14 +64,16 @@ def heat_map(
     title: str = "",
     form: str = "{:.1f}",
 ) -> Figure:
-    """A matrix as colours with the number written in each cell.
+    """Draw a matrix as colours, with the number in each cell.
+
+    Shared: chapters 01 and 02 draw it.
 
     Args:
         values: [R, C].
         rows: R labels.
         columns: C labels.
-        xlabel: what the columns are.
-        ylabel: what the rows are.
+        xlabel: name of the setting across.
+        ylabel: name of the setting down.
         title: one line.
         form: format of the numbers.
     """
@@ -99,7 +103,9 @@ def interval_lines(
     title: str = "",
     percent_x: bool = False,
 ) -> Figure:
-    """Named curves of means with their intervals; shares in [0, 1] upwards as percent.
+    """Draw curves of means with their intervals, as percent; the means are in [0, 1].
+
+    Shared: chapters 02 and 04 draw it.
 
     Args:
         series: {label: {x: interval}}.
@@ -135,7 +141,9 @@ def interval_panels(
     percent_x: bool = True,
     lowest: float = 0.0,
 ) -> Figure:
-    """Named curves of means with their intervals, in panels that share both axes and one legend; upwards in percent.
+    """Draw curves of means with their intervals, as percent, in panels that share both axes and one legend.
+
+    Shared: chapters 03, 06 and 08 draw it.
 
     Args:
         panels: {panel title: {label: {x: interval}}}, the same labels in each panel.

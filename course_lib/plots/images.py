@@ -1,4 +1,4 @@
-"""Images and what a network says of them."""
+"""Figures of images and of the class probabilities that a network gives them."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,12 +13,14 @@ from course_lib.plots.style import COLOURS, styled
 def image_grid(
     images: UInt8[Tensor, "N C H W"], titles: Sequence[str] | None = None, *, columns: int = 10
 ) -> Figure:
-    """Images in rows, in grey or colour, with an optional title each.
+    """Draw images in rows, in grey or colour, each with a title if there are titles.
+
+    Shared: chapters 01 and 04 draw it.
 
     Args:
         images: uint8 [N, C, H, W], C = 1 or 3.
         titles: N short titles.
-        columns: images a row.
+        columns: images per row.
     """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(7.2, (0.95 if titles else 0.75) * rows * 10 / columns))
@@ -36,7 +38,9 @@ def image_grid(
 def probability_bars(
     probabilities: Mapping[str, Float[Tensor, "K"]], classes: Sequence[str], *, title: str = ""
 ) -> Figure:
-    """Bars over the classes, a panel for each named distribution; all panels share the vertical axis.
+    """Draw class probabilities as bars, a panel for each distribution; all panels share the vertical axis.
+
+    Chapter 01 draws it.
 
     Args:
         probabilities: {panel title: [K]}.
@@ -66,7 +70,9 @@ def image_with_probabilities(
     *,
     titles: Sequence[str],
 ) -> Figure:
-    """Each image on top, below it one row of class bars for each named set of probabilities.
+    """Draw images in a row, and below each its class probabilities as bars, a row for each set of probabilities.
+
+    Chapter 01 draws it.
 
     Args:
         images: uint8 [N, C, H, W].

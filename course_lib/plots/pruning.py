@@ -1,4 +1,4 @@
-"""Figures of one chapter each on pruning: weights, masks, scales, widths, attempts, scores."""
+"""Figures of pruning: weights, masks, scales, widths, attempts, scores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,14 +16,18 @@ from course_lib.plots.style import COLOURS, styled
 def granularities(
     weight: Shaped[Tensor, "filters kernels height width"], masks: Mapping[str, Bool[Tensor, "..."]]
 ) -> Figure:
-    """One small convolution several times, each with other weights removed: filters below each other, kernels in a row.
+    """Draw the weights of a small convolution once for each mask; removed weights are grey.
+
+    Filters stand below each other, the kernels of a filter in a row; each square is a weight with its number.
+
+    Shared: chapters 02 and 04 draw it.
 
     Args:
         weight: [filters, kernels, height, width], few enough to be read.
         masks: {panel title: bool mask of the shape of the weight, True = keep}.
 
     Raises:
-        ValueError: a mask of another shape.
+        ValueError: a mask has another shape than the weight.
     """
     filters, kernels, height, width = weight.shape
     figure = Figure(figsize=(7.2, 0.9 + 1.9 * filters * height / (kernels * width) * 0.8))
@@ -60,10 +64,12 @@ def granularities(
 
 @styled
 def pruning_trajectories(logs: Mapping[str, Any], *, title: str = "") -> Figure:
-    """Accuracy over the share that is left, a panel for each log of `prune_with_rollback`; every rollback is a cross.
+    """Draw validation accuracy over the share of parameters left, a panel for each log of `prune_with_rollback`.
 
-    Accepted attempts are dots joined by a line, from the network given (at 100 %) to the right. A cross stands where
-    the rejected network would have been.
+    Accepted attempts are dots joined by a line, from the given network (at 100 %) to the right. A cross is a rejected
+    attempt, at the accuracy and size of the rejected network. The band above baseline - tolerance is shaded.
+
+    Chapter 02 draws it.
 
     Args:
         logs: {panel title: PruningLog}; all panels share both axes.
@@ -109,11 +115,13 @@ def pruning_trajectories(logs: Mapping[str, Any], *, title: str = "") -> Figure:
 def weight_histograms(
     weights: Mapping[str, Float[Tensor, "..."]], *, reach: float, title: str = ""
 ) -> Figure:
-    """How often each size of weight occurs, on a logarithmic scale, a panel for each named tensor.
+    """Draw histograms of weights with logarithmic counts, a panel for each tensor.
+
+    Chapter 02 draws it.
 
     Args:
         weights: {panel title: tensor of any shape}.
-        reach: the axis runs from -reach to reach; what lies outside is counted in the outermost bins.
+        reach: the axis runs from -reach to reach; weights outside are counted in the outermost bins.
         title: over all panels.
     """
     figure = Figure(figsize=(7.2, 2.9))
@@ -139,11 +147,14 @@ def scales_over_epochs(
     *,
     title: str = "",
 ) -> Figure:
-    """How the scales of batch norm move during training: heat maps over the epochs, and below the last histogram.
+    """Draw how the scales of batch norm move during training: histograms over the epochs, and below the last one.
+
+    Chapter 03 draws it.
 
     Args:
-        counts: {panel title: [E, bins]}, channels in each bin of |gamma| before training and after each epoch.
-        edges: of the bins, one more than there are bins; what lies above is counted in the last one.
+        counts: {panel title: [E, bins]}, channels in each bin of |gamma| before training and after each epoch. The
+            caller counts scales above the last edge in the last bin.
+        edges: of the bins, one more than there are bins.
         thresholds: {panel title: E values of |gamma|}, drawn as a dashed line.
         title: over all panels.
     """
@@ -181,7 +192,9 @@ def scales_over_epochs(
 def width_bars(
     before: Sequence[int], after: Mapping[str, Sequence[int]], *, title: str = "channels of each layer"
 ) -> Figure:
-    """Channels of each layer before (grey) and after pruning, with the numbers on the bars.
+    """Draw the channels of each layer before (grey) and after pruning as bars with their numbers.
+
+    Chapter 03 draws it.
 
     Args:
         before: channels of each layer.
@@ -189,7 +202,7 @@ def width_bars(
         title: one line.
 
     Raises:
-        ValueError: another number of layers.
+        ValueError: a list in `after` has another number of layers than `before`.
     """
     figure = Figure(figsize=(7.2, 3.2))
     axis = figure.subplots()
@@ -221,10 +234,12 @@ def score_scatter(
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """What a score says against what came out, a dot a candidate; one row of panels, sharing the vertical axis.
+    """Draw the outcome of each candidate over its score as a dot, in a row of panels with one vertical axis.
+
+    Chapter 05 draws it.
 
     Args:
-        panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note written into the panel)}.
+        panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note below the title)}.
         xlabel: of all panels.
         ylabel: of all panels.
     """
@@ -247,12 +262,14 @@ def score_scatter(
 def ridges(
     panels: Mapping[str, Sequence[Sequence[float]]], *, xlabel: str, step: str = "epoch", bins: int = 40
 ) -> Figure:
-    """How distributions move: one histogram for each step, the first at the bottom, a panel for each quantity.
+    """Draw how distributions move: a histogram for each step, the first at the bottom, a panel for each quantity.
+
+    Chapter 05 draws it.
 
     Args:
         panels: {panel title: values at each step}, the same number of steps in each panel.
         xlabel: of all panels.
-        step: what the steps are.
+        step: name of the steps.
         bins: of the histograms, shared within a panel.
     """
     figure = Figure(figsize=(7.2, 3.6))

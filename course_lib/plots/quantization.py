@@ -1,4 +1,4 @@
-"""Figures of the chapter on quantization: number lines, maps to integers, thresholds."""
+"""Figures of quantization: number lines, maps to integers, thresholds."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,9 @@ from course_lib.plots.style import COLOURS, styled
 
 @styled
 def number_lines(lines: Mapping[str, Sequence[float]], *, xlabel: str, title: str = "") -> Figure:
-    """Which numbers there are: a row for each format, a stroke for each number that it holds.
+    """Draw the numbers of a format as strokes, a row for each format.
+
+    Chapter 06 draws it.
 
     Args:
         lines: {label: numbers}.
@@ -30,10 +32,12 @@ def number_lines(lines: Mapping[str, Sequence[float]], *, xlabel: str, title: st
 
 @styled
 def integer_maps(panels: Mapping[str, tuple[Sequence[float], Sequence[int], float, int, int, int]]) -> Figure:
-    """Where real numbers go: the real line above, the integers below at the places that they stand for.
+    r"""Draw how quantization maps real numbers, above, to integers, below.
 
-    A vertical line is a number that an integer stands for exactly; a slanted one is an error. Grey strokes below are
-    the integers that there are.
+    An integer q stands at :math:`\text{scale} \, (q - \text{zero point})`. A vertical line is a number without error;
+    the slant of a line is the error. Grey strokes are all integers from the lowest to the highest.
+
+    Chapter 06 draws it.
 
     Args:
         panels: {title: (numbers, their integers, scale, zero point, lowest integer, highest integer)}.
@@ -69,11 +73,13 @@ def integer_maps(panels: Mapping[str, tuple[Sequence[float], Sequence[int], floa
 def histogram_with_thresholds(
     panels: Mapping[str, tuple[Sequence[int], float, Mapping[str, float]]], *, xlabel: str = "|activation|"
 ) -> Figure:
-    """How often each size occurs, on a logarithmic scale, with the threshold of each method as a line.
+    """Draw histograms with logarithmic counts, and the threshold of each method as a line.
+
+    Chapter 06 draws it.
 
     Args:
         panels: {panel title: (counts, width of a bin, {method: threshold})}, one above the other.
-        xlabel: what is counted.
+        xlabel: name of the counted quantity.
     """
     figure = Figure(figsize=(7.2, 0.6 + 2.4 * len(panels)))
     axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]

@@ -3,6 +3,9 @@
 import base64
 import inspect
 import io
+import json
+import re
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +15,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from PIL import Image
 
+import course_lib
 from course_lib import page, plots
 from course_lib.pruning.rollback import Attempt, PruningLog
 from course_lib.statistics import Interval, paired_difference
@@ -152,6 +156,24 @@ def test_every_figure_of_the_library_is_tried_here():
 
 
 # All figures
+
+
+def chapters_that_draw():
+    """{figure: numbers of the chapters whose code calls it}."""
+    found = {name: [] for name in EXAMPLES}
+    for path in sorted((Path(course_lib.__file__).parents[1] / "notebooks").glob("[0-9][0-9]-*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+        for name in found.keys() & set(re.findall(r"\bplots\.(\w+)", code)):
+            found[name].append(path.name[:2])
+    return found
+
+
+def test_every_figure_says_which_chapters_draw_it():
+    for name, chapters in chapters_that_draw().items():
+        first, last = ", ".join(chapters[:-1]), chapters[-1]
+        says = f"Shared: chapters {first} and {last} draw it." if first else f"Chapter {last} draws it."
+        assert says in inspect.getdoc(getattr(plots, name)).splitlines(), name
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
