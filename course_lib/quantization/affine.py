@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int32, Integer
 from torch import Tensor
 
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.quantization._checks import check_bounds, check_channels, check_flag, check_real, shown
+from course_lib.validation import check_choice, check_count
 
 METHODS = ("max", "mse")  # of `params_of`
 _SHARES = [part / 20 for part in range(20, 3, -1)]
@@ -55,23 +56,21 @@ class QuantParams:
                 raise TypeError(
                     f"{name} has {given}; it must be a tensor of {dtype}. choose_params() makes both."
                 )
-        _check_channels(self.scale, self.axis, "scale")
+        check_channels(self.scale, self.axis, "scale")
         if self.zero_point.shape != self.scale.shape or self.zero_point.device != self.scale.device:
             raise ValueError(
                 f"zero_point has shape {list(self.zero_point.shape)} on {self.zero_point.device} and scale "
                 f"{list(self.scale.shape)} on {self.scale.device}; give one zero point for each scale, on its device."
             )
         if not (torch.isfinite(self.scale) & (self.scale > 0)).all():
-            raise ValueError(f"scale is {_shown(self.scale)}; every scale must be finite and above 0.")
+            raise ValueError(f"scale is {shown(self.scale)}; every scale must be finite and above 0.")
         if ((self.zero_point < self.low) | (self.zero_point > self.high)).any():
             raise ValueError(
-                f"zero_point is {_shown(self.zero_point)}; with {self.bits} bits, signed={self.signed} and "
+                f"zero_point is {shown(self.zero_point)}; with {self.bits} bits, signed={self.signed} and "
                 f"symmetric={self.symmetric} it must lie in [{self.low}, {self.high}]."
             )
         if self.symmetric and self.zero_point.any():
-            raise ValueError(
-                f"zero_point is {_shown(self.zero_point)}; a symmetric map has the zero point 0."
-            )
+            raise ValueError(f"zero_point is {shown(self.zero_point)}; a symmetric map has the zero point 0.")
 
     @property
     def low(self) -> int:
@@ -136,11 +135,11 @@ def choose_params(
     if signed is None:
         signed = symmetric
     check_flag(signed, "signed")
-    low, high = _check_bounds(low, high, axis)
+    low, high = check_bounds(low, high, axis)
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     if symmetric and not signed and (low < 0).any():
         raise ValueError(
-            f"low is {_shown(low)}, but symmetric unsigned integers hold no negative numbers. Take signed=True, or "
+            f"low is {shown(low)}, but symmetric unsigned integers hold no negative numbers. Take signed=True, or "
             "symmetric=False."
         )
     steps = 2**bits - 1
@@ -344,69 +343,3 @@ def _shaped(params: object, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         )
     shape = [count if axis == params.axis else 1 for axis in range(x.ndim)]
     return pair[0].reshape(shape), pair[1].reshape(shape)
-
-
-def _check_bounds(low: object, high: object, axis: int | None) -> tuple[Tensor, Tensor]:
-    """Both ends of a range as float32 tensors of one shape, on one device."""
-    device = next((bound.device for bound in (low, high) if isinstance(bound, Tensor)), None)
-    low, high = _check_bound(low, "low", device), _check_bound(high, "high", device)
-    if low.ndim and high.ndim and low.shape != high.shape:
-        raise ValueError(
-            f"low has shape {list(low.shape)} and high {list(high.shape)}; give one of each for a channel."
-        )
-    low, high = torch.broadcast_tensors(low, high)
-    _check_channels(low, axis, "low, or high,")
-    if (low > high).any():
-        raise ValueError(
-            f"low is {_shown(low)} and high {_shown(high)}; low must not lie above high. Swap them."
-        )
-    return low, high
-
-
-def _check_bound(value: object, name: str, device: torch.device | None) -> Tensor:
-    if isinstance(value, Tensor):
-        check_real(value, name)
-        given = value.detach()
-    else:
-        given = torch.tensor(check_number(value, name), dtype=torch.float64)
-    bound = given.to(device=device, dtype=torch.float32)
-    if not torch.isfinite(bound).all():
-        raise ValueError(
-            f"{name} is {_shown(given)}; the ends of a range must be finite float32 numbers, below 3.4e38."
-        )
-    return bound
-
-
-def _check_channels(value: Tensor, axis: object, name: str) -> None:
-    """A value is [] without an axis, or [C] with one."""
-    if axis is not None:
-        check_count(axis, "axis", low=0)
-    if value.ndim > 1 or value.numel() == 0:
-        raise ValueError(f"{name} has shape {list(value.shape)}; it must be [], or [C] with C at least 1.")
-    if (value.ndim == 1) != (axis is not None):
-        raise ValueError(
-            f"{name} has shape {list(value.shape)} and axis is {axis}; say with axis which axis of the tensor the C "
-            "channels run along, and leave it out where there is one scale for all."
-        )
-
-
-def check_flag(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be True or False.")
-
-
-def check_real(x: object, name: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} is a {type(x).__name__}; it must be a torch.Tensor of floating-point numbers."
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"{name} has dtype {x.dtype}; it must be floating point. Call .float() on it.")
-
-
-def _shown(values: Tensor) -> str:
-    """A number, or the first few of many, for an error."""
-    if values.ndim == 0:
-        return f"{values.item():g}"
-    first = ", ".join(f"{value:g}" for value in values.flatten()[:4].tolist())
-    return f"[{first}{', ...' if values.numel() > 4 else ''}]"

@@ -11,15 +11,15 @@ histogram's counts and takes its place beside the others:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from course_lib.quantization.affine import check_flag, check_real
-from course_lib.validation import check_choice, check_count, check_number, unknown_name
+from course_lib.quantization._checks import check_flag, check_real
+from course_lib.validation import check_choice, check_count, check_number
 
 Counts = Int64[np.ndarray, "bins"]
 
@@ -217,42 +217,6 @@ def _merged(counts: np.ndarray, doublings: int) -> np.ndarray:
     merged = np.zeros_like(counts)
     np.add.at(merged, np.arange(len(counts)) >> doublings, counts)
     return merged
-
-
-def check_ranges(ranges: object, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Ranges as numbers, in the order of the names, each of which needs one.
-
-    Args:
-        ranges: {tensor: (low, high)}, each end a number within float32.
-        names: of the tensors that are quantized.
-
-    Raises:
-        TypeError: `ranges` is no mapping, or an end no number.
-        KeyError: a name without a range, or a range of an unknown name.
-        ValueError: no pair, NaN or infinity, numbers beyond float32, or low above high.
-    """
-    if not isinstance(ranges, Mapping):
-        raise TypeError(
-            f"ranges are a {type(ranges).__name__}; they must be {{tensor: (low, high)}}, for each tensor that "
-            "collect() gives."
-        )
-    for name in ranges:
-        if name not in names:
-            raise KeyError(unknown_name(name, "tensor", names))
-    checked = {}
-    largest = torch.finfo(torch.float32).max
-    for name in names:
-        if name not in ranges:
-            raise KeyError(f"ranges lack the tensor {name!r}. Give one for each tensor that collect() gives.")
-        if not isinstance(ranges[name], tuple | list) or len(ranges[name]) != 2:
-            raise ValueError(f"the range of {name!r} is {ranges[name]!r}; it must be a pair (low, high).")
-        low, high = (
-            check_number(bound, f"a bound of {name!r}", low=-largest, high=largest) for bound in ranges[name]
-        )
-        if low > high:
-            raise ValueError(f"the range of {name!r} is ({low:g}, {high:g}); low must not lie above high.")
-        checked[name] = float(low), float(high)
-    return checked
 
 
 # ---- methods: from counts and width to a threshold -----------------------------------------------------------------

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Integer, Shaped
 from torch import Tensor
 
-from course_lib.quantization.affine import QuantParams, check_real
+from course_lib.quantization._checks import check_real
+from course_lib.quantization.affine import QuantParams
 from course_lib.validation import check_count
 
 Size = int | tuple[int, int]

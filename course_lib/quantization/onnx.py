@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from course_lib import cost, tracing
 from course_lib.data import to_float
 from course_lib.files import atomic_path
-from course_lib.quantization.affine import check_flag
-from course_lib.quantization.calibration import METHODS, Histogram, check_ranges
+from course_lib.quantization._checks import check_flag, check_ranges
+from course_lib.quantization.calibration import METHODS, Histogram
 from course_lib.validation import check_choice, check_count, check_number
 
 if TYPE_CHECKING:

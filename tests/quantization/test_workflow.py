@@ -19,9 +19,10 @@ from torchvision.models.resnet import BasicBlock
 
 from course_lib import checkpoints, models, training
 from course_lib.data import load_dataset, to_float
-from course_lib.quantization import calibration, onnx, workflow
+from course_lib.quantization import calibration, onnx
 from course_lib.quantization.affine import choose_params, dequantize, fake_quantize, params_of, quantize
 from course_lib.quantization.calibration import METHODS, Histogram
+from course_lib.quantization.steps import execute
 from course_lib.quantization.workflow import calibrate, collect, fold_batch_norm, quantize_model, to_integer
 from tests.quantization.test_integer import X86, largest_weight
 
@@ -134,11 +135,11 @@ def tensors_of(net, images):
     found = {}
 
     def compute(step, *inputs):
-        found[step.name] = net._compute(step, *inputs)
+        found[step.name] = net.compute(step, *inputs)
         return found[step.name]
 
     with torch.no_grad():
-        workflow.execute(net._steps, compute, images)
+        execute(net.steps, compute, images)
     return found
 
 
@@ -248,16 +249,16 @@ def test_a_weight_much_smaller_than_its_bias_has_a_wider_scale_as_in_onnx_runtim
 def check_that_both_forms_agree(simulated, images):
     """Every step of the integer network, but for halves."""
     integers = to_integer(simulated)
-    tensors = {step.name: step.tensor for step in simulated._steps}
+    tensors = {step.name: step.tensor for step in simulated.steps}
 
     def compute(step, *inputs):
         """The step on integers, compared with that on the real numbers that they stand for."""
-        q, params = integers._compute(step, *inputs), simulated.activations[step.tensor]
+        q, params = integers.compute(step, *inputs), simulated.activations[step.tensor]
         numbers = [
             dequantize(x, simulated.activations[tensors[n]])
             for x, n in zip(inputs, step.inputs, strict=False)
         ]
-        real = simulated._compute(step, *(numbers or inputs))
+        real = simulated.compute(step, *(numbers or inputs))
         apart = (quantize(real, params).int() - q.int()).abs()
         assert apart.max() <= 1, step
         # In the mean of four steps every fourth is a half.
@@ -266,7 +267,7 @@ def check_that_both_forms_agree(simulated, images):
         return q
 
     with torch.no_grad():
-        workflow.execute(simulated._steps, compute, to_float(images))
+        execute(simulated.steps, compute, to_float(images))
 
 
 @tracing
@@ -414,7 +415,7 @@ def test_networks_of_torchvision_can_be_quantized(name):
 def test_bits_are_those_asked_for_and_logits_have_eight():
     simulated = quantized("resnet", weight_bits=3, activation_bits=2)
     reals = tensors_of(simulated, to_float(network("resnet")[1]))
-    for step in simulated._steps:
+    for step in simulated.steps:
         assert len(reals[step.name].unique()) <= (256 if step.tensor == "logits" else 4)
     assert {params.bits for name, params in simulated.activations.items() if name != "logits"} == {2}
     assert simulated.activations["logits"].bits == 8
