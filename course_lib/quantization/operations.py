@@ -59,12 +59,14 @@ class Operation:
         spelled: {type of a module, function, or name of a tensor method: reader}. A reader takes the arguments of that
             call (a module is the first of them) and returns a Call, or raises Refused. Arguments that it does not take
             are refused too.
+        onnx: operators of an ONNX file that compute it, where the range is its own.
     """
 
     numbers: Callable[..., Tensor]
     integers: Callable[..., Tensor] | None
     range: Literal["own", "input", "among input"]
     spelled: Mapping[object, Callable[..., Call]] = field(default_factory=dict)
+    onnx: tuple[str, ...] = ()
 
     @property
     def requantizes(self) -> bool:
@@ -221,18 +223,21 @@ OPERATIONS: dict[str, Operation] = {
         integers=_with_params(integer.conv2d, *_LAYER),
         range="own",
         spelled={nn.Conv2d: _conv2d},
+        onnx=("Conv",),
     ),
     "linear": Operation(
         numbers=F.linear,
         integers=_with_params(integer.linear, *_LAYER),
         range="own",
         spelled={nn.Linear: _linear},
+        onnx=("Gemm", "MatMul"),
     ),
     "add": Operation(
         numbers=torch.add,
         integers=_with_params(integer.add, "a_params", "b_params", "y_params"),
         range="own",
         spelled={operator.add: _add, torch.add: _add, "add": _add, "add_": _add_in_place},
+        onnx=("Add",),
     ),
     "mean": Operation(  # over height and width
         numbers=lambda x: F.adaptive_avg_pool2d(x, 1),
@@ -244,6 +249,7 @@ OPERATIONS: dict[str, Operation] = {
             torch.mean: _mean,
             "mean": _mean,
         },
+        onnx=("GlobalAveragePool", "ReduceMean"),
     ),
     "avg_pool2d": Operation(
         numbers=F.avg_pool2d,
