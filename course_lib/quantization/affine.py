@@ -19,7 +19,7 @@ METHODS = ("max", "mse")
 """Of `params_of`."""
 
 _SHARES = [part / 20 for part in range(20, 3, -1)]
-Bound = float | Float[Tensor, "*channels"]
+_Bound = float | Float[Tensor, "*channels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +99,8 @@ class QuantParams:
 
 
 def choose_params(
-    low: Bound,
-    high: Bound,
+    low: _Bound,
+    high: _Bound,
     *,
     bits: int = 8,
     symmetric: bool,

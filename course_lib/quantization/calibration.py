@@ -21,7 +21,7 @@ from torch import Tensor
 from course_lib.quantization._checks import check_flag, check_real
 from course_lib.validation import check_choice, check_count, check_number
 
-Counts = Int64[np.ndarray, "bins"]
+_Counts = Int64[np.ndarray, "bins"]
 
 _START = 128  # the first threshold that is tried, in bins
 _SMALLEST = 2.0**-149  # float32 above 0
@@ -61,7 +61,7 @@ class Histogram:
         self._exponent = _exponent(0.0, bins)
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> _Counts:
         """Counts, int64, up to the last bin that is not empty: more than half of `bins`, or one if all values are 0."""
         return self._counts[: int(self.largest / self.width) + 1].copy()
 
@@ -228,12 +228,12 @@ def _merged(counts: np.ndarray, doublings: int) -> np.ndarray:
 # ---- methods: from counts and width to a threshold -----------------------------------------------------------------
 
 
-def _max(counts: Counts, width: float, **_) -> float:
+def _max(counts: _Counts, width: float, **_) -> float:
     """The right edge of the last bin. The histogram, which knows the largest value exactly, takes no more than that."""
     return len(counts) * width
 
 
-def _percentile(counts: Counts, width: float, *, percentile: float, **_) -> float:
+def _percentile(counts: _Counts, width: float, *, percentile: float, **_) -> float:
     r"""The left edge of the first bin k with :math:`\sum_{i \le k} counts_i / total \ge percentile / 100`.
 
     The shares are summed in floating point, bin by bin, as NVIDIA's and ONNX Runtime's code does: where one of them is
@@ -244,7 +244,7 @@ def _percentile(counts: Counts, width: float, *, percentile: float, **_) -> floa
     return max(int(np.searchsorted(shares, percentile / 100)), 1) * width
 
 
-def _mse(counts: Counts, width: float, *, levels: int, **_) -> float:
+def _mse(counts: _Counts, width: float, *, levels: int, **_) -> float:
     r"""The bin centre t, from bin 128 on, with the least
 
     .. math::
@@ -263,7 +263,7 @@ def _mse(counts: Counts, width: float, *, levels: int, **_) -> float:
     return (_START + np.concatenate(errors).argmin() + 0.5) * width
 
 
-def _entropy(counts: Counts, width: float, *, levels: int, **_) -> float:
+def _entropy(counts: _Counts, width: float, *, levels: int, **_) -> float:
     r"""The edge of i bins, i from 128 on, with the least relative entropy :math:`\mathrm{KL}(p \| q)`.
 
     p is the histogram clipped at i: the counts r of the first i bins, the last with all that lies beyond it. q shares

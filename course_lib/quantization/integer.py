@@ -24,7 +24,23 @@ from course_lib.quantization._checks import check_real
 from course_lib.quantization.affine import QuantParams
 from course_lib.validation import check_count
 
-Size = int | tuple[int, int]
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_accumulator",
+    "global_avg_pool",
+    "linear",
+    "linear_accumulator",
+    "max_pool2d",
+    "output_multiplier",
+    "quantize_bias",
+    "relu",
+    "requantize",
+    "requantize_fixed_point",
+]
+
+_Size = int | tuple[int, int]
 
 _INT32 = 2**31
 _IMAGES = 16  # convolved at a time: their patches stay in the processor's cache
@@ -38,9 +54,9 @@ def conv2d(
     x_params: QuantParams,
     weight_params: QuantParams,
     y_params: QuantParams,
-    stride: Size = 1,
-    padding: Size = 0,
-    dilation: Size = 1,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
     groups: int = 1,
 ) -> Integer[Tensor, "N C2 H2 W2"]:
     """Convolve integers: `requantize` after `conv2d_accumulator`.
@@ -98,9 +114,9 @@ def conv2d_accumulator(
     *,
     x_params: QuantParams,
     weight_params: QuantParams,
-    stride: Size = 1,
-    padding: Size = 0,
-    dilation: Size = 1,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
     groups: int = 1,
 ) -> Int32[Tensor, "N C2 H2 W2"]:
     r"""Sum up a convolution in int32, before it is brought to 8 bits.
@@ -426,7 +442,7 @@ def relu(x: Integer[Tensor, "*shape"], *, params: QuantParams) -> Integer[Tensor
 
 
 def max_pool2d(
-    x: Integer[Tensor, "N C H W"], kernel_size: Size, *, stride: Size | None = None, padding: Size = 0
+    x: Integer[Tensor, "N C H W"], kernel_size: _Size, *, stride: _Size | None = None, padding: _Size = 0
 ) -> Integer[Tensor, "N C H2 W2"]:
     """Take maxima over windows: those of the integers, since a larger number never has a smaller integer.
 
@@ -452,12 +468,12 @@ def max_pool2d(
 
 def avg_pool2d(
     x: Integer[Tensor, "N C H W"],
-    kernel_size: Size,
+    kernel_size: _Size,
     *,
     x_params: QuantParams,
     y_params: QuantParams,
-    stride: Size | None = None,
-    padding: Size = 0,
+    stride: _Size | None = None,
+    padding: _Size = 0,
 ) -> Integer[Tensor, "N C H2 W2"]:
     r"""Take means over windows of n values, padding included, which is 0.
 

@@ -1,4 +1,4 @@
-"""The integer network: what `integer` computes layer by layer, for a whole network."""
+"""Integer network: what `integer` computes layer by layer, for a whole network."""
 
 import copy
 
@@ -13,7 +13,7 @@ from course_lib.quantization.steps import PART, Step, execute
 
 
 class IntegerNetwork(nn.Module):
-    """A network in integer arithmetic; see `workflow.to_integer`.
+    """Network in integer arithmetic; see `workflow.to_integer`.
 
     Attributes:
         network: copy of the original in which each quantized layer holds an int8 weight and an int32 bias. Its state
@@ -35,6 +35,7 @@ class IntegerNetwork(nn.Module):
             self.network.set_submodule(name, IntegerLayer(type(layer).__name__, weight, bias))
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N K"]:
+        """Compute the logits of images, which are given as float32."""
         values = execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
         return self._as_real(values, self.steps[-1].tensor)
 
@@ -60,7 +61,7 @@ class IntegerNetwork(nn.Module):
 
 
 class IntegerLayer(nn.Module):
-    """The integers of a layer: weight int8 [C_out, ...], and bias int32 [C_out] or None."""
+    """Integers of a layer: weight int8 [C_out, ...], and bias int32 [C_out] or None."""
 
     def __init__(
         self, kind: str, weight: Integer[Tensor, "C *rest"], bias: Int32[Tensor, "C"] | None
@@ -71,4 +72,5 @@ class IntegerLayer(nn.Module):
         self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     def extra_repr(self) -> str:
+        """Show kind, dtype and shape where the network is printed."""
         return f"{self.kind}, weight={self.weight.dtype} {list(self.weight.shape)}"

@@ -1,13 +1,14 @@
-"""Operations with an integer form: one table, which everything that quantizes a network looks them up in.
+"""Table of the operations with an integer form, which everything that quantizes a network looks up.
 
 A new operation is a new row: what it computes on numbers and on integers, where its result lies, and how networks spell
-it. Negation, for instance, which `translate` and all that follows then accept:
+it. Negation, for instance, which `translate` and all that follows then accept::
 
     OPERATIONS["neg"] = Operation(
         numbers=torch.neg,
         integers=lambda x, *, params: affine.quantize(-affine.dequantize(x, params[0]), params[1]),
         range="own",
         spelled={torch.neg: lambda input: Call((input,)), operator.neg: lambda input: Call((input,))},
+        onnx=("Neg",),
     )
 """
 
@@ -25,18 +26,22 @@ from course_lib.quantization import integer
 from course_lib.quantization.affine import quantize
 
 BATCH = object()
-"""What a reader is given where a network computes with the number of images, `x.size(0)`."""
+"""Stands in the arguments of a call for the number of images, `x.size(0)`."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation in a network, its arguments read.
+    """Call of an operation in a network, its arguments read.
 
     Attributes:
         inputs: tensors that it reads.
         options: keyword arguments of `Operation.numbers` and `Operation.integers`.
         in_place: whether the result takes the place of the first input.
         then: operation on the result that belongs to the same call, such as flattening after a mean without keepdim.
+
+    Example:
+        >>> OPERATIONS["mean"].spelled["mean"]("x", (2, 3))
+        Call(inputs=('x',), options={}, in_place=False, then='flatten')
     """
 
     inputs: tuple[object, ...]
@@ -47,7 +52,7 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Operation:
-    """What quantization knows of an operation.
+    """Row of the table: all that quantization knows of an operation.
 
     Attributes:
         numbers: function(*inputs, **options) on float32; a layer's weight and bias are the last inputs.
@@ -75,7 +80,7 @@ class Operation:
 
 
 class Refused(Exception):
-    """Why a call has no integer form, in words that follow "it has no integer form here:"."""
+    """Reason why a call has no integer form, in words that follow "has no integer form here:"."""
 
 
 # ---- on numbers and on integers ------------------------------------------------------------------------------------
@@ -300,4 +305,4 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
 }
-"""{name: operation}. A tensor of a range of its own that is no layer's takes the name, such as "3.add"."""
+"""{name: row}. A tensor with a range of its own that is no layer's takes the name, such as "3.add"."""

@@ -1,4 +1,4 @@
-"""The simulated network: quantized inference in float32."""
+"""Simulated network: quantized inference in float32."""
 
 import copy
 
@@ -11,7 +11,7 @@ from course_lib.quantization.steps import PART, Step, execute
 
 
 class QuantizedNetwork(nn.Module):
-    """A network whose weights and activations are rounded to what integers stand for; see `workflow.quantize_model`.
+    """Network whose weights and activations are rounded to what integers stand for; see `workflow.quantize_model`.
 
     Attributes:
         network: copy of the original with batch norms folded and weights rounded.
@@ -35,6 +35,7 @@ class QuantizedNetwork(nn.Module):
                 self.biases[name] = rounded.bias_integers
 
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+        """Compute the logits of images, float32."""
         return execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
 
     def compute(self, step: Step, *inputs: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The steps of a network: one operation each, in the order of computation, and how they are executed."""
+"""Steps of a network: one operation each, in the order of computation, and how they are executed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ PART = 125
 
 @dataclass(frozen=True)
 class Step:
-    """One operation of a network.
+    """Operation at one place of a network.
 
     Attributes:
         name: of its result, among the steps.

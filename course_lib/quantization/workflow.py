@@ -31,7 +31,7 @@ from course_lib.quantization.steps import LOGITS, Step, execute
 from course_lib.quantization.translate import translate
 from course_lib.validation import check_choice, check_count, check_number
 
-Images = Shaped[Tensor, "N C H W"]
+_Images = Shaped[Tensor, "N C H W"]
 
 
 def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.Module:
@@ -77,7 +77,7 @@ def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.
 
 
 def collect(
-    model: nn.Module, images: Images, *, bins: int = 2048, batch_size: int = 100
+    model: nn.Module, images: _Images, *, bins: int = 2048, batch_size: int = 100
 ) -> dict[str, Histogram]:
     """Count the activations of a network on calibration images in histograms, its batch norms folded.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from course_lib.data import to_float
 from course_lib.quantization import affine, onnx
-from course_lib.quantization.operations import OPERATIONS, Call, Operation
+from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Operation, Refused
 from course_lib.quantization.steps import Step, execute
 from course_lib.quantization.translate import translate
 from course_lib.quantization.workflow import calibrate, collect, quantize_model, to_integer
@@ -212,3 +212,56 @@ def test_a_new_row_is_all_that_a_new_operation_needs(monkeypatch, tmp_path):
     check_that_both_forms_agree(simulated, to_float(IMAGES))
     names = onnx.export(model, to_float(IMAGES), tmp_path / "neg.onnx").names
     assert list(names.values()) == list(histograms)
+
+
+X = object()  # what stands for a tensor, which a reader only hands on
+REFUSED = [
+    (nn.Conv2d, (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), X), {}, "padding_mode='reflect'"),
+    (nn.Conv2d, (nn.Conv2d(3, 4, 2, padding="same"), X), {}, "one side more"),
+    *[(target, (X, X), {"alpha": 2}, "alpha=2") for target in (torch.add, "add", "add_")],
+    (nn.AdaptiveAvgPool2d, (nn.AdaptiveAvgPool2d(3), X), {}, "size 3"),
+    (nn.AdaptiveAvgPool2d, (nn.AdaptiveAvgPool2d((1, 2)), X), {}, r"size \(1, 2\)"),
+    (F.adaptive_avg_pool2d, (X, 2), {}, "size 2"),
+    *[(target, (X,), {"dim": dim}, "axes") for target in (torch.mean, "mean") for dim in (None, 1, (1, 2), (2, 3, 1))],
+    *[(nn.AvgPool2d, (nn.AvgPool2d(2, padding=1, **set_), X), {}, "ceil_mode") for set_ in (
+        {"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": 3})],
+    *[(F.avg_pool2d, (X, 2, None, 1), set_, "ceil_mode") for set_ in (
+        {"ceil_mode": True}, {"count_include_pad": False}, {"divisor_override": 3})],
+    *[(nn.MaxPool2d, (nn.MaxPool2d(2, **set_), X), {}, "dilation") for set_ in (
+        {"ceil_mode": True}, {"dilation": 2}, {"return_indices": True})],
+    *[(F.max_pool2d, (X, 2), set_, "dilation") for set_ in (
+        {"ceil_mode": True}, {"dilation": (1, 2)}, {"return_indices": True})],
+    (nn.Flatten, (nn.Flatten(2), X), {}, "from axis 2 to -1"),
+    (nn.Flatten, (nn.Flatten(1, 2), X), {}, "from axis 1 to 2"),
+    *[(target, (X, *axes), {}, "from axis") for target in (torch.flatten, "flatten") for axes in ((), (2,), (1, 2))],
+    *[(target, (X, *shape), {}, "reshapes") for target in ("view", "reshape") for shape in (
+        (3, -1), (-1, -1), (BATCH, 4, -1), (BATCH, X), (BATCH,), ((-1, 2, 2),))],
+    (torch.reshape, (X, (3, -1)), {}, "reshapes"),
+]  # fmt: skip
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("target", "args", "options", "words"), REFUSED)
+def test_arguments_that_have_no_integer_form_are_refused(target, args, options, words):
+    [read] = [row.spelled[target] for row in OPERATIONS.values() if target in row.spelled]
+    with pytest.raises(Refused, match=words):
+        read(*args, **options)
+
+
+IN_PLACE = [
+    ("relu", nn.ReLU, (nn.ReLU(inplace=True), X), (nn.ReLU(), X)),
+    ("relu", nn.ReLU6, (nn.ReLU6(inplace=True), X), (nn.ReLU6(), X)),
+    ("relu", F.relu, (X, True), (X,)),
+    ("relu", F.relu6, (X, True), (X,)),
+    ("relu", torch.relu_, (X,), None),
+    ("relu", "relu_", (X,), None),
+    ("add", "add_", (X, X), None),
+]
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("name", "target", "in_place", "plain"), IN_PLACE)
+def test_calls_in_place_are_told_from_others(name, target, in_place, plain):
+    read = OPERATIONS[name].spelled[target]
+    assert read(*in_place).in_place
+    assert plain is None or not read(*plain).in_place

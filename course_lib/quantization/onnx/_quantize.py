@@ -33,7 +33,7 @@ _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range
 
 
 def collect(path: File, images: Images, *, bins: int = 2048, batch_size: int = 100) -> dict[str, Histogram]:
-    """Histograms of the values that each tensor of a network takes on calibration images.
+    """Count the values of each tensor of a network on calibration images in histograms.
 
     What only a ReLU reads is left out: its range is that of what the ReLU gives.
 
@@ -44,7 +44,7 @@ def collect(path: File, images: Images, *, bins: int = 2048, batch_size: int = 1
         batch_size: images at a time; all tensors of a batch are in memory together.
 
     Returns:
-        {tensor: histogram} for the input and the result of each operator, in order.
+        {tensor: histogram} for the input and the result of each operator, in order, by their names in the file.
 
     Raises:
         ImportError: onnx or onnxruntime is not installed.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(path: File, images: Images, *, batch_size: int = 500) -> Float32[Tensor, "N K"]:
-    """What a network gives for images, with as many threads as PyTorch has.
+    """Compute the logits of images, with as many threads as PyTorch has.
 
     Args:
         path: of an ONNX file, quantized or not; both take and give float32.

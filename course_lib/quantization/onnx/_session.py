@@ -35,7 +35,7 @@ def check_packages(*names: str) -> None:
 def open_session(
     source: Path | bytes, name: Path, threads: int | None = None, *, folded: Path | None = None
 ) -> "InferenceSession":
-    """A session of a file, or of its content, that gives no warnings: those are for the authors of the operators.
+    """Open a session of a file, or of its content, that gives no warnings: those are for the authors of the operators.
 
     Args:
         name: what an error calls it.
@@ -60,7 +60,7 @@ def open_session(
 def batches(
     session: "InferenceSession", path: Path, images: object, batch_size: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The images as float32, in batches of that size or all in one; where the network's is fixed, in such."""
+    """Give the images as float32, in batches of that size or all in one; where the network's is fixed, in such."""
     if not isinstance(images, Tensor):
         raise TypeError(
             f"images are a {type(images).__name__}; they must be a torch.Tensor of uint8, [N, C, H, W]."
