@@ -311,7 +311,7 @@ def test_a_factorized_network_becomes_an_onnx_file(form, tmp_path):
 
     model = models.build("vgg", widths=(4, "M", 6)).eval()
     small = factorize(model, {"0": 1, "4": 3, "9": 2}, form=form)
-    path = onnx.export(small, torch.rand(2, 1, 16, 16), tmp_path / "small.onnx")
+    path = onnx.export(small, torch.rand(2, 1, 16, 16), tmp_path / "small.onnx").path
     images = torch.randint(0, 256, (3, 1, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(onnx.run(path, images), small(images / 255), rtol=1e-4, atol=1e-5)

@@ -311,7 +311,7 @@ def test_a_decoded_network_becomes_an_onnx_file(tmp_path):
 
     model = models.build("mlp", image_size=8, hidden=(12,)).eval()
     dense = decode_layers(hash_layers(model, {"1": 100}, seed=0))
-    path = onnx.export(dense, torch.rand(2, 1, 8, 8), tmp_path / "decoded.onnx")
+    path = onnx.export(dense, torch.rand(2, 1, 8, 8), tmp_path / "decoded.onnx").path
     images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
     with torch.no_grad():
         torch.testing.assert_close(onnx.run(path, images), dense(images / 255), rtol=1e-4, atol=1e-5)

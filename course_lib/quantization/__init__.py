@@ -1,1 +1,66 @@
-"""Post-training quantization: the map to integers (affine), its range (calibration), and running the result."""
+"""Quantization: the map to integers, its range, whole networks, integer arithmetic, files for ONNX Runtime.
+
+- `affine`: real numbers as integers, by a scale and a zero point.
+- `calibration`: histograms of activations, and the range that their integers cover.
+- `workflow`: post-training quantization of a network in five steps.
+- `aware`: training with the rounding in the network.
+- `integer`: layers in integer arithmetic; `simulated` and `integer_network`: whole networks in the two forms.
+- `operations`: the table of what has an integer form; `translate` and `steps`: what a network is taken apart into.
+- `onnx`: files for ONNX Runtime, a package of its own whose functions have the names of those here.
+"""
+
+import importlib
+
+__all__ = [
+    "OPERATIONS",
+    "Histogram",
+    "IntegerLayer",
+    "IntegerNetwork",
+    "Operation",
+    "PreparedNetwork",
+    "QuantParams",
+    "QuantizedNetwork",
+    "Step",
+    "calibrate",
+    "choose_params",
+    "collect",
+    "convert",
+    "dequantize",
+    "execute",
+    "fake_quantize",
+    "fold_batch_norm",
+    "in_range",
+    "params_of",
+    "prepare",
+    "quantize",
+    "quantize_model",
+    "straight_through",
+    "to_integer",
+]
+
+_HOMES = {
+    "affine": (
+        "QuantParams",
+        "choose_params",
+        "params_of",
+        "quantize",
+        "dequantize",
+        "fake_quantize",
+        "in_range",
+    ),
+    "aware": ("PreparedNetwork", "convert", "prepare", "straight_through"),
+    "calibration": ("Histogram",),
+    "integer_network": ("IntegerLayer", "IntegerNetwork"),
+    "operations": ("OPERATIONS", "Operation"),
+    "simulated": ("QuantizedNetwork",),
+    "steps": ("Step", "execute"),
+    "workflow": ("calibrate", "collect", "fold_batch_norm", "quantize_model", "to_integer"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Import the module of a public name when the name is first asked for."""
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

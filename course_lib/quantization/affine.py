@@ -1,6 +1,7 @@
-"""Affine quantization: real numbers as integers of a few bits, by a scale and a zero point.
+r"""Affine quantization: real numbers as integers of a few bits, by a scale s and a zero point z.
 
-    q = clip(round(x / scale) + zero_point, low, high),    x ~ (q - zero_point) * scale
+.. math::
+    q = \mathrm{clip}(\mathrm{round}(x / s) + z,\ q_{min},\ q_{max}), \qquad x \approx (q - z) \, s
 
 Halves round to the even integer, and scales and zero points are those that ONNX Runtime chooses.
 """
@@ -11,16 +12,19 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int32, Integer
 from torch import Tensor
 
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.quantization._checks import check_bounds, check_channels, check_flag, check_real, shown
+from course_lib.validation import check_choice, check_count
 
-METHODS = ("max", "mse")  # of `params_of`
+METHODS = ("max", "mse")
+"""Of `params_of`."""
+
 _SHARES = [part / 20 for part in range(20, 3, -1)]
-Bound = float | Float[Tensor, "*channels"]
+_Bound = float | Float[Tensor, "*channels"]
 
 
 @dataclass(frozen=True, eq=False)
 class QuantParams:
-    """The map between the real numbers of a tensor and its integers.
+    """Scale and zero point: the map between the real numbers of a tensor and its integers.
 
     Attributes:
         scale: float32 [], or [C] with one for each channel: the real distance between neighbouring integers.
@@ -33,6 +37,11 @@ class QuantParams:
 
     Raises:
         TypeError, ValueError: a field of another type, dtype, shape or range than said here.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(3, dtype=torch.int32), bits=4, signed=False)
+        >>> params.low, params.high, params.dtype
+        (0, 15, torch.uint8)
     """
 
     scale: Float32[Tensor, "*channels"]
@@ -55,61 +64,60 @@ class QuantParams:
                 raise TypeError(
                     f"{name} has {given}; it must be a tensor of {dtype}. choose_params() makes both."
                 )
-        _check_channels(self.scale, self.axis, "scale")
+        check_channels(self.scale, self.axis, "scale")
         if self.zero_point.shape != self.scale.shape or self.zero_point.device != self.scale.device:
             raise ValueError(
                 f"zero_point has shape {list(self.zero_point.shape)} on {self.zero_point.device} and scale "
                 f"{list(self.scale.shape)} on {self.scale.device}; give one zero point for each scale, on its device."
             )
         if not (torch.isfinite(self.scale) & (self.scale > 0)).all():
-            raise ValueError(f"scale is {_shown(self.scale)}; every scale must be finite and above 0.")
+            raise ValueError(f"scale is {shown(self.scale)}; every scale must be finite and above 0.")
         if ((self.zero_point < self.low) | (self.zero_point > self.high)).any():
             raise ValueError(
-                f"zero_point is {_shown(self.zero_point)}; with {self.bits} bits, signed={self.signed} and "
+                f"zero_point is {shown(self.zero_point)}; with {self.bits} bits, signed={self.signed} and "
                 f"symmetric={self.symmetric} it must lie in [{self.low}, {self.high}]."
             )
         if self.symmetric and self.zero_point.any():
-            raise ValueError(
-                f"zero_point is {_shown(self.zero_point)}; a symmetric map has the zero point 0."
-            )
+            raise ValueError(f"zero_point is {shown(self.zero_point)}; a symmetric map has the zero point 0.")
 
     @property
     def low(self) -> int:
-        """The smallest integer in use: 0 where unsigned, else -2^(bits-1), or one more where symmetric."""
+        r"""Smallest integer in use: 0 where unsigned, else :math:`-2^{b-1}`, or one more where symmetric."""
         return int(self.symmetric) - 2 ** (self.bits - 1) if self.signed else 0
 
     @property
     def high(self) -> int:
-        """The largest integer in use: 2^(bits-1) - 1 where signed, else 2^bits - 1."""
+        r"""Largest integer in use: :math:`2^{b-1} - 1` where signed, else :math:`2^b - 1`."""
         return 2 ** (self.bits - self.signed) - 1
 
     @property
     def dtype(self) -> torch.dtype:
-        """What stores the integers: int8 or uint8 up to 8 bits, int16 or int32 (torch cannot add uint16) above."""
+        """Type that stores the integers: int8 or uint8 up to 8 bits, int16 or int32 (torch cannot add uint16) above."""
         if self.bits <= 8:
             return torch.int8 if self.signed else torch.uint8
         return torch.int16 if self.signed else torch.int32
 
 
 def choose_params(
-    low: Bound,
-    high: Bound,
+    low: _Bound,
+    high: _Bound,
     *,
     bits: int = 8,
     symmetric: bool,
     signed: bool | None = None,
     axis: int | None = None,
 ) -> QuantParams:
-    """The scale and zero point with which b-bit integers cover the real numbers from low to high.
+    r"""Choose the scale s and zero point z with which b-bit integers cover the real numbers from low to high.
 
     The range is first widened to hold 0, so that 0 (padding, ReLU) has an integer of its own. Then
 
-        symmetric, signed:    scale = max(-low, high) / (2^(b-1) - 1),   zero_point = 0
-        symmetric, unsigned:  scale = high / (2^b - 1),                  zero_point = 0
-        asymmetric:           scale = (high - low) / (2^b - 1),          zero_point = round(q_min - low / scale)
+    .. math::
+        \text{symmetric, signed:} \quad & s = \frac{\max(-low,\ high)}{2^{b-1} - 1}, & z &= 0 \\
+        \text{symmetric, unsigned:} \quad & s = \frac{high}{2^b - 1}, & z &= 0 \\
+        \text{asymmetric:} \quad & s = \frac{high - low}{2^b - 1}, & z &= \mathrm{round}(q_{min} - low / s)
 
-    with q_min = -2^(b-1) where signed, else 0. A range so narrow that its scale is not a normal float32 number, such as
-    that of a tensor of zeros, gets scale 1 and zero point 0, as in ONNX Runtime.
+    with :math:`q_{min} = -2^{b-1}` where signed, else 0. A range so narrow that its scale is not a normal float32
+    number, such as that of a tensor of zeros, gets scale 1 and zero point 0, as in ONNX Runtime.
 
     Args:
         low, high: ends of the range, numbers or tensors [] or [C], finite.
@@ -127,20 +135,26 @@ def choose_params(
         ValueError: a bound that is NaN, infinite, empty or of another shape; low above high; symmetric and unsigned
             with a negative low; bits or axis out of range.
 
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", CVPR 2018, section 2.1; Wu et al., "Integer Quantization for Deep Learning Inference: Principles and
-    Empirical Evaluation", 2020, section 3.1.
+    Example:
+        >>> params = choose_params(-1.0, 2.75, bits=4, symmetric=False)
+        >>> params.scale, params.zero_point
+        (tensor(0.2500), tensor(4, dtype=torch.int32))
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+        CVPR 2018, section 2.1; Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical
+        Evaluation", 2020, section 3.1.
     """
     check_count(bits, "bits", low=2, high=16)
     check_flag(symmetric, "symmetric")
     if signed is None:
         signed = symmetric
     check_flag(signed, "signed")
-    low, high = _check_bounds(low, high, axis)
+    low, high = check_bounds(low, high, axis)
     low, high = low.double().clamp(max=0), high.double().clamp(min=0)
     if symmetric and not signed and (low < 0).any():
         raise ValueError(
-            f"low is {_shown(low)}, but symmetric unsigned integers hold no negative numbers. Take signed=True, or "
+            f"low is {shown(low)}, but symmetric unsigned integers hold no negative numbers. Take signed=True, or "
             "symmetric=False."
         )
     steps = 2**bits - 1
@@ -170,10 +184,11 @@ def params_of(
     axis: int | None = None,
     method: str = "max",
 ) -> QuantParams:
-    """The parameters for the values of a tensor, such as a layer's weight.
+    r"""Choose the parameters for the values of a tensor, such as a layer's weight.
 
-        "max"   the range from the smallest to the largest value
-        "mse"   that range times 1, 19/20, ... or 4/20: the share with the least sum of (x - fake_quantize(x))^2
+    - "max": the range from the smallest to the largest value.
+    - "mse": that range times 1, 19/20, ... or 4/20, the share with the least
+      :math:`\sum (x - \mathrm{fake\_quantize}(x))^2`.
 
     Args:
         x: floating point, finite, not empty.
@@ -188,6 +203,11 @@ def params_of(
     Raises:
         TypeError, ValueError: as `choose_params`; `x` is no tensor of finite floating-point numbers, or has no such
             axis; an unknown method.
+
+    Example:
+        >>> weight = torch.tensor([[0.5, -1.75], [0.25, 0.875]])
+        >>> params_of(weight, bits=4, symmetric=True, axis=0).scale
+        tensor([0.2500, 0.1250])
     """
     check_choice(method, "method", METHODS)
     check_real(x, "x")
@@ -220,9 +240,9 @@ def params_of(
 
 
 def quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Integer[Tensor, "*shape"]:
-    """Real numbers to integers.
+    r"""Map real numbers to integers.
 
-        q = clip(round_half_even(x / scale) + zero_point, low, high)
+    .. math:: q = \mathrm{clip}(\mathrm{round\_half\_even}(x / s) + z,\ q_{min},\ q_{max})
 
     The quotient is taken in float32, as the QuantizeLinear operator of ONNX does; so the integers are equal to its, but
     for -128 at symmetric signed parameters, where the range here ends at -127.
@@ -237,15 +257,19 @@ def quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Integer[Tensor,
     Raises:
         TypeError: `x` is no floating-point tensor, `params` no QuantParams.
         ValueError: `x` holds NaN, or not the channels that the parameters are for.
+
+    Example:
+        >>> quantize(torch.tensor([-1.0, 0.0, 0.3, 9.0]), choose_params(-1.0, 2.75, bits=4, symmetric=False))
+        tensor([ 0,  4,  5, 15], dtype=torch.uint8)
     """
     steps, _, zero_point = _steps(x, params)
     return (steps + zero_point).to(params.dtype)
 
 
 def dequantize(q: Integer[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
-    """Integers back to real numbers.
+    r"""Map integers back to real numbers.
 
-        x = (q - zero_point) * scale
+    .. math:: x = (q - z) \, s
 
     Args:
         q: integers of the width of `params`, stored in any integer dtype.
@@ -257,6 +281,10 @@ def dequantize(q: Integer[Tensor, "*shape"], params: QuantParams) -> Float32[Ten
     Raises:
         TypeError: `q` is no integer tensor, `params` no QuantParams.
         ValueError: `q` holds integers that so many bits do not, or not the channels that the parameters are for.
+
+    Example:
+        >>> dequantize(torch.tensor([0, 4, 15]), choose_params(-1.0, 2.75, bits=4, symmetric=False))
+        tensor([-1.0000,  0.0000,  2.7500])
     """
     if not isinstance(q, Tensor) or q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
         given = f"has dtype {q.dtype}" if isinstance(q, Tensor) else f"is a {type(q).__name__}"
@@ -274,9 +302,9 @@ def dequantize(q: Integer[Tensor, "*shape"], params: QuantParams) -> Float32[Ten
 
 
 def fake_quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
-    """The real numbers that are left of x once it has been stored as integers: dequantize(quantize(x)).
+    r"""Round real numbers to those that integers stand for: dequantize(quantize(x)).
 
-    Inside the range |x - fake_quantize(x)| is at most scale / 2, and 0 stays exactly 0.
+    Inside the range :math:`|x - \mathrm{fake\_quantize}(x)|` is at most s / 2, and 0 stays exactly 0.
 
     Args:
         x, params: as in `quantize`.
@@ -286,15 +314,19 @@ def fake_quantize(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Te
 
     Raises:
         TypeError, ValueError: as `quantize`.
+
+    Example:
+        >>> fake_quantize(torch.tensor([0.3, 9.0]), choose_params(-1.0, 2.75, bits=4, symmetric=False))
+        tensor([0.2500, 2.7500])
     """
     steps, scale, _ = _steps(x, params)  # q - zero_point, without the way through the integers
     return steps * scale
 
 
 def in_range(x: Float[Tensor, "*shape"], params: QuantParams) -> Bool[Tensor, "*shape"]:
-    """Which numbers do not saturate: those whose integer lies in the range before it is clipped.
+    r"""Tell the numbers that do not saturate: their integer lies in the range before it is clipped.
 
-        low <= round_half_even(x / scale) + zero_point <= high
+    .. math:: q_{min} \le \mathrm{round\_half\_even}(x / s) + z \le q_{max}
 
     So the range ends half a step beyond the numbers of its first and last integer.
 
@@ -306,6 +338,10 @@ def in_range(x: Float[Tensor, "*shape"], params: QuantParams) -> Bool[Tensor, "*
 
     Raises:
         TypeError, ValueError: as `quantize`.
+
+    Example:
+        >>> in_range(torch.tensor([-1.1, -1.2, 9.0]), choose_params(-1.0, 2.75, bits=4, symmetric=False))
+        tensor([ True, False, False])
     """
     steps, _, zero_point = _unclipped(x, params)
     return (steps >= params.low - zero_point) & (steps <= params.high - zero_point)
@@ -344,69 +380,3 @@ def _shaped(params: object, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
         )
     shape = [count if axis == params.axis else 1 for axis in range(x.ndim)]
     return pair[0].reshape(shape), pair[1].reshape(shape)
-
-
-def _check_bounds(low: object, high: object, axis: int | None) -> tuple[Tensor, Tensor]:
-    """Both ends of a range as float32 tensors of one shape, on one device."""
-    device = next((bound.device for bound in (low, high) if isinstance(bound, Tensor)), None)
-    low, high = _check_bound(low, "low", device), _check_bound(high, "high", device)
-    if low.ndim and high.ndim and low.shape != high.shape:
-        raise ValueError(
-            f"low has shape {list(low.shape)} and high {list(high.shape)}; give one of each for a channel."
-        )
-    low, high = torch.broadcast_tensors(low, high)
-    _check_channels(low, axis, "low, or high,")
-    if (low > high).any():
-        raise ValueError(
-            f"low is {_shown(low)} and high {_shown(high)}; low must not lie above high. Swap them."
-        )
-    return low, high
-
-
-def _check_bound(value: object, name: str, device: torch.device | None) -> Tensor:
-    if isinstance(value, Tensor):
-        check_real(value, name)
-        given = value.detach()
-    else:
-        given = torch.tensor(check_number(value, name), dtype=torch.float64)
-    bound = given.to(device=device, dtype=torch.float32)
-    if not torch.isfinite(bound).all():
-        raise ValueError(
-            f"{name} is {_shown(given)}; the ends of a range must be finite float32 numbers, below 3.4e38."
-        )
-    return bound
-
-
-def _check_channels(value: Tensor, axis: object, name: str) -> None:
-    """A value is [] without an axis, or [C] with one."""
-    if axis is not None:
-        check_count(axis, "axis", low=0)
-    if value.ndim > 1 or value.numel() == 0:
-        raise ValueError(f"{name} has shape {list(value.shape)}; it must be [], or [C] with C at least 1.")
-    if (value.ndim == 1) != (axis is not None):
-        raise ValueError(
-            f"{name} has shape {list(value.shape)} and axis is {axis}; say with axis which axis of the tensor the C "
-            "channels run along, and leave it out where there is one scale for all."
-        )
-
-
-def check_flag(value: object, name: str) -> None:
-    if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r} ({type(value).__name__}); it must be True or False.")
-
-
-def check_real(x: object, name: str) -> None:
-    if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} is a {type(x).__name__}; it must be a torch.Tensor of floating-point numbers."
-        )
-    if not x.is_floating_point():
-        raise TypeError(f"{name} has dtype {x.dtype}; it must be floating point. Call .float() on it.")
-
-
-def _shown(values: Tensor) -> str:
-    """A number, or the first few of many, for an error."""
-    if values.ndim == 0:
-        return f"{values.item():g}"
-    first = ", ".join(f"{value:g}" for value in values.flatten()[:4].tolist())
-    return f"[{first}{', ...' if values.numel() > 4 else ''}]"

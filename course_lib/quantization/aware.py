@@ -1,4 +1,6 @@
-"""Quantization-aware training: the network learns with the rounding that its integers will have.
+r"""Quantization-aware training: the network learns with the rounding that its integers will have.
+
+::
 
     ranges = workflow.calibrate(workflow.collect(model, dataset.train.images[:500]), "mse", bits=4)     # as before
     network = prepare(model, ranges, weight_bits=4, activation_bits=4)
@@ -18,26 +20,21 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from course_lib.quantization._checks import check_numbers
+from course_lib.quantization._plan import Plan, Ranges, plan
 from course_lib.quantization.affine import QuantParams, fake_quantize, in_range
-from course_lib.quantization.workflow import (
-    Plan,
-    QuantizedNetwork,
-    Ranges,
-    Step,
-    check_numbers,
-    execute,
-    in_parts,
-    on_numbers,
-    plan,
-    rounding,
-    simulate,
-)
+from course_lib.quantization.simulated import QuantizedNetwork
+from course_lib.quantization.steps import PART, Step, execute
 
 
 def straight_through(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
-    """`affine.fake_quantize` with a gradient: that of the identity inside the range, and 0 where it saturates.
+    r"""Round as `affine.fake_quantize` does, with the gradient of the identity inside the range and 0 beyond it.
 
-        y = fake_quantize(x),    dL/dx = dL/dy where low <= round(x / scale) + zero_point <= high, else 0
+    .. math::
+        y = \mathrm{fake\_quantize}(x), \qquad
+        \frac{\partial L}{\partial x} = \begin{cases}
+            \frac{\partial L}{\partial y} & \text{where } q_{min} \le \mathrm{round}(x / s) + z \le q_{max} \\
+            0 & \text{where x saturates} \end{cases}
 
     Scale and zero point are constants.
 
@@ -50,9 +47,17 @@ def straight_through(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32
     Raises:
         TypeError, ValueError: as `affine.quantize`.
 
-    Source: Bengio, Leonard and Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for
-    Conditional Computation", 2013, section 4; Krishnamoorthi, "Quantizing deep convolutional networks for efficient
-    inference: A whitepaper", 2018, section 2.4.
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=3, signed=True)
+        >>> x = torch.tensor([0.6, 9.0], requires_grad=True)
+        >>> straight_through(x, params).sum().backward()
+        >>> straight_through(x.detach(), params), x.grad
+        (tensor([0.5000, 1.5000]), tensor([1., 0.]))
+
+    References:
+        Bengio, Leonard and Courville, "Estimating or Propagating Gradients Through Stochastic Neurons for Conditional
+        Computation", 2013, section 4; Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference:
+        A whitepaper", 2018, section 2.4.
     """
     return _Rounded.apply(x, fake_quantize(x, params), in_range(x, params))
 
@@ -85,7 +90,7 @@ def prepare(
     weight_method: str = "max",
     keep: Iterable[str] = (),
 ) -> "PreparedNetwork":
-    """The network that `workflow.quantize_model` simulates, to be trained.
+    """Make the network that `workflow.quantize_model` simulates trainable.
 
     Batch norms are folded first, so that the weights which are trained are those which are rounded; there is no batch
     norm in this training, and no dropout. The ranges of activations stay as they are. The scale of a weight is found
@@ -103,8 +108,17 @@ def prepare(
     Raises:
         TypeError, KeyError, ValueError: as `workflow.quantize_model`.
 
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", CVPR 2018, section 3; Krishnamoorthi 2018, section 2.4.
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[1.0, -0.26]])
+        >>> network = prepare(model, {"images": (0, 3), "logits": (-4, 4)}, weight_bits=3)
+        >>> network(torch.tensor([[[[3.0, 3.0]]]])).sum().backward()
+        >>> network.network[1].weight.grad
+        tensor([[3., 3.]])
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+        CVPR 2018, section 3; Krishnamoorthi 2018, section 2.4.
     """
     planned = plan(
         model,
@@ -121,7 +135,7 @@ def prepare(
 
 
 def convert(prepared: "PreparedNetwork") -> QuantizedNetwork:
-    """The trained network with its weights rounded for good: what `workflow.quantize_model` gives.
+    """Round the weights of the trained network for good, and give what `workflow.quantize_model` gives.
 
     Args:
         prepared: as `prepare` gives it; it is left as it was, and can be trained further.
@@ -132,16 +146,22 @@ def convert(prepared: "PreparedNetwork") -> QuantizedNetwork:
     Raises:
         TypeError: `prepared` is no PreparedNetwork.
         ValueError: a weight that holds NaN or infinity, whose layer is named.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[1.0, -0.26]])
+        >>> convert(prepare(model, {"images": (0, 3), "logits": (-4, 4)}, weight_bits=3)).network[1].weight.data
+        tensor([[ 1.0000, -0.3333]])
     """
     if not isinstance(prepared, PreparedNetwork):
         raise TypeError(
             f"prepared is a {type(prepared).__name__}; it must be a PreparedNetwork, as prepare() gives it."
         )
-    return simulate(prepared.plan)
+    return QuantizedNetwork(prepared.plan)
 
 
 class PreparedNetwork(nn.Module):
-    """A network in float32 that rounds its weights, biases and activations at every call; see `prepare`.
+    """Network in float32 that rounds its weights, biases and activations at every call; see `prepare`.
 
     Attributes:
         network: copy of the original with batch norms folded. Its parameters are trained.
@@ -156,8 +176,7 @@ class PreparedNetwork(nn.Module):
         images = check_numbers(images)
         layers = {step.layer: self._layer(step.layer) for step in self.plan.steps if step.layer is not None}
         compute = functools.partial(self._compute, layers)
-        run = execute if self.training else in_parts
-        return run(self.plan.steps, compute, images)
+        return execute(self.plan.steps, compute, images, batch_size=None if self.training else PART)
 
     def _layer(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias, rounded unless the layer is kept in float32."""
@@ -172,6 +191,6 @@ class PreparedNetwork(nn.Module):
     def _compute(
         self, layers: dict[str, tuple[Tensor, Tensor | None]], step: Step, *inputs: Tensor
     ) -> Tensor:
-        values = on_numbers(step, *inputs, *layers.get(step.layer, ()))
-        params = rounding(self.plan.activations, step)
+        values = step.on_numbers(*inputs, *layers.get(step.layer, ()))
+        params = step.rounding(self.plan.activations)
         return values if params is None else straight_through(values, params)

@@ -1,7 +1,7 @@
-"""Calibration: from the values that a tensor takes on calibration images to the range that its integers cover.
+r"""Calibration: from the values that a tensor takes on calibration images to the range that its integers cover.
 
 A wide range rounds coarsely, a narrow one clips; a method picks the point between. A new method is a function of the
-histogram's counts and takes its place beside the others:
+histogram's counts and takes its place beside the others::
 
     def three_sigma(counts, width, **_):
         centres = (np.arange(len(counts)) + 0.5) * width
@@ -11,29 +11,29 @@ histogram's counts and takes its place beside the others:
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
-from course_lib.quantization.affine import check_flag, check_real
-from course_lib.validation import check_choice, check_count, check_number, unknown_name
+from course_lib.quantization._checks import check_flag, check_real
+from course_lib.validation import check_choice, check_count, check_number
 
-Counts = Int64[np.ndarray, "bins"]
+_Counts = Int64[np.ndarray, "bins"]
 
 _START = 128  # the first threshold that is tried, in bins
 _SMALLEST = 2.0**-149  # float32 above 0
 
 
 class Histogram:
-    """How often each size |x| occurs among the values of a tensor, however many batches they come in.
+    r"""Histogram of the sizes :math:`|x|` of a tensor's values, however many batches they come in.
 
-    Bin k counts the values with k * width <= |x| < (k + 1) * width. The width is the smallest power of two at which all
-    values fit, so that it depends on the largest of them alone. Where a larger one comes, neighbouring bins merge in
-    pairs, which moves no value across an edge. So the counts are the same for every split into batches and every order,
-    and the last value lies in the upper half of the bins.
+    Bin k counts the values with :math:`k \cdot width \le |x| < (k + 1) \cdot width`. The width is the smallest power
+    of two at which all values fit, so that it depends on the largest of them alone. Where a larger one comes,
+    neighbouring bins merge in pairs, which moves no value across an edge. So the counts are the same for every split
+    into batches and every order, and the last value lies in the upper half of the bins.
 
     Args:
         bins: number of bins, at least 2.
@@ -45,6 +45,12 @@ class Histogram:
 
     Raises:
         TypeError, ValueError: `bins` is no whole number of at least 2.
+
+    Example:
+        >>> histogram = Histogram(bins=4)
+        >>> histogram.update(torch.tensor([-0.5, 1.0, 3.5]))
+        >>> histogram, histogram.counts.tolist(), histogram.range("max")
+        (Histogram(bins=4): 3 values in [-0.5, 3.5], [1, 1, 0, 1], (-0.5, 3.5))
     """
 
     def __init__(self, bins: int = 2048):
@@ -55,24 +61,23 @@ class Histogram:
         self._exponent = _exponent(0.0, bins)
 
     @property
-    def counts(self) -> Counts:
-        """A copy of the counts, int64, up to the last bin that is not empty. Those are more than half of `bins`, or one
-        where all values are 0."""
+    def counts(self) -> _Counts:
+        """Counts, int64, up to the last bin that is not empty: more than half of `bins`, or one if all values are 0."""
         return self._counts[: int(self.largest / self.width) + 1].copy()
 
     @property
     def width(self) -> float:
-        """Of each bin: a power of two."""
+        """Width of each bin: a power of two."""
         return math.ldexp(1.0, self._exponent)
 
     @property
     def largest(self) -> float:
-        """The largest |x| seen, exactly; 0 before the first value."""
+        r"""Largest :math:`|x|` seen, exactly; 0 before the first value."""
         return max(0.0, -self.minimum, self.maximum)
 
     @property
     def edges(self) -> Float64[np.ndarray, "edges"]:
-        """Float64, one more than counts: bin k runs from edges[k] to edges[k + 1]."""
+        """Edges of the bins, float64, one more than counts: bin k runs from edges[k] to edges[k + 1]."""
         return np.arange(len(self.counts) + 1) * self.width
 
     def __repr__(self) -> str:
@@ -128,12 +133,12 @@ class Histogram:
     def threshold(
         self, method: str, *, bits: int = 8, signed: bool = True, percentile: float = 99.99
     ) -> float:
-        """The |x| from which on the integers saturate.
+        r"""Choose the :math:`|x|` from which on the integers saturate.
 
-            "max"         the largest |x|: nothing is clipped
-            "percentile"  the left edge of the bin in which a share of percentile / 100 of the values is reached
-            "mse"         the least squared error of values rounded and clipped
-            "entropy"     the least relative entropy of the clipped histogram to itself in as many levels as integers
+        - "max": the largest :math:`|x|`; nothing is clipped.
+        - "percentile": the left edge of the bin in which a share of percentile / 100 of the values is reached.
+        - "mse": the least squared error of values rounded and clipped.
+        - "entropy": the least relative entropy of the clipped histogram to itself in as many levels as integers.
 
         The last two try the bins from 128 on. They take values for the centre of their bin, and see no rounding that is
         finer than a bin.
@@ -141,21 +146,22 @@ class Histogram:
         Args:
             method: a name in METHODS.
             bits: width of the integers, 2 to 16.
-            signed: whether half of the integers are for negative numbers, which leaves 2^(bits-1) levels for |x|;
-                else it has 2^bits.
+            signed: whether half of the integers are for negative numbers, which leaves :math:`2^{b-1}` levels for
+                :math:`|x|`; else it has :math:`2^b`.
             percentile: in (0, 100], for the method of that name.
 
         Returns:
-            A number above 0 and at most the largest |x|; 0 where all values are 0.
+            A number above 0 and at most the largest :math:`|x|`; 0 where all values are 0.
 
         Raises:
             TypeError: an argument of the wrong type.
             ValueError: an unknown method; the histogram is empty, or has too few bins for so many levels; bits or
                 percentile out of range.
 
-        Source: Migacz, "8-bit Inference with TensorRT", GTC 2017 (entropy); Wu et al., "Integer Quantization for Deep
-        Learning Inference: Principles and Empirical Evaluation", 2020, section 3.3 (max, percentile and entropy side by
-        side).
+        References:
+            Migacz, "8-bit Inference with TensorRT", GTC 2017 (entropy); Wu et al., "Integer Quantization for Deep
+            Learning Inference: Principles and Empirical Evaluation", 2020, section 3.3 (max, percentile and entropy
+            side by side).
         """
         check_choice(method, "calibration method", METHODS)
         check_count(bits, "bits", low=2, high=16)
@@ -173,9 +179,9 @@ class Histogram:
     def range(
         self, method: str, *, bits: int = 8, signed: bool | None = None, percentile: float = 99.99
     ) -> tuple[float, float]:
-        """The range that the integers cover, as `affine.choose_params` takes it.
+        r"""Choose the range that the integers cover, as `affine.choose_params` takes it.
 
-            low = max(-threshold, min(minimum, 0)),    high = min(threshold, max(maximum, 0))
+        .. math:: low = \max(-threshold,\ \min(minimum, 0)), \qquad high = \min(threshold,\ \max(maximum, 0))
 
         After ReLU it is [0, threshold]; with "max" it is the minimum and maximum, widened to hold 0. Both tails are
         clipped at one threshold; where the short one does not reach it (SiLU, GELU), it ends at the minimum.
@@ -219,52 +225,16 @@ def _merged(counts: np.ndarray, doublings: int) -> np.ndarray:
     return merged
 
 
-def check_ranges(ranges: object, names: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """Ranges as numbers, in the order of the names, each of which needs one.
-
-    Args:
-        ranges: {tensor: (low, high)}, each end a number within float32.
-        names: of the tensors that are quantized.
-
-    Raises:
-        TypeError: `ranges` is no mapping, or an end no number.
-        KeyError: a name without a range, or a range of an unknown name.
-        ValueError: no pair, NaN or infinity, numbers beyond float32, or low above high.
-    """
-    if not isinstance(ranges, Mapping):
-        raise TypeError(
-            f"ranges are a {type(ranges).__name__}; they must be {{tensor: (low, high)}}, for each tensor that "
-            "collect() gives."
-        )
-    for name in ranges:
-        if name not in names:
-            raise KeyError(unknown_name(name, "tensor", names))
-    checked = {}
-    largest = torch.finfo(torch.float32).max
-    for name in names:
-        if name not in ranges:
-            raise KeyError(f"ranges lack the tensor {name!r}. Give one for each tensor that collect() gives.")
-        if not isinstance(ranges[name], tuple | list) or len(ranges[name]) != 2:
-            raise ValueError(f"the range of {name!r} is {ranges[name]!r}; it must be a pair (low, high).")
-        low, high = (
-            check_number(bound, f"a bound of {name!r}", low=-largest, high=largest) for bound in ranges[name]
-        )
-        if low > high:
-            raise ValueError(f"the range of {name!r} is ({low:g}, {high:g}); low must not lie above high.")
-        checked[name] = float(low), float(high)
-    return checked
-
-
 # ---- methods: from counts and width to a threshold -----------------------------------------------------------------
 
 
-def _max(counts: Counts, width: float, **_) -> float:
+def _max(counts: _Counts, width: float, **_) -> float:
     """The right edge of the last bin. The histogram, which knows the largest value exactly, takes no more than that."""
     return len(counts) * width
 
 
-def _percentile(counts: Counts, width: float, *, percentile: float, **_) -> float:
-    """The left edge of the first bin k with (counts[0] + ... + counts[k]) / total >= percentile / 100.
+def _percentile(counts: _Counts, width: float, *, percentile: float, **_) -> float:
+    r"""The left edge of the first bin k with :math:`\sum_{i \le k} counts_i / total \ge percentile / 100`.
 
     The shares are summed in floating point, bin by bin, as NVIDIA's and ONNX Runtime's code does: where one of them is
     the percentage exactly, such as 9,999 values of 10,000, rounding decides between its bin and the next that is not
@@ -274,10 +244,12 @@ def _percentile(counts: Counts, width: float, *, percentile: float, **_) -> floa
     return max(int(np.searchsorted(shares, percentile / 100)), 1) * width
 
 
-def _mse(counts: Counts, width: float, *, levels: int, **_) -> float:
-    """The bin centre t, from bin 128 on, with the least
+def _mse(counts: _Counts, width: float, *, levels: int, **_) -> float:
+    r"""The bin centre t, from bin 128 on, with the least
 
-        sum over bins of counts * (c - scale * min(round(c / scale), levels - 1))^2,    scale = t / (levels - 1)
+    .. math::
+        \sum_{bins} counts \cdot (c - s \cdot \min(\mathrm{round}(c / s),\ levels - 1))^2, \qquad
+        s = \frac{t}{levels - 1}
 
     where c are the centres of the bins. Of equal ones the smallest.
     """
@@ -291,14 +263,14 @@ def _mse(counts: Counts, width: float, *, levels: int, **_) -> float:
     return (_START + np.concatenate(errors).argmin() + 0.5) * width
 
 
-def _entropy(counts: Counts, width: float, *, levels: int, **_) -> float:
-    """The edge of i bins, i from 128 on, with the least relative entropy KL(p || q).
+def _entropy(counts: _Counts, width: float, *, levels: int, **_) -> float:
+    r"""The edge of i bins, i from 128 on, with the least relative entropy :math:`\mathrm{KL}(p \| q)`.
 
     p is the histogram clipped at i: the counts r of the first i bins, the last with all that lies beyond it. q shares
-    the counts of the first i bins among the levels, bin j going to level floor(j * levels / i), and gives each bin that
-    is not empty the mean m of those of its level. With R and M their sums,
+    the counts of the first i bins among the levels, bin j going to level :math:`\lfloor j \cdot levels / i \rfloor`,
+    and gives each bin that is not empty the mean m of those of its level. With R and M their sums,
 
-        KL = 1/R * (sum r log r - sum r log m) - log R + log M
+    .. math:: \mathrm{KL} = \frac{1}{R} \left(\sum r \log r - \sum r \log m\right) - \log R + \log M
 
     Bin 0 counts as bin 1 does: the zeros after ReLU, which cost nothing to round, would outweigh the rest. Sums over
     runs of bins are differences of cumulative sums, so that a table of candidates by levels is all that is worked out.

@@ -1,16 +1,18 @@
-"""Layers in integer arithmetic: 8-bit numbers in, int32 sums, 8-bit numbers out, bit for bit as ONNX Runtime has them.
+r"""Layers in integer arithmetic: 8-bit numbers in, int32 sums, 8-bit numbers out, bit for bit as ONNX Runtime has them.
 
-With x = s_x (q_x - z_x) and so on, a layer y = sum over k of w_k x_k + b becomes
+With :math:`x = s_x (q_x - z_x)` and so on, a layer :math:`y = \sum_k w_k x_k + b` becomes
 
-    accumulator = sum over k of (q_w - z_w) (q_x - z_x) + q_b,    q_b = round(b / (s_x s_w))
-    q_y         = clip(round(s_x s_w / s_y * accumulator) + z_y)
+.. math::
+    acc &= \sum_k (q_w - z_w) (q_x - z_x) + q_b, \qquad q_b = \mathrm{round}\left(\frac{b}{s_x s_w}\right) \\
+    q_y &= \mathrm{clip}\left(\mathrm{round}\left(\frac{s_x s_w}{s_y} \, acc\right) + z_y\right)
 
-The sums are taken in float64: they are whole numbers, far below 2^53 up to which float64 holds each of them exactly, so
-nothing is rounded in whatever order they are added, and the matrix product is many times as fast as one of int32.
+where acc is the accumulator. The sums are taken in float64: they are whole numbers, far below :math:`2^{53}` up to
+which float64 holds each of them exactly, so nothing is rounded in whatever order they are added, and the matrix product
+is many times as fast as one of int32.
 
 An accumulator must fit into int32. A sum of K products of uint8 inputs with int8 weights from -127 to 127 is at most
-K * 255 * 127, so that up to K = 66,311 it cannot overflow (a 3x3 convolution of 7,367 channels) but for a large bias.
-Hardware wraps around silently where it does; here it is an error.
+:math:`K \cdot 255 \cdot 127`, so that up to K = 66,311 it cannot overflow (a 3x3 convolution of 7,367 channels) but for
+a large bias. Hardware wraps around silently where it does; here it is an error.
 """
 
 import torch
@@ -18,10 +20,27 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Int32, Integer, Shaped
 from torch import Tensor
 
-from course_lib.quantization.affine import QuantParams, check_real
+from course_lib.quantization._checks import check_real
+from course_lib.quantization.affine import QuantParams
 from course_lib.validation import check_count
 
-Size = int | tuple[int, int]
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "conv2d",
+    "conv2d_accumulator",
+    "global_avg_pool",
+    "linear",
+    "linear_accumulator",
+    "max_pool2d",
+    "output_multiplier",
+    "quantize_bias",
+    "relu",
+    "requantize",
+    "requantize_fixed_point",
+]
+
+_Size = int | tuple[int, int]
 
 _INT32 = 2**31
 _IMAGES = 16  # convolved at a time: their patches stay in the processor's cache
@@ -35,12 +54,12 @@ def conv2d(
     x_params: QuantParams,
     weight_params: QuantParams,
     y_params: QuantParams,
-    stride: Size = 1,
-    padding: Size = 0,
-    dilation: Size = 1,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
     groups: int = 1,
 ) -> Integer[Tensor, "N C2 H2 W2"]:
-    """A convolution: `requantize` after `conv2d_accumulator`.
+    """Convolve integers: `requantize` after `conv2d_accumulator`.
 
     Bit-equal to ONNX Runtime's QLinearConv on a CPU that multiplies 8-bit numbers exactly (x86 with VNNI, Arm); older
     x86 kernels add pairs of products in int16, which saturates. A ReLU after it is done by `y_params` whose lowest
@@ -64,8 +83,15 @@ def conv2d(
         ValueError: shapes that do not go together; scales along another axis; integers out of range; a sum that int32
             does not hold.
 
-    Source: Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
-    Inference", CVPR 2018, sections 2.2 to 2.4.
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=8, signed=True)
+        >>> x, weight = torch.full((1, 1, 2, 2), 4, dtype=torch.int8), torch.ones(1, 1, 2, 2, dtype=torch.int8)
+        >>> conv2d(x, weight, x_params=params, weight_params=params, y_params=params)  # 16 * 0.25 / 0.5
+        tensor([[[[8]]]], dtype=torch.int8)
+
+    References:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+        CVPR 2018, sections 2.2 to 2.4.
     """
     accumulator = conv2d_accumulator(
         x,
@@ -88,23 +114,29 @@ def conv2d_accumulator(
     *,
     x_params: QuantParams,
     weight_params: QuantParams,
-    stride: Size = 1,
-    padding: Size = 0,
-    dilation: Size = 1,
+    stride: _Size = 1,
+    padding: _Size = 0,
+    dilation: _Size = 1,
     groups: int = 1,
 ) -> Int32[Tensor, "N C2 H2 W2"]:
-    """The int32 sums of a convolution, before they are brought to 8 bits.
+    r"""Sum up a convolution in int32, before it is brought to 8 bits.
 
-        accumulator = bias + sum over the kernel of (weight - z_w) * (x - z_x)
+    .. math:: acc = q_b + \sum_{kernel} (q_w - z_w) (q_x - z_x)
 
     Args:
         x, weight, bias, x_params, weight_params, stride, padding, dilation, groups: as in `conv2d`.
 
     Returns:
-        int32; times s_x * s_w they are real numbers.
+        int32; times :math:`s_x s_w` they are real numbers.
 
     Raises:
         TypeError, ValueError: as `conv2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(1, dtype=torch.int32), bits=8, signed=True)
+        >>> x, weight = torch.full((1, 1, 2, 2), 5, dtype=torch.int8), torch.full((1, 1, 2, 2), 3, dtype=torch.int8)
+        >>> conv2d_accumulator(x, weight, x_params=params, weight_params=params)  # 4 * (5 - 1) * (3 - 1)
+        tensor([[[[32]]]], dtype=torch.int32)
     """
     image = _centred(x, x_params, "x", ndim=4)
     kernel = _centred(weight, weight_params, "weight", ndim=4, per_channel=True)
@@ -136,7 +168,7 @@ def linear(
     weight_params: QuantParams,
     y_params: QuantParams,
 ) -> Integer[Tensor, "N C2"]:
-    """A linear layer: `requantize` after `linear_accumulator`.
+    """Compute a linear layer on integers: `requantize` after `linear_accumulator`.
 
     Bit-equal to ONNX Runtime's QLinearMatMul and QGemm, where `conv2d` is to its QLinearConv.
 
@@ -150,6 +182,12 @@ def linear(
 
     Raises:
         TypeError, ValueError: as `conv2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=8, signed=True)
+        >>> x, weight = torch.tensor([[3, -2]], dtype=torch.int8), torch.tensor([[4, 1]], dtype=torch.int8)
+        >>> linear(x, weight, x_params=params, weight_params=params, y_params=params)  # 10 * 0.25 / 0.5
+        tensor([[5]], dtype=torch.int8)
     """
     accumulator = linear_accumulator(x, weight, bias, x_params=x_params, weight_params=weight_params)
     return requantize(accumulator, output_multiplier(x_params, weight_params, y_params), y_params)
@@ -163,16 +201,24 @@ def linear_accumulator(
     x_params: QuantParams,
     weight_params: QuantParams,
 ) -> Int32[Tensor, "N C2"]:
-    """The int32 sums of a linear layer, before they are brought to 8 bits: bias + (x - z_x) @ (weight - z_w)^T.
+    r"""Sum up a linear layer in int32, before it is brought to 8 bits.
+
+    .. math:: acc = q_b + (q_x - z_x) (q_w - z_w)^T
 
     Args:
         x, weight, bias, x_params, weight_params: as in `linear`.
 
     Returns:
-        int32 [N, C_out]; times s_x * s_w they are real numbers.
+        int32 [N, C_out]; times :math:`s_x s_w` they are real numbers.
 
     Raises:
         TypeError, ValueError: as `conv2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(1, dtype=torch.int32), bits=8, signed=True)
+        >>> x, weight = torch.tensor([[3, -1]], dtype=torch.int8), torch.tensor([[4, 2]], dtype=torch.int8)
+        >>> linear_accumulator(x, weight, x_params=params, weight_params=params)  # 2 * 3 - 2 * 1
+        tensor([[4]], dtype=torch.int32)
     """
     rows = _centred(x, x_params, "x", ndim=2)
     matrix = _centred(weight, weight_params, "weight", ndim=2, per_channel=True)
@@ -187,9 +233,9 @@ def linear_accumulator(
 def quantize_bias(
     bias: Float[Tensor, "C"], *, x_params: QuantParams, weight_params: QuantParams
 ) -> Int32[Tensor, "C"]:
-    """A bias in steps of the accumulator.
+    r"""Quantize a bias to steps of the accumulator.
 
-        q_b = round_half_even(b / (s_x s_w)),    with s_x s_w rounded to float32
+    .. math:: q_b = \mathrm{round\_half\_even}\left(\frac{b}{s_x s_w}\right), \quad s_x s_w \text{ rounded to float32}
 
     Args:
         bias: floating point [C_out], finite.
@@ -202,6 +248,11 @@ def quantize_bias(
         TypeError: `bias` is no floating-point tensor, or parameters are no QuantParams.
         ValueError: a bias that is NaN or infinite, not [C_out], or beyond int32 because its channel's weights, and so
             s_w, are very small.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=8, signed=True)
+        >>> quantize_bias(torch.tensor([1.0, -0.3]), x_params=params, weight_params=params)
+        tensor([ 4, -1], dtype=torch.int32)
     """
     check_real(bias, "bias")
     step = _step(x_params, weight_params)
@@ -228,7 +279,9 @@ def quantize_bias(
 def output_multiplier(
     x_params: QuantParams, weight_params: QuantParams, y_params: QuantParams
 ) -> Float32[Tensor, "*channels"]:
-    """What an accumulator is multiplied with to be in steps of the output: (s_x * s_w) / s_y.
+    r"""Factor that rescales an int32 accumulator to the output's quantization step.
+
+    .. math:: M = (s_x s_w) / s_y
 
     The product is rounded to float32 before it is divided, as in ONNX Runtime. Another order gives a number that
     differs in the last bit, and so now and then an integer that differs by one.
@@ -242,6 +295,11 @@ def output_multiplier(
     Raises:
         TypeError, ValueError: parameters are no QuantParams, have scales along an axis that is not the output
             channels, or scales whose quotient float32 does not hold.
+
+    Example:
+        >>> one, two = (QuantParams(torch.tensor(s), torch.tensor(0).int(), bits=8, signed=True) for s in (0.5, 2.0))
+        >>> output_multiplier(one, one, two)
+        tensor(0.1250)
     """
     step = _step(x_params, weight_params)
     return _check_finite(step / _scale(y_params, "y_params").to(step.device))
@@ -250,11 +308,11 @@ def output_multiplier(
 def requantize(
     accumulator: Int32[Tensor, "N C *rest"], multiplier: Float32[Tensor, "*channels"], y_params: QuantParams
 ) -> Integer[Tensor, "N C *rest"]:
-    """Sums to the integers of the output.
+    r"""Rescale int32 sums to the integers of the output.
 
-        q_y = clip(round_half_even(float32(accumulator) * multiplier) + z_y, low, high)
+    .. math:: q_y = \mathrm{clip}(\mathrm{round\_half\_even}(\mathrm{float32}(acc) \cdot M) + z_y,\ q_{min},\ q_{max})
 
-    Both the conversion to float32 (which rounds above 2^24) and the product are those of ONNX Runtime.
+    Both the conversion to float32 (which rounds above :math:`2^{24}`) and the product are those of ONNX Runtime.
 
     Args:
         accumulator: int32 [N, C, ...].
@@ -267,6 +325,11 @@ def requantize(
     Raises:
         TypeError: a tensor of another dtype, or `y_params` is no QuantParams.
         ValueError: a multiplier that is negative or not finite, or is neither [] nor [C]; `y_params` with an axis.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(2.0), torch.tensor(1, dtype=torch.int32), bits=8, signed=True)
+        >>> requantize(torch.tensor([[12, 9999]], dtype=torch.int32), torch.tensor(0.125), params)
+        tensor([[  3, 127]], dtype=torch.int8)
     """
     factor = _check_multiplier(accumulator, multiplier)
     return _clip((accumulator.float() * factor).round_(), y_params)
@@ -275,23 +338,31 @@ def requantize(
 def requantize_fixed_point(
     accumulator: Int32[Tensor, "N C *rest"], multiplier: Float32[Tensor, "*channels"], y_params: QuantParams
 ) -> Integer[Tensor, "N C *rest"]:
-    """`requantize` without floating-point numbers, for processors that have none: the form of gemmlowp and TFLite.
+    r"""Rescale int32 sums without floating-point numbers, for processors that have none, as gemmlowp and TFLite do.
 
-        multiplier = m * 2^(e - 31),    m an int32 with 2^30 <= m < 2^31
-        h = round(accumulator * 2^max(e, 0) * m / 2^31),    q_y = clip(round(h / 2^max(-e, 0)) + z_y, low, high)
+    .. math::
+        M &= m \cdot 2^{e - 31}, \quad m \text{ an int32 with } 2^{30} \le m < 2^{31} \\
+        h &= \mathrm{round}(acc \cdot 2^{\max(e, 0)} \cdot m / 2^{31}), \quad
+        q_y = \mathrm{clip}(\mathrm{round}(h / 2^{\max(-e, 0)}) + z_y,\ q_{min},\ q_{max})
 
     It rounds twice, halves up and then halves away from zero, and so now and then ends one step beside `requantize`.
 
     Args:
-        accumulator, multiplier, y_params: as in `requantize`; the multiplier below 2^31.
+        accumulator, multiplier, y_params: as in `requantize`; the multiplier below :math:`2^{31}`.
 
     Returns:
         Integers of the dtype of `y_params`.
 
     Raises:
-        TypeError, ValueError: as `requantize`; a multiplier of 2^31 or above.
+        TypeError, ValueError: as `requantize`; a multiplier of :math:`2^{31}` or above.
 
-    Source: Jacob et al. 2018, section 2.2; Jacob, Warden et al., gemmlowp, fixedpoint/fixedpoint.h.
+    Example:
+        >>> params = QuantParams(torch.tensor(2.0), torch.tensor(1, dtype=torch.int32), bits=8, signed=True)
+        >>> requantize_fixed_point(torch.tensor([[12, 9999]], dtype=torch.int32), torch.tensor(0.125), params)
+        tensor([[  3, 127]], dtype=torch.int8)
+
+    References:
+        Jacob et al. 2018, section 2.2; Jacob, Warden et al., gemmlowp, fixedpoint/fixedpoint.h.
     """
     factor = _check_multiplier(accumulator, multiplier)
     if (factor >= _INT32).any():
@@ -312,13 +383,16 @@ def add(
     b_params: QuantParams,
     y_params: QuantParams,
 ) -> Integer[Tensor, "*shape"]:
-    """The sum of two tensors, each with a scale of its own: the end of a residual block.
+    r"""Add two tensors of integers, each with a scale of its own: the end of a residual block.
 
-        q_y = clip(round_half_even(s_a / s_y * (q_a - z_a) + s_b / s_y * (q_b - z_b) + z_y), low, high)
+    .. math::
+        q_y = \mathrm{clip}\left(\mathrm{round\_half\_even}\left(
+            \frac{s_a}{s_y} (q_a - z_a) + \frac{s_b}{s_y} (q_b - z_b) + z_y\right),\ q_{min},\ q_{max}\right)
 
     Here the scales do not leave the sum, so that this is float32 arithmetic on integers. It is done in the order of
-    ONNX Runtime's QLinearAdd on x86 with FMA, r_a * a + (r_b * b + offset), each in one rounding, and is bit-equal to
-    it (in all of 24,000,000 random values). Exact arithmetic differs from that in 3 values of a million, by one step.
+    ONNX Runtime's QLinearAdd on x86 with FMA, :math:`r_a a + (r_b b + offset)`, each in one rounding, and is bit-equal
+    to it (in all of 24,000,000 random values). Exact arithmetic differs from that in 3 values of a million, by one
+    step.
 
     Args:
         a, b: integers of the dtypes of their parameters, of one shape.
@@ -329,6 +403,12 @@ def add(
 
     Raises:
         TypeError, ValueError: as `conv2d`; `a` and `b` differ in shape.
+
+    Example:
+        >>> one, two = (QuantParams(torch.tensor(s), torch.tensor(0).int(), bits=8, signed=True) for s in (0.5, 2.0))
+        >>> q = torch.tensor([4, 8], dtype=torch.int8)
+        >>> add(q, q, a_params=one, b_params=two, y_params=two)
+        tensor([ 5, 10], dtype=torch.int8)
     """
     _check(a, a_params, "a")
     _check(b, b_params, "b")
@@ -343,7 +423,7 @@ def add(
 
 
 def relu(x: Integer[Tensor, "*shape"], *, params: QuantParams) -> Integer[Tensor, "*shape"]:
-    """max(x, 0) is max(q, zero point).
+    r"""Cut integers off at 0: :math:`\max(x, 0)` is :math:`\max(q, z)`.
 
     Args:
         x: integers of the dtype of `params`.
@@ -351,15 +431,20 @@ def relu(x: Integer[Tensor, "*shape"], *, params: QuantParams) -> Integer[Tensor
 
     Raises:
         TypeError, ValueError: as `conv2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(3, dtype=torch.int32), bits=8, signed=False)
+        >>> relu(torch.tensor([0, 3, 9], dtype=torch.uint8), params=params)
+        tensor([3, 3, 9], dtype=torch.uint8)
     """
     _check(x, params, "x")
     return x.clamp(min=int(params.zero_point))
 
 
 def max_pool2d(
-    x: Integer[Tensor, "N C H W"], kernel_size: Size, *, stride: Size | None = None, padding: Size = 0
+    x: Integer[Tensor, "N C H W"], kernel_size: _Size, *, stride: _Size | None = None, padding: _Size = 0
 ) -> Integer[Tensor, "N C H2 W2"]:
-    """Maxima over windows: those of the integers, since a larger number never has a smaller integer.
+    """Take maxima over windows: those of the integers, since a larger number never has a smaller integer.
 
     Args:
         x: integers of any parameters with one scale, which go for the output too.
@@ -371,6 +456,10 @@ def max_pool2d(
     Raises:
         TypeError: `x` is no tensor of integers.
         ValueError: `x` is not [N, C, H, W] or empty; a window that does not fit, or padded by more than its half.
+
+    Example:
+        >>> max_pool2d(torch.tensor([[[[1, 2], [3, 4]]]], dtype=torch.uint8), 2)
+        tensor([[[[4]]]], dtype=torch.uint8)
     """
     _check_integers(x, "x", ndim=4)
     window, steps, pads = _windows(x, kernel_size, stride, padding)
@@ -379,16 +468,18 @@ def max_pool2d(
 
 def avg_pool2d(
     x: Integer[Tensor, "N C H W"],
-    kernel_size: Size,
+    kernel_size: _Size,
     *,
     x_params: QuantParams,
     y_params: QuantParams,
-    stride: Size | None = None,
-    padding: Size = 0,
+    stride: _Size | None = None,
+    padding: _Size = 0,
 ) -> Integer[Tensor, "N C H2 W2"]:
-    """Means over windows of n values, padding included, which is 0.
+    r"""Take means over windows of n values, padding included, which is 0.
 
-        q_y = clip(round_half_even(s_x / (s_y n) * sum of (q_x - z_x) + z_y), low, high)
+    .. math::
+        q_y = \mathrm{clip}\left(\mathrm{round\_half\_even}\left(
+            \frac{s_x}{s_y n} \sum (q_x - z_x) + z_y\right),\ q_{min},\ q_{max}\right)
 
     ONNX Runtime's QLinearAveragePool turns the inputs into real numbers and sums those. It differs by one step where a
     mean lies half-way between two steps: in 2 to 4 values of a thousand where input and output have the same scale, in
@@ -404,6 +495,11 @@ def avg_pool2d(
 
     Raises:
         TypeError, ValueError: as `conv2d` and `max_pool2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=8, signed=False)
+        >>> avg_pool2d(torch.tensor([[[[1, 2], [3, 5]]]], dtype=torch.uint8), 2, x_params=params, y_params=params)
+        tensor([[[[3]]]], dtype=torch.uint8)
     """
     image = _centred(x, x_params, "x", ndim=4)
     window, steps, pads = _windows(x, kernel_size, stride, padding)
@@ -416,7 +512,7 @@ def avg_pool2d(
 def global_avg_pool(
     x: Integer[Tensor, "N C H W"], *, x_params: QuantParams, y_params: QuantParams
 ) -> Integer[Tensor, "N C 1 1"]:
-    """The mean of each channel over the image: `requantize` of its sum, with the multiplier s_x / (s_y * H * W).
+    r"""Take the mean of each channel over the image: `requantize` of its sum, with :math:`M = s_x / (s_y H W)`.
 
     Bit-equal to ONNX Runtime's QLinearGlobalAveragePool on x86.
 
@@ -429,6 +525,11 @@ def global_avg_pool(
 
     Raises:
         TypeError, ValueError: as `conv2d`.
+
+    Example:
+        >>> params = QuantParams(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), bits=8, signed=False)
+        >>> global_avg_pool(torch.tensor([[[[1, 2], [3, 5]]]], dtype=torch.uint8), x_params=params, y_params=params)
+        tensor([[[[3]]]], dtype=torch.uint8)
     """
     sums = _as_int32(_centred(x, x_params, "x", ndim=4).sum((2, 3), keepdim=True))
     return requantize(sums, _mean_multiplier(x_params, y_params, x.shape[2] * x.shape[3]), y_params)

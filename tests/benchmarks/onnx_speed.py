@@ -25,7 +25,7 @@ def int8_against_float(repeats: int) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         for name in _NAMES:
             example = to_float(dataset.test.images[:1])
-            path = export(checkpoints.load(name), example, Path(folder) / f"{name}.onnx")
+            path = export(checkpoints.load(name), example, Path(folder) / f"{name}.onnx").path
             small = quantize(
                 path, Path(folder) / f"{name}-int8.onnx", images=dataset.train.images[:500], method="entropy"
             )

@@ -25,7 +25,7 @@ from course_lib.quantization.workflow import (
     to_integer,
 )
 from course_lib.training import Recipe
-from tests.quantization.test_workflow import (
+from tests.quantization.networks import (
     NETWORKS,
     check_that_both_forms_agree,
     hand_made,
@@ -33,9 +33,8 @@ from tests.quantization.test_workflow import (
     network,
     quantized,
     state,
+    traces,
 )
-
-tracing = pytest.mark.bad_input  # torch.fx passes proxies through the forward() of our models
 
 
 def prepared(name, method="max", **options):
@@ -130,7 +129,7 @@ def test_what_is_estimated_stays_as_it_was_and_the_result_may_be_changed():
 # ---- the prepared network ------------------------------------------------------------------------------------------
 
 
-@tracing
+@traces
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("bits", "weight_method"), [(8, "max"), (3, "max"), (2, "mse")])
 def test_before_training_the_logits_are_those_of_the_simulation(name, bits, weight_method):
@@ -143,7 +142,7 @@ def test_before_training_the_logits_are_those_of_the_simulation(name, bits, weig
     assert torch.equal(net(long), simulated(long))
 
 
-@tracing
+@traces
 @pytest.mark.parametrize("method", ["max", "mse"])
 def test_gradients_are_those_of_a_network_written_with_the_fake_quantization_of_pytorch(method):
     model, images = network("mlp")
@@ -189,7 +188,7 @@ def test_beyond_the_range_of_the_logits_nothing_is_learned():
         assert any(p.grad.any() for p in net.parameters()) == learns
 
 
-@tracing
+@traces
 @pytest.mark.parametrize("name", ["resnet", "odd", "pooled"])
 def test_the_weights_of_the_folded_network_are_trained_and_nothing_else(name):
     model, images = network(name)
@@ -213,7 +212,7 @@ def test_the_weights_of_the_folded_network_are_trained_and_nothing_else(name):
         assert torch.equal(params.scale, params_of(weight, bits=4, symmetric=True, axis=0).scale)
 
 
-@tracing
+@traces
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_every_number_of_bits_can_be_learned(bits):
     options = {"weight_bits": bits, "activation_bits": bits, "weight_method": "mse"}
@@ -230,7 +229,7 @@ def test_every_number_of_bits_can_be_learned(bits):
 # ---- back to integers ----------------------------------------------------------------------------------------------
 
 
-@tracing
+@traces
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("bits", [8, 3])
 def test_the_trained_network_becomes_the_integer_network_as_one_that_was_only_calibrated(name, bits):
@@ -245,7 +244,7 @@ def test_the_trained_network_becomes_the_integer_network_as_one_that_was_only_ca
     check_that_both_forms_agree(simulated, to_float(network(name)[1]))
 
 
-@tracing
+@traces
 @pytest.mark.parametrize(
     "options", [{}, {"per_channel": False}, {"keep": ("0", "12"), "weight_method": "mse"}]
 )
@@ -267,7 +266,7 @@ def test_converting_is_quantizing_the_trained_network(options):
         assert not torch.equal(weight, fold_batch_norm(network("vgg")[0], images).get_submodule(name).weight)
 
 
-@tracing
+@traces
 def test_training_wins_back_what_few_bits_cost():
     dataset = load_dataset("glyphs")
     model = checkpoints.load("glyphs-vgg-narrow")
@@ -287,7 +286,7 @@ def test_training_wins_back_what_few_bits_cost():
 # ---- nothing is changed --------------------------------------------------------------------------------------------
 
 
-@tracing
+@traces
 def test_what_is_passed_in_stays_as_it_was():
     model, images = copy.deepcopy(network("resnet")[0]).train(), network("resnet")[1]
     before, modes = state(model)
@@ -307,7 +306,7 @@ def test_what_is_passed_in_stays_as_it_was():
     assert all(torch.equal(after[key], before[key]) for key in before)
 
 
-@tracing
+@traces
 def test_converting_leaves_the_network_ready_for_more_training():
     net = prepared("odd", weight_bits=3, activation_bits=3).train()
     before, modes = state(net)
@@ -319,7 +318,7 @@ def test_converting_leaves_the_network_ready_for_more_training():
     trained(net, "odd", epochs=1)
 
 
-@tracing
+@traces
 def test_what_the_model_does_not_train_stays_frozen():
     model = copy.deepcopy(network("vgg")[0])
     model[4].requires_grad_(False)
@@ -331,7 +330,7 @@ def test_what_the_model_does_not_train_stays_frozen():
     assert moved == before.keys() - {"network.4.weight", "network.4.bias"}
 
 
-@tracing
+@traces
 def test_networks_can_be_copied_and_sent_and_copies_learn_alone():
     net = prepared("odd", weight_bits=4, activation_bits=4).eval()
     images = to_float(network("odd")[1])
@@ -347,7 +346,7 @@ def test_networks_can_be_copied_and_sent_and_copies_learn_alone():
     assert torch.equal(restored.eval()(images), other(images))
 
 
-@tracing
+@traces
 def test_half_precision_and_channels_last_can_train_it():
     net = prepared("vgg", weight_bits=4, activation_bits=4)
     history = trained(net, "vgg", epochs=6, precision="bfloat16", channels_last=True)

@@ -1,0 +1,270 @@
+"""From an ONNX file in float32 to its 8-bit form."""
+
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from course_lib.files import atomic_path
+from course_lib.quantization._checks import check_flag, check_ranges
+from course_lib.quantization.calibration import METHODS, Histogram
+from course_lib.quantization.onnx._session import (
+    File,
+    Images,
+    batches,
+    check_file,
+    check_packages,
+    check_path,
+    no_onnx_file,
+    open_session,
+    strip,
+)
+from course_lib.validation import check_choice, check_count, check_number
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+_OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
+_ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
+
+
+def collect(path: File, images: Images, *, bins: int = 2048, batch_size: int = 100) -> dict[str, Histogram]:
+    """Count the values of each tensor of a network on calibration images in histograms.
+
+    What only a ReLU reads is left out: its range is that of what the ReLU gives.
+
+    Args:
+        path: of an ONNX file in float32.
+        images: uint8 [N, C, H, W], of the training split.
+        bins: of each histogram.
+        batch_size: images at a time; all tensors of a batch are in memory together.
+
+    Returns:
+        {tensor: histogram} for the input and the result of each operator, in order, by their names in the file.
+
+    Raises:
+        ImportError: onnx or onnxruntime is not installed.
+        FileNotFoundError: there is no such file.
+        TypeError, ValueError: no ONNX file, or not one that `quantize` takes; images of another dtype or shape, or
+            none; a tensor that holds NaN or infinity, which is named.
+    """
+    check_packages("onnx", "onnxruntime")
+    check_count(bins, "bins", low=2)
+    check_count(batch_size, "batch_size")
+    path = check_file(path)
+    return _collect(_Observed(_folded(path), path), images, bins, batch_size)
+
+
+def quantize(
+    path: File,
+    target: File,
+    *,
+    images: Images | None = None,
+    method: str = "max",
+    percentile: float = 99.99,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    names: Mapping[str, str] | None = None,
+    reduce_range: bool = False,
+) -> Path:
+    """Write the 8-bit form of a network: int8 weights with a scale for each channel, uint8 activations with one each.
+
+    The ranges of the activations are those that a calibration method finds on images, or that are given. The largest of
+    the network's outputs are not clipped, whatever the method: their order is what counts. ONNX Runtime's quantizer
+    puts QuantizeLinear and DequantizeLinear around each operator, its runtime joins these into integer operators, which
+    do what `integer` does. Operators without an integer form stay in float32.
+
+    Args:
+        path: of an ONNX file in float32, as `export` writes it.
+        target: of the file to be written; its folder is made where it is missing.
+        images: calibration images, uint8 [N, C, H, W], of the training split; or give `ranges`.
+        method: name in `calibration.METHODS`.
+        percentile: for the method of that name.
+        ranges: {tensor: (low, high)} for each tensor that `collect` gives. That of an activation function (ReLU, clip)
+            which alone reads its input takes its place, and must not be wider than what it gives.
+        names: as `export` gives them, where the ranges are those of `workflow.calibrate`: {tensor of the file: tensor
+            of the ranges}.
+        reduce_range: whether weights take 7 bits. For x86 processors without VNNI, which add pairs of 8-bit products in
+            int16, where larger ones saturate without notice.
+
+    Returns:
+        The target.
+
+    Raises:
+        ImportError: onnx or onnxruntime is not installed.
+        FileNotFoundError: there is no such file.
+        TypeError: an argument of another type than said here.
+        KeyError: `ranges` lack a tensor, or name one that is not in the file, or not among `names`.
+        ValueError: no ONNX file, one that is quantized already, of an opset below 13, or without a layer that can be
+            quantized; an unknown method; both images and ranges, or neither; names without ranges, or none of them; a
+            range of a ReLU that begins below 0; what `collect` refuses.
+        OSError: the target cannot be written.
+
+    References:
+        Wu et al., "Integer Quantization for Deep Learning Inference: Principles and Empirical Evaluation", 2020,
+        section 3 (scales for each channel of a weight, for the whole of an activation; symmetric weights).
+    """
+    check_packages("onnx", "onnxruntime")
+    import onnx
+
+    path, target = check_file(path), check_path(target, "target")
+    check_choice(method, "calibration method", METHODS)
+    check_number(percentile, "percentile", low=0, high=100, low_open=True)
+    check_flag(reduce_range, "reduce_range")
+    if (images is None) == (ranges is None):
+        raise ValueError(
+            f"images and ranges are {'both missing' if images is None else 'both given'}; give one of them."
+        )
+    model = _folded(path)
+    observed = _Observed(model, path)
+    if names is not None:
+        ranges = _by_file(ranges, names, observed.names)
+    if ranges is None:
+        outputs = {output.name for output in model.graph.output}
+        ranges = {
+            name: histogram.range("max" if name in outputs else method, percentile=percentile)
+            for name, histogram in _collect(observed, images, 2048, 100).items()
+        }
+    quantized = _quantized(model, check_ranges(ranges, observed.names), reduce_range)
+    with atomic_path(target) as temporary:
+        onnx.save(quantized, temporary)
+        open_session(temporary, target)
+    return target
+
+
+def _by_file(ranges: object, names: object, tensors: list[str]) -> dict[str, tuple[float, float]]:
+    """The ranges of `workflow.calibrate` under the names of the file."""
+    if not isinstance(names, Mapping):
+        raise TypeError(
+            f"names are a {type(names).__name__}; they must be {{tensor of the file: tensor of ranges}}, as export() "
+            "gives."
+        )
+    if not names:
+        raise ValueError(
+            "names are empty: workflow has no integer form of this network. Give images, or ranges under the names of "
+            "the file, which collect() tells."
+        )
+    if ranges is None:
+        raise ValueError("names are given without ranges; give the ranges of workflow.calibrate() with them.")
+    ours = check_ranges(ranges, list(dict.fromkeys(names.values())))
+    return {tensor: ours[names[tensor]] for tensor in tensors if tensor in names}
+
+
+def _folded(path: Path) -> "ModelProto":
+    """The network with constants and batch norm folded: what ONNX Runtime's quant_pre_process does."""
+    import onnx
+
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf has its own
+        raise no_onnx_file(path, error) from error
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if not versions or not model.graph.node:
+        raise no_onnx_file(path, "it holds no operators")
+    if versions[0] < _OPSET:
+        raise ValueError(
+            f"{path} is of opset {versions[0]}; quantize() takes opset {_OPSET} and later. Export it again, or use "
+            "onnx.version_converter.convert_version."
+        )
+    kinds = {node.op_type for node in model.graph.node}
+    if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"}:
+        raise ValueError(f"{path} is quantized already. Give the file in float32 that it was made from.")
+    if not kinds & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+        raise ValueError(
+            f"{path} has no layer that can be quantized, only {', '.join(sorted(kinds))}; quantize() takes networks "
+            "with convolutions or linear layers."
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "folded.onnx"
+        open_session(path, path, folded=written)
+        return onnx.load(written)
+
+
+class _Observed:
+    """A session of a network that gives, besides its outputs, every tensor of real numbers inside it.
+
+    Attributes:
+        names: of these tensors, the input first.
+    """
+
+    def __init__(self, model: "ModelProto", path: Path):
+        from onnx import ModelProto, helper
+
+        everything = ModelProto()
+        everything.CopyFrom(model)
+        nodes = model.graph.node
+        outputs = {output.name for output in model.graph.output}
+        results = [name for node in nodes for name in node.output if name]
+        reads = Counter(name for node in nodes for name in node.input)
+        hidden = {
+            node.input[0] for node in nodes if node.op_type in _ACTIVATIONS and reads[node.input[0]] == 1
+        }
+        for name in results:
+            if name not in outputs | hidden:
+                everything.graph.output.append(helper.make_empty_tensor_value_info(name))
+        self.path = path
+        self.session = open_session(everything.SerializeToString(), path)
+        real = {entry.name for entry in self.session.get_outputs() if entry.type == "tensor(float)"}
+        self.outputs = [name for name in results if name in real]
+        self.names = [entry.name for entry in self.session.get_inputs()] + self.outputs
+
+    def run(self, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+        yield from batch.items()
+        yield from zip(self.outputs, self.session.run(self.outputs, batch), strict=True)
+
+
+def _collect(observed: _Observed, images: Images, bins: int, batch_size: int) -> dict[str, Histogram]:
+    histograms = {name: Histogram(bins) for name in observed.names}
+    for batch in batches(observed.session, observed.path, images, batch_size):
+        for name, values in observed.run(batch):
+            try:
+                histograms[name].update(torch.from_numpy(values))
+            except ValueError as error:
+                raise ValueError(f"tensor {name!r} of {observed.path}: {error}") from error
+    return histograms
+
+
+def _quantized(
+    model: "ModelProto", ranges: Mapping[str, tuple[float, float]], reduce_range: bool
+) -> "ModelProto":
+    from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.calibrate import TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+    bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    reads = Counter(name for node in model.graph.node for name in node.input)
+    for node in reversed(model.graph.node):
+        if node.op_type not in _ACTIVATIONS or node.output[0] not in bounds:
+            continue
+        low, _ = bounds[node.output[0]]
+        if node.op_type == "Relu" and low < 0 and reads[node.input[0]] == 1:
+            raise ValueError(
+                f"the range of {node.output[0]!r} begins at {low:g}, but this is what a ReLU gives, whose place the "
+                "range takes. Let it begin at 0."
+            )
+        # The quantizer wants a range of what it is about to remove, and does not use it.
+        bounds.setdefault(node.input[0], bounds[node.output[0]])
+    quantizer = QDQQuantizer(
+        model,
+        per_channel=True,
+        reduce_range=reduce_range,
+        weight_qType=QuantType.QInt8,
+        activation_qType=QuantType.QUInt8,
+        tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
+        nodes_to_quantize=[],
+        nodes_to_exclude=[],
+        op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry],
+        extra_options={},
+    )
+    quantizer.quantize_model()
+    quantizer.model.topological_sort()  # the operators come in any order, which the standard forbids
+    quantized = quantizer.model.model
+    strip(quantized)
+    used = {node.domain for node in quantized.graph.node}
+    for entry in [entry for entry in quantized.opset_import if entry.domain not in used]:
+        quantized.opset_import.remove(entry)
+    return quantized
