@@ -1,0 +1,228 @@
+"""Score every strategy by its accuracy after batch norm has been recalibrated."""
+
+import hashlib
+import math
+import multiprocessing
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from course_lib import training
+from course_lib.data import Dataset, Split, to_float
+from course_lib.pruning.eagleeye.record import _Judged, _key, _Record
+from course_lib.pruning.eagleeye.strategies import Strategy
+from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.recalibration import recalibrate_batch_norm
+from course_lib.pruning.surgery import remove_channels
+from course_lib.validation import check_count
+
+_PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a candidate up
+_ALONE = threading.Lock()  # see `_judge_alone`
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Every strategy with its score, in the order in which they were given.
+
+    Attributes:
+        strategies: as given.
+        scores: accuracy of each on the scoring images, in [0, 1].
+        seconds: what judging each of them took; not compared, since it differs from run to run.
+    """
+
+    strategies: tuple[Strategy, ...]
+    scores: tuple[float, ...]
+    seconds: tuple[float, ...] = field(compare=False)
+
+    def best(self, count: int = 1) -> list[Strategy]:
+        """The strategies with the highest scores, best first; of equal scores the earlier one.
+
+        Raises:
+            TypeError, ValueError: `count` is not a whole number from 1 to the number of strategies.
+        """
+        check_count(count, "count", high=len(self.strategies))
+        order = sorted(range(len(self.scores)), key=lambda place: -self.scores[place])
+        return [self.strategies[place] for place in order[:count]]
+
+
+def search(
+    model: nn.Module,
+    dataset: Dataset,
+    strategies: Sequence[Strategy],
+    *,
+    calibration_images: int = 500,
+    scoring_images: int = 1000,
+    seed: int = 0,
+    workers: int | None = None,
+    path: str | Path | None = None,
+) -> SearchResult:
+    """Score every strategy: prune, recalibrate batch norm, measure accuracy. Nothing is trained.
+
+    The calibration images are drawn from the training split, the scoring images from the validation split, which is
+    cut from the training images too; both are the same for all strategies. The test split is not touched.
+
+    Each candidate is judged on one thread, so that the scores do not depend on the number of workers.
+
+    Args:
+        model: trained network with batch norm, traceable by torch.fx; it is left as it was.
+        dataset: that the network was trained on, with a validation split.
+        strategies: as `sample_strategies` gives them.
+        calibration_images: how many images the statistics are measured on. 0 leaves those of the whole network: the
+            plain judgement, to compare with.
+        scoring_images: how many images the accuracy is measured on.
+        seed: of the choice of both.
+        workers: processes side by side; -1 for as many as there are cores. None means one, or what
+            `joblib.parallel_config` says: inside `with joblib.parallel_config("dask"):` all workers of the Dask cluster
+            that a client is connected to.
+        path: file of results, a line each, written as they come. Where it exists, strategies that it holds are not
+            judged again: a search that was stopped goes on. One search at a time may write to it.
+
+    Returns:
+        Strategies, scores and seconds, in the order given.
+
+    Raises:
+        TypeError: a number of another kind, or something else than strategies.
+        ValueError: no strategies; more images than a split holds; a file of another search, or damaged; a model without
+            batch norm, or one that gives NaN.
+        RuntimeError: a worker process died at some candidates, twice while each was tried alone. All others are judged,
+            and kept in `path`.
+
+    Source: Li et al. 2020, "EagleEye", sections 3.3 and 3.4 (adaptive batch normalization as the evaluation).
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; it must be a trained torch.nn.Module.")
+    _check_strategies(strategies)
+    if workers is not None and workers != -1:
+        check_count(workers, "workers")
+    calibration = _draw(dataset.train, calibration_images, seed, "calibration_images", low=0)
+    scoring = _draw(dataset.validation, scoring_images, seed, "scoring_images", low=1)
+    job = _Job(model, calibration, scoring)
+    record = _Record(path, job.fingerprint)
+    keys = [_key(strategy.ratios) for strategy in strategies]
+    done = {place: record.known[key] for place, key in enumerate(keys) if key in record.known}
+    left = [place for place in range(len(strategies)) if place not in done]
+    with tqdm(total=len(strategies), initial=len(done), desc="candidates", leave=False) as bar:
+        for place, judged in _judge_all(job, strategies, left, workers):
+            done[place] = judged
+            record.write(strategies[place].ratios, judged)
+            bar.update()
+    scores, seconds = zip(*(done[place] for place in range(len(strategies))), strict=True)
+    return SearchResult(tuple(strategies), scores, seconds)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What every candidate of a search is judged with."""
+
+    model: nn.Module
+    calibration: Split
+    scoring: Split
+
+    def fingerprint(self) -> str:
+        """A digest of everything that a score depends on, beside the strategy."""
+        digest = hashlib.sha256(str(self.model).encode())
+        tensors = [*self.model.state_dict().items(), ("calibration", self.calibration.images)]
+        tensors += [("images", self.scoring.images), ("labels", self.scoring.labels)]
+        for name, tensor in tensors:
+            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+
+def _judge(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
+    """Prune, recalibrate, evaluate."""
+    started = time.perf_counter()
+    device = next(job.model.parameters()).device
+    example = to_float(job.scoring.images[:1].to(device))
+    try:
+        plan = filter_plan(job.model, example, strategy.ratios)
+        candidate = remove_channels(job.model, example, plan)
+        if len(job.calibration):
+            parts = job.calibration.images.tensor_split(math.ceil(len(job.calibration) / 500))
+            recalibrate_batch_norm(candidate, (to_float(part.to(device)) for part in parts))
+        score = training.evaluate(candidate, job.scoring)
+    except (ValueError, KeyError) as error:
+        raise type(error)(f"strategy {place} cannot be judged: {error.args[0]}") from error
+    return place, _Judged(score, time.perf_counter() - started)
+
+
+def _judge_all(
+    job: _Job, strategies: Sequence[Strategy], places: Sequence[int], workers: int | None
+) -> Iterator[tuple[int, _Judged]]:
+    """Judge the strategies at these places, each as soon as a worker is free; start again when a worker dies."""
+    import joblib  # here, since who only recalibrates needs no processes
+
+    # What is sent to the workers together: at first everything. When a worker dies, what was under way goes again one
+    # by one, so that a candidate that kills its worker each time takes no other with it.
+    batches, deaths_alone, lost = [list(places)] * bool(places), Counter[int](), list[int]()
+    while batches:
+        batch, sent = batches.pop(0), list[int]()
+        left = dict.fromkeys(batch)
+        patience = _PATIENCE if joblib.effective_n_jobs(workers) > 1 else None
+        # batch_size 1: what is finished comes back at once, and is kept if another candidate's worker dies.
+        pool = joblib.Parallel(
+            n_jobs=workers, batch_size=1, return_as="generator_unordered", timeout=patience
+        )
+        try:
+            for place, judged in pool(_tasks(job, strategies, batch, sent)):
+                del left[place]
+                yield place, judged
+        except (BrokenExecutor, multiprocessing.TimeoutError):
+            suspects = [place for place in sent if place in left]
+            deaths_alone.update(suspects if len(batch) == 1 else [])
+            lost += [place for place in suspects if deaths_alone[place] == 2]
+            rest = [place for place in left if place not in suspects]
+            batches += [rest] * bool(rest) + [[place] for place in suspects if place not in lost]
+    if lost:
+        raise RuntimeError(
+            f"strategies {sorted(lost)} are not judged: with each of them a worker process died, or was silent for "
+            f"{_PATIENCE / 3600:g} hours, twice while it was tried alone. Lack of memory is the usual reason: use "
+            "fewer images. All others are judged, and kept where a path was given."
+        )
+
+
+def _tasks(
+    job: _Job, strategies: Sequence[Strategy], places: Sequence[int], sent: list[int]
+) -> Iterator[tuple]:
+    """Calls as joblib takes them; `sent` lists those that it has taken."""
+    import joblib
+
+    for place in places:
+        sent.append(place)
+        yield joblib.delayed(_judge_alone)(place, job, strategies[place])
+
+
+def _judge_alone(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
+    """Judge on one thread, and one at a time in a process: tracing changes nn.Module while it lasts."""
+    with _ALONE:
+        return training.on_one_thread(_judge, place, job, strategy)
+
+
+def _draw(split: Split, count: int, seed: int, name: str, *, low: int) -> Split:
+    """`count` random images of a split."""
+    check_count(seed, "seed", low=0)
+    if check_count(count, name, low=low) > len(split):
+        raise ValueError(
+            f"{name} is {count}, but its split has {len(split)} images (training images to calibrate with, validation "
+            "images to score on). Ask for no more, or cut a larger validation split (data.cut_validation)."
+        )
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(split)))
+    return split.subset(order[:count])
+
+
+def _check_strategies(strategies: object) -> None:
+    if not isinstance(strategies, Sequence) or not all(isinstance(s, Strategy) for s in strategies):
+        raise TypeError(
+            f"strategies is {strategies!r:.80}; it must be a list of Strategy, as sample_strategies gives it."
+        )
+    if not strategies:
+        raise ValueError("there are no strategies; sample_strategies draws some.")
