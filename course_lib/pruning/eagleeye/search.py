@@ -3,12 +3,11 @@
 import hashlib
 import math
 import multiprocessing
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,12 @@ from course_lib.data import Dataset, Split, to_float
 from course_lib.pruning.eagleeye.record import _Judged, _key, _Record
 from course_lib.pruning.eagleeye.strategies import Strategy
 from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.graph import Channels, follow
 from course_lib.pruning.recalibration import recalibrate_batch_norm
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count
 
 _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a candidate up
-_ALONE = threading.Lock()  # see `_judge_alone`
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ def search(
     seed: int = 0,
     workers: int | None = None,
     path: str | Path | None = None,
+    channels: Channels | None = None,
 ) -> SearchResult:
     """Score every strategy: prune, recalibrate batch norm, measure accuracy. Nothing is trained.
 
@@ -85,6 +85,7 @@ def search(
             that a client is connected to.
         path: file of results, a line each, written as they come. Where it exists, strategies that it holds are not
             judged again: a search that was stopped goes on. One search at a time may write to it.
+        channels: of the model, as `graph.follow` gives them; followed once here where not given.
 
     Returns:
         Strategies, scores and seconds, in the order given.
@@ -105,11 +106,15 @@ def search(
         check_count(workers, "workers")
     calibration = _draw(dataset.train, calibration_images, seed, "calibration_images", low=0)
     scoring = _draw(dataset.validation, scoring_images, seed, "scoring_images", low=1)
-    job = _Job(model, calibration, scoring)
+    if channels is not None:
+        channels.check(model)
+    job = _Job(model, calibration, scoring, channels)
     record = _Record(path, job.fingerprint)
     keys = [_key(strategy.ratios) for strategy in strategies]
     done = {place: record.known[key] for place, key in enumerate(keys) if key in record.known}
     left = [place for place in range(len(strategies)) if place not in done]
+    if left and channels is None:
+        job = replace(job, channels=follow(model, to_float(scoring.images[:1].to(_device(model)))))
     with tqdm(total=len(strategies), initial=len(done), desc="candidates", leave=False) as bar:
         for place, judged in _judge_all(job, strategies, left, workers):
             done[place] = judged
@@ -126,6 +131,7 @@ class _Job:
     model: nn.Module
     calibration: Split
     scoring: Split
+    channels: Channels | None
 
     def fingerprint(self) -> str:
         """A digest of everything that a score depends on, beside the strategy."""
@@ -138,14 +144,17 @@ class _Job:
         return digest.hexdigest()
 
 
+def _device(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
 def _judge(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
     """Prune, recalibrate, evaluate."""
     started = time.perf_counter()
-    device = next(job.model.parameters()).device
-    example = to_float(job.scoring.images[:1].to(device))
+    device = _device(job.model)
     try:
-        plan = filter_plan(job.model, example, strategy.ratios)
-        candidate = remove_channels(job.model, example, plan)
+        plan = filter_plan(job.model, job.channels, strategy.ratios)
+        candidate = remove_channels(job.model, job.channels, plan)
         if len(job.calibration):
             parts = job.calibration.images.tensor_split(math.ceil(len(job.calibration) / 500))
             recalibrate_batch_norm(candidate, (to_float(part.to(device)) for part in parts))
@@ -198,13 +207,11 @@ def _tasks(
 
     for place in places:
         sent.append(place)
-        yield joblib.delayed(_judge_alone)(place, job, strategies[place])
+        yield joblib.delayed(_judge_on_one_thread)(place, job, strategies[place])
 
 
-def _judge_alone(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
-    """Judge on one thread, and one at a time in a process: tracing changes nn.Module while it lasts."""
-    with _ALONE:
-        return training.on_one_thread(_judge, place, job, strategy)
+def _judge_on_one_thread(place: int, job: _Job, strategy: Strategy) -> tuple[int, _Judged]:
+    return training.on_one_thread(_judge, place, job, strategy)
 
 
 def _draw(split: Split, count: int, seed: int, name: str, *, low: int) -> Split:

@@ -9,6 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from course_lib.pruning.eagleeye.widths import _Widths
+from course_lib.pruning.graph import Channels
 from course_lib.validation import check_count, check_number
 
 _DRAWS = 100_000  # random strategies that are tried before a range counts as out of reach
@@ -32,7 +33,7 @@ class Strategy:
 
 def sample_strategies(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"],
+    example: Shaped[Tensor, "N *rest"] | Channels,
     *,
     count: int,
     mac_range: tuple[float, float],

@@ -9,23 +9,25 @@ from torch import Tensor, nn
 
 from course_lib import cost, tracing
 from course_lib.pruning.filters import unit_scores
-from course_lib.pruning.graph import channel_groups
+from course_lib.pruning.graph import Channels
+from course_lib.pruning.graph.follow import _followed, _input
 
 
 class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.groups = [group for group in channel_groups(model, example) if group.size > 1]
+    def __init__(self, model: nn.Module, example: Tensor | Channels) -> None:
+        self.groups = [group for group in _followed(model, example).groups if group.size > 1]
         if not self.groups:
             raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
         self.names = [group.producers[0].layer for group in self.groups]
         self.sizes = np.array([group.size for group in self.groups])
-        positions = _positions(model, example)
+        one = _input(model, example)
+        positions = _positions(model, one)
         modules = dict(model.named_modules())
         self.layers = {name: (positions[name], tuple(modules[name].weight.shape)) for name in positions}
         self.whole = sum(count * math.prod(shape) for count, shape in self.layers.values())
-        measured = cost.macs(model, example)
+        measured = cost.macs(model, one)
         if self.whole != measured:
             raise ValueError(
                 f"{self.whole:,} of the {measured:,} MACs are in convolutions and linear layers that are called as "
