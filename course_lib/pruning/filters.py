@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import cost
+from course_lib import cost, tracing
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, follow
@@ -198,7 +198,8 @@ def ratios_for_macs(
         share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
     )
     one = _input(model, example)
-    budget = share * cost.macs(model, one)
+    with tracing.alone():
+        budget = share * cost.macs(model, one)
     channels = _followed(model, example)
     steps = 1024
 
@@ -330,7 +331,9 @@ def _check_ratio(ratio: object, name: str) -> float:
 
 def _score(model: nn.Module, layer: str, axis: int, criterion: Criterion) -> Tensor:
     """The criterion's scores of one layer, [C_out]."""
-    weight = model.get_submodule(layer).weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        weight = model.get_submodule(layer).weight
+    weight = weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
     scores = criterion(weight)
     if not isinstance(scores, Tensor) or scores.shape != (len(weight),) or not torch.isfinite(scores).all():
         given = f"a tensor of shape {list(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:80]

@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
+from course_lib import tracing
 from course_lib.pruning.criteria import bn_scale, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed
@@ -126,11 +127,12 @@ def channel_scales(
     Raises:
         ValueError: there is none, NaN among the scales, or as `channel_groups`.
     """
-    layers = {
-        name: bn_scale(layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.weight is not None
-    }
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        layers = {
+            name: bn_scale(layer)
+            for name, layer in model.named_modules()
+            if isinstance(layer, _BatchNorm) and layer.weight is not None
+        }
     if not layers:
         raise ValueError(f"the model has no batch norm with scales. {_REMEDY}")
     scored = [(group, group.mean_scores(layers)) for group in _followed(model, example).groups]

@@ -119,10 +119,16 @@ def channel_masks(
     Raises:
         As `remove_channels`; and ValueError where a normalisation without parameters follows.
     """
+    cuts = _cuts(model, example, plan, consumers=False)
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        return _masks(model, cuts)
+
+
+def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
-    for (layer, axis), removed in _cuts(model, example, plan, consumers=False).items():
+    for (layer, axis), removed in cuts.items():
         if layer in modules and _speaks_always(modules[layer]):
             raise ValueError(
                 f"no mask can silence channels behind {layer!r}: it is a {type(modules[layer]).__name__} without gamma "

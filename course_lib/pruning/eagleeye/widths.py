@@ -22,12 +22,12 @@ class _Widths:
             raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
         self.names = [group.producers[0].layer for group in self.groups]
         self.sizes = np.array([group.size for group in self.groups])
-        one = _input(model, example)
-        positions = _positions(model, one)
-        modules = dict(model.named_modules())
-        self.layers = {name: (positions[name], tuple(modules[name].weight.shape)) for name in positions}
+        with tracing.alone():  # while another thread traces the model, its parameters are proxies
+            positions = _positions(model, _input(model, example))
+            measured = cost.macs(model, _input(model, example))
+            shapes = {name: tuple(model.get_submodule(name).weight.shape) for name in positions}
+        self.layers = {name: (positions[name], shapes[name]) for name in positions}
         self.whole = sum(count * math.prod(shape) for count, shape in self.layers.values())
-        measured = cost.macs(model, one)
         if self.whole != measured:
             raise ValueError(
                 f"{self.whole:,} of the {measured:,} MACs are in convolutions and linear layers that are called as "

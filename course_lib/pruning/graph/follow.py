@@ -10,6 +10,7 @@ place) fixes them; what is not known is refused by name. Nothing is guessed.
 
 import contextlib
 import operator
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -173,18 +174,23 @@ def _watched_reading() -> Iterator[set[tuple[nn.Module, str]]]:
     """Which modules' mode and sizes are read in the block: a trace holds such numbers as constants.
 
     For the time of the block nn.Module has a property of each of these names, which stands before the attribute of
-    the instance. (torch.fx, too, changes nn.Module while it traces.)
+    the instance. (torch.fx, too, changes nn.Module while it traces.) Other threads read and set as ever.
     """
     read: set[tuple[nn.Module, str]] = set()
+    here = threading.get_ident()
 
     def watch(name: str) -> property:
         def get(module: nn.Module) -> object:
             if name not in vars(module):
                 raise AttributeError(name)  # and nn.Module looks among parameters and submodules
-            read.add((module, name))
+            if threading.get_ident() == here:
+                read.add((module, name))
             return vars(module)[name]
 
-        return property(get)
+        def set_(module: nn.Module, value: object) -> None:
+            vars(module)[name] = value
+
+        return property(get, set_)
 
     names = ("training", *_SIZES)
     for name in names:
