@@ -8,9 +8,10 @@ from jaxtyping import Float64, Int64, Shaped
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from course_lib import cost
+from course_lib import cost, tracing
 from course_lib.pruning.criteria import l1_norm, lowest
-from course_lib.pruning.graph import ChannelGroup, follow_channels
+from course_lib.pruning.graph import ChannelGroup, Channels
+from course_lib.pruning.graph.follow import _followed, _input, follow
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_number, unknown_name
 
@@ -20,7 +21,7 @@ Ratios = float | Mapping[str, float]
 
 def filter_plan(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"],
+    example: Shaped[Tensor, "N *rest"] | Channels,
     ratios: Ratios,
     *,
     criterion: Criterion = l1_norm,
@@ -54,10 +55,10 @@ def filter_plan(
         raise TypeError(
             f"criterion is {criterion!r}; it must be a function of a weight, such as criteria.l1_norm."
         )
-    groups, fixed = follow_channels(model, example)
-    wanted = _ratio_of_each(groups, fixed, dict(model.named_modules()), ratios)
-    counts = {number: _share_of(groups[number].size, ratio) for number, ratio in wanted.items()}
-    return _plan(model, groups, counts, criterion)
+    channels = _followed(model, example)
+    wanted = _ratio_of_each(channels, model, ratios)
+    counts = {number: _share_of(channels.groups[number].size, ratio) for number, ratio in wanted.items()}
+    return _plan(model, channels.groups, counts, criterion)
 
 
 def unit_scores(
@@ -80,7 +81,7 @@ def unit_scores(
     return group.mean_scores(scores)
 
 
-def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> list[str]:
+def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels) -> list[str]:
     """The layers each of whose filters can go without taking a filter of another layer with it.
 
     In a chain these are all layers but the last. In a residual network they are the first convolution of each basic
@@ -92,17 +93,16 @@ def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> list[
     Returns:
         Names, in the order in which the network computes them.
     """
-    groups, _ = follow_channels(model, example)
     return [
         group.producers[0].layer
-        for group in groups
+        for group in _followed(model, example).groups
         if len(group.producers) == 1 and len(group.producers[0].units) == group.size
     ]
 
 
 def sensitivity(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"],
+    example: Shaped[Tensor, "N *rest"] | Channels,
     evaluate: Callable[[nn.Module], float],
     *,
     ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -125,17 +125,16 @@ def sensitivity(
 
     Source: Li et al. 2017, section 3.2.
     """
+    channels = _followed(model, example)
     if layers is None:
-        groups, _ = follow_channels(model, example)
-        layers = [group.producers[0].layer for group in groups if group.size > 1]
+        layers = [group.producers[0].layer for group in channels.groups if group.size > 1]
         layers = list(dict.fromkeys(layers))
     pairs = [(layer, ratio) for layer in layers for ratio in ratios]
     rows = []
     for layer, ratio in tqdm(pairs, desc="sensitivity", leave=False):
-        plan = filter_plan(model, example, {layer: ratio}, criterion=criterion)
-        rows.append(
-            {"layer": layer, "ratio": ratio, "accuracy": evaluate(remove_channels(model, example, plan))}
-        )
+        plan = filter_plan(model, channels, {layer: ratio}, criterion=criterion)
+        accuracy = evaluate(remove_channels(model, channels, plan))
+        rows.append({"layer": layer, "ratio": ratio, "accuracy": accuracy})
     return rows
 
 
@@ -175,7 +174,7 @@ def ratios_from_sensitivity(
 
 def ratios_for_macs(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"],
+    example: Shaped[Tensor, "N *rest"] | Channels,
     ratios_at: Callable[[float], Ratios],
     share: float,
 ) -> Ratios:
@@ -198,12 +197,15 @@ def ratios_for_macs(
     check_number(
         share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
     )
-    budget = share * cost.macs(model, example)
+    one = _input(model, example)
+    with tracing.alone():
+        budget = share * cost.macs(model, one)
+    channels = _followed(model, example)
     steps = 1024
 
     def left(step: int) -> int:
-        plan = filter_plan(model, example, ratios_at(step / steps))
-        return cost.macs(remove_channels(model, example, plan), example)
+        plan = filter_plan(model, channels, ratios_at(step / steps))
+        return cost.macs(remove_channels(model, channels, plan), one)
 
     low, high = -1, steps - 1  # `high` keeps the budget, `low` does not
     if left(high) > budget:
@@ -219,7 +221,7 @@ def ratios_for_macs(
 
 def prune_iteratively(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"],
+    example: Shaped[Tensor, "N *rest"] | Channels,
     ratios: Ratios,
     *,
     rounds: int,
@@ -246,19 +248,20 @@ def prune_iteratively(
     Source: Li et al. 2017, section 3.4 (prune once and retrain; prune and retrain iteratively).
     """
     check_count(rounds, "rounds")
+    one, channels = _input(model, example), _followed(model, example)
     filter_plan(
-        model, example, ratios, criterion=criterion
+        model, channels, ratios, criterion=criterion
     )  # what is wrong is said before anything is trained
-    groups, fixed = follow_channels(model, example)
-    wanted = _ratio_of_each(groups, fixed, dict(model.named_modules()), ratios)
-    sizes = {number: groups[number].size for number in wanted}
+    wanted = _ratio_of_each(channels, model, ratios)
+    sizes = {number: channels.groups[number].size for number in wanted}
     for done in range(1, rounds + 1):
-        groups, _ = follow_channels(model, example)  # the same groups in the same order, with fewer units
-        counts = {}
+        if done > 1:
+            channels = follow(model, one)  # the same groups in the same order, with fewer units
+        groups, counts = channels.groups, {}
         for number, ratio in wanted.items():
             gone = ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
             counts[number] = _share_of(sizes[number], gone) - (sizes[number] - groups[number].size)
-        model = remove_channels(model, example, _plan(model, groups, counts, criterion))
+        model = remove_channels(model, channels, _plan(model, groups, counts, criterion))
         fine_tune(model)
     return model
 
@@ -283,10 +286,9 @@ def _share_of(size: int, ratio: float) -> int:
     return min(round(ratio * size), size - 1)
 
 
-def _ratio_of_each(
-    groups: Sequence[ChannelGroup], fixed: Mapping[str, str], modules: Mapping[str, nn.Module], ratios: Ratios
-) -> dict[int, float]:
+def _ratio_of_each(channels: Channels, model: nn.Module, ratios: Ratios) -> dict[int, float]:
     """The numbers of the groups that are to be pruned, each with its ratio."""
+    groups, fixed, modules = channels.groups, channels.fixed, dict(model.named_modules())
     if not isinstance(ratios, Mapping):
         ratio = _check_ratio(ratios, "ratios")
         return dict.fromkeys(range(len(groups)), ratio)
@@ -329,7 +331,9 @@ def _check_ratio(ratio: object, name: str) -> float:
 
 def _score(model: nn.Module, layer: str, axis: int, criterion: Criterion) -> Tensor:
     """The criterion's scores of one layer, [C_out]."""
-    weight = model.get_submodule(layer).weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        weight = model.get_submodule(layer).weight
+    weight = weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
     scores = criterion(weight)
     if not isinstance(scores, Tensor) or scores.shape != (len(weight),) or not torch.isfinite(scores).all():
         given = f"a tensor of shape {list(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:80]

@@ -2,10 +2,9 @@
 
 import contextlib
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.pruning import masks
+from course_lib.pruning.log import Attempt, PruningLog, RollbackError
 from course_lib.pruning.surgery import channel_masks, remove_channels
 from course_lib.validation import check_choice, check_count, check_number
 
@@ -21,120 +21,6 @@ _SLACK = 1e-9  # 0.8 - 0.1 is a little more than 0.7 in floating point; such a d
 
 Proposal = Mapping[str, Sequence[int] | Tensor]
 """{layer: indices of output channels} or {parameter name: bool mask, True = keep}."""
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One round of the loop.
-
-    Attributes:
-        attempt: its number, from 1.
-        complexity_before: share of the starting complexity that the round began with.
-        complexity: share that the pruned network has, whether it was accepted or not.
-        accuracy: of the pruned network, in [0, 1]; None if evaluation gave no number.
-        accepted: whether the pruned network was kept. If not, the one before was restored.
-        reason: why, in words.
-        proposed: {layer: indices of channels} or {parameter name: number of weights in its mask that go}.
-    """
-
-    attempt: int
-    complexity_before: float
-    complexity: float
-    accuracy: float | None
-    accepted: bool
-    reason: str
-    proposed: dict[str, list[int] | int]
-
-    def __str__(self) -> str:
-        verdict = "accepted" if self.accepted else "restored"
-        accuracy = "no accuracy" if self.accuracy is None else f"accuracy {self.accuracy:.4f}"
-        return (
-            f"attempt {self.attempt}: complexity {self.complexity_before:.4f} -> {self.complexity:.4f}, {accuracy}, "
-            f"{verdict}: {self.reason}"
-        )
-
-
-@dataclass(repr=False)
-class PruningLog:
-    """What `prune_with_rollback` did: enough to plot it, keep it, and go on.
-
-    Attributes:
-        baseline: accuracy of the network that was given, in [0, 1].
-        start: its complexity in the unit of `complexity`, by default non-zero parameters; shares refer to it.
-        mode, tolerance, target: as given to the latest run.
-        attempts: every round in order, over all runs that were resumed.
-        stopped: why the latest run ended.
-        held: names of the parameters whose zeros stay zero in later attempts (hard mode, connections).
-        model: the network after the last accepted attempt, a plain one; None in a log that was read from JSON.
-    """
-
-    baseline: float
-    start: float
-    mode: str
-    tolerance: float
-    target: float
-    attempts: list[Attempt] = field(default_factory=list)
-    stopped: str = ""
-    held: list[str] = field(default_factory=list)
-    model: nn.Module | None = None
-
-    @property
-    def complexity(self) -> float:
-        """Share of the starting complexity after the last accepted attempt."""
-        return next((attempt.complexity for attempt in reversed(self.attempts) if attempt.accepted), 1.0)
-
-    @property
-    def accuracy(self) -> float:
-        """Accuracy after the last accepted attempt."""
-        accepted = (attempt.accuracy for attempt in reversed(self.attempts) if attempt.accepted)
-        return next((accuracy for accuracy in accepted if accuracy is not None), self.baseline)
-
-    def __str__(self) -> str:
-        accepted = sum(attempt.accepted for attempt in self.attempts)
-        lines = [
-            f"{self.mode} pruning: {len(self.attempts)} attempts, {accepted} accepted",
-            f"  complexity 1 -> {self.complexity:.4f} (target {self.target:g})",
-            f"  accuracy {self.baseline:.4f} -> {self.accuracy:.4f} (tolerance {self.tolerance:g})",
-        ]
-        if self.stopped:
-            lines.append(f"  stopped: {self.stopped}")
-        return "\n".join(lines)
-
-    __repr__ = __str__
-
-    def to_json(self) -> str:
-        """The log without the network, as JSON. Save the network beside it to resume from both."""
-        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "model"}
-        record["attempts"] = [asdict(attempt) for attempt in self.attempts]
-        return json.dumps(record, indent=1, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> "PruningLog":
-        """The log that `to_json` wrote, with no network in it.
-
-        Raises:
-            ValueError: the text is no such log.
-        """
-        try:
-            record = json.loads(text)
-            return cls(**record | {"attempts": [Attempt(**row) for row in record["attempts"]]})
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{text!r:.60} is no pruning log ({type(error).__name__}: {error}); give the text that "
-                "PruningLog.to_json returned."
-            ) from error
-
-
-class RollbackError(RuntimeError):
-    """Evaluation or training raised during an attempt. The network before it was restored.
-
-    Attributes:
-        log: all that was done until then, the failed attempt included; `log.model` is the last good network.
-    """
-
-    def __init__(self, message: str, log: PruningLog) -> None:
-        super().__init__(message)
-        self.log = log
 
 
 def prune_with_rollback(

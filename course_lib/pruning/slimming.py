@@ -4,8 +4,10 @@ import torch
 from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
+from course_lib import tracing
 from course_lib.pruning.criteria import bn_scale, lowest
-from course_lib.pruning.graph import ChannelGroup, channel_groups
+from course_lib.pruning.graph import ChannelGroup, Channels
+from course_lib.pruning.graph.follow import _followed
 from course_lib.validation import check_number
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -54,7 +56,7 @@ def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
 
 
 def slimming_plan(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"], ratio: float
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, ratio: float
 ) -> dict[str, Shaped[Tensor, "..."]]:
     """The channels with the lowest |gamma| of the whole network, in the form that `surgery.remove_channels` takes.
 
@@ -112,7 +114,7 @@ def slimming_plan(
 
 
 def channel_scales(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"]
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels
 ) -> list[tuple[ChannelGroup, Float64[Tensor, "units"]]]:
     """The groups of channels that batch norms scale, and the mean |gamma| of each unit in them.
 
@@ -125,14 +127,15 @@ def channel_scales(
     Raises:
         ValueError: there is none, NaN among the scales, or as `channel_groups`.
     """
-    layers = {
-        name: bn_scale(layer)
-        for name, layer in model.named_modules()
-        if isinstance(layer, _BatchNorm) and layer.weight is not None
-    }
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        layers = {
+            name: bn_scale(layer)
+            for name, layer in model.named_modules()
+            if isinstance(layer, _BatchNorm) and layer.weight is not None
+        }
     if not layers:
         raise ValueError(f"the model has no batch norm with scales. {_REMEDY}")
-    scored = [(group, group.mean_scores(layers)) for group in channel_groups(model, example)]
+    scored = [(group, group.mean_scores(layers)) for group in _followed(model, example).groups]
     ranked = [(group, scales) for group, scales in scored if scales is not None]
     if not ranked:
         raise ValueError(f"no batch norm follows a layer whose channels can be removed. {_REMEDY}")

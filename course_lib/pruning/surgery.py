@@ -7,13 +7,16 @@ import torch
 from jaxtyping import Bool, Int64, Shaped
 from torch import Tensor, nn
 
-from course_lib.pruning.graph import ChannelGroup, LayerAxis, follow_channels, named_tensors, tensors_along
+from course_lib import tracing
+from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
+from course_lib.pruning.graph.follow import _followed
+from course_lib.pruning.graph.ties import _named_tensors, _tensors_along
 from course_lib.validation import unknown_name
 
 Plan = Mapping[str, Sequence[int] | Tensor]
 
 
-def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: Plan) -> nn.Module:
+def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan) -> nn.Module:
     """A copy of `model` without the named output channels, and without all that only served them.
 
     With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
@@ -43,10 +46,19 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.
     """
     cuts = _cuts(model, example, plan)
-    if not cuts:
-        return copy.deepcopy(model)
+    with tracing.alone():  # another thread that follows the model changes its mode for so long
+        smaller = _cut_copy(model, cuts)
+    modules = dict(smaller.named_modules())
+    for (name, axis), removed in cuts.items():
+        if name in modules:
+            _set_sizes(modules[name], axis, int((~removed).sum()))
+    return smaller
+
+
+def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Module:
+    """A copy of a network with smaller tensors; the numbers that layers keep about themselves are the old ones."""
     modules = dict(model.named_modules())
-    tensors = named_tensors(modules)
+    tensors = _named_tensors(modules)
     # deepcopy takes from `memo` what has been copied before: the smaller tensors enter instead of full-size copies.
     memo: dict[int, Tensor | nn.Module] = {}
     done: set[tuple[int, int]] = set()
@@ -64,19 +76,14 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: 
     for (name, axis), removed in sorted(cuts.items(), key=lambda cut: cut[0][1]):
         keep = torch.nonzero(~removed).flatten()
         if name in modules:
-            for tensor, its_axis in tensors_along(modules[name], axis):
+            for tensor, its_axis in _tensors_along(modules[name], axis):
                 shorten(tensor, its_axis, keep)
         else:
             shorten(tensors[name], axis, keep)
     for layer in modules.values():
         if not layer._modules and type(layer).__module__.startswith("torch.nn.modules."):
             memo[id(layer)] = _copied(layer, memo)
-    smaller = copy.deepcopy(model, memo)
-    modules = dict(smaller.named_modules())
-    for (name, axis), removed in cuts.items():
-        if name in modules:
-            _set_sizes(modules[name], axis, int((~removed).sum()))
-    return smaller
+    return copy.deepcopy(model, memo)
 
 
 def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
@@ -95,7 +102,7 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
 
 
 def channel_masks(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"], plan: Plan
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Masks that silence channels instead of removing them: False for every parameter that makes their output.
 
@@ -112,16 +119,24 @@ def channel_masks(
     Raises:
         As `remove_channels`; and ValueError where a normalisation without parameters follows.
     """
+    cuts = _cuts(model, example, plan, consumers=False)
+    with tracing.alone():  # while another thread traces the model, its parameters are proxies
+        return _masks(model, cuts)
+
+
+def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
-    for (layer, axis), removed in _cuts(model, example, plan, consumers=False).items():
+    for (layer, axis), removed in cuts.items():
         if layer in modules and _speaks_always(modules[layer]):
             raise ValueError(
                 f"no mask can silence channels behind {layer!r}: it is a {type(modules[layer]).__name__} without gamma "
                 "and beta, which shifts zeros to another value. Use remove_channels, or a norm with affine=True."
             )
-        tensors = tensors_along(modules[layer], axis) if layer in modules else [(parameters.get(layer), axis)]
+        tensors = (
+            _tensors_along(modules[layer], axis) if layer in modules else [(parameters.get(layer), axis)]
+        )
         for tensor, its_axis in tensors:
             if id(tensor) not in names:
                 continue  # no bias, or a buffer
@@ -131,10 +146,11 @@ def channel_masks(
 
 
 def _cuts(
-    model: nn.Module, example: Tensor, plan: Plan, consumers: bool = True
+    model: nn.Module, example: Tensor | Channels, plan: Plan, consumers: bool = True
 ) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
     """For each axis of each layer concerned, which indices go."""
-    groups, fixed = follow_channels(model, example)
+    channels = _followed(model, example)
+    groups, fixed = channels.groups, channels.fixed
     modules = dict(model.named_modules())
     outputs: dict[str, list[tuple[int, LayerAxis]]] = {}
     for number, group in enumerate(groups):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from course_lib.pruning.graph import channel_groups, follow_channels
+from course_lib.pruning.graph import channel_groups, follow
 from course_lib.pruning.surgery import remove_channels
 from tests.pruning.reference import Net
 from tests.pruning.zoo import ALL, IMAGE, conv, head
@@ -184,7 +184,8 @@ def with_tensor():
     ],
 )
 def test_channels_that_must_stay_are_in_no_group(model, reason):
-    groups, reasons = follow_channels(model, EXAMPLE)
+    channels = follow(model, EXAMPLE)
+    groups, reasons = channels.groups, channels.fixed
     assert not [axis for group in groups for axis in group.axes if axis.layer == "stem" and axis.axis == 0]
     assert reason in reasons["stem"]
 

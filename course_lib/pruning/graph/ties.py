@@ -1,0 +1,229 @@
+"""Channels, and what ties them: labels that go together, labels that stay, and the groups they make."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float64, Int64
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, fx, nn
+
+Labels = Int64[
+    Tensor, "..."
+]  # as many axes as the tensor they describe, of size 1 where the label does not change
+
+
+@dataclass(frozen=True, eq=False)
+class LayerAxis:
+    """One axis of a layer's weight, and the unit that each index of it belongs to.
+
+    Attributes:
+        layer: name of the module, or of a parameter that scales channels.
+        axis: of the weight: 0 is the output axis of a convolution or linear layer and the only one of a batch norm,
+            1 the input axis (transposed convolutions have them the other way round).
+        units: int64 [length of that axis]; the unit of the group, or -1 where the index belongs to none of its units.
+    """
+
+    layer: str
+    axis: int
+    units: Int64[Tensor, "length"]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """Channels that depend on each other, divided into units. A unit goes as a whole, or stays.
+
+    In a plain chain of convolutions each channel is a unit. A residual addition makes one unit of the channels that
+    meet in it; a grouped convolution makes one unit of the channels at the same place in each of its groups.
+
+    Attributes:
+        size: number of units.
+        producers: output axes of the convolutions and linear layers that compute the channels.
+        consumers: input axes of those that read them. A linear layer after a flattening has several indices a unit.
+        followers: layers with parameters of their own for each channel: normalisation, PReLU, depthwise convolutions
+            and scale parameters.
+    """
+
+    size: int
+    producers: tuple[LayerAxis, ...]
+    consumers: tuple[LayerAxis, ...]
+    followers: tuple[LayerAxis, ...]
+
+    @property
+    def axes(self) -> tuple[LayerAxis, ...]:
+        """Everything that is cut when a unit goes."""
+        return self.producers + self.consumers + self.followers
+
+    def channels(self, units: Int64[Tensor, "chosen"]) -> dict[str, Int64[Tensor, "..."]]:
+        """The output channels of each producer that belong to these units, as `surgery.remove_channels` takes them.
+
+        Args:
+            units: int64 [chosen], in [0, size).
+
+        Returns:
+            {layer: int64 indices, ascending}; layers that have none of the units are left out.
+        """
+        found = {axis.layer: torch.isin(axis.units, units).nonzero().flatten() for axis in self.producers}
+        return {layer: indices for layer, indices in found.items() if len(indices)}
+
+    def mean_scores(self, scores: Mapping[str, Float[Tensor, "..."]]) -> Float64[Tensor, "size"] | None:
+        """One score a unit: the mean of the scores of its channels, over all layers that are scored.
+
+        Args:
+            scores: {layer: [its channels]}, for producers or followers; other layers are not looked at.
+
+        Returns:
+            float64 [size]; None if some unit has no channel in any layer scored.
+        """
+        total, count = torch.zeros(2, self.size, dtype=torch.float64)
+        for axis in self.producers + self.followers:
+            if axis.layer in scores:
+                mine = axis.units >= 0
+                total.index_add_(0, axis.units[mine], scores[axis.layer].detach().double().cpu()[mine])
+                count.index_add_(0, axis.units[mine], torch.ones(int(mine.sum()), dtype=torch.float64))
+        return total / count if bool((count > 0).all()) else None
+
+
+class _Ties:
+    """What is found while following: who makes, reads and hands on which labels, which are tied, and which are fixed.
+
+    Label 0 stands for everything that is no channel of a layer: the input, constants, positions.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.layers = dict(model.named_modules())
+        self.tensors = _named_tensors(self.layers)
+        self.labels = 1
+        self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
+        self.tied: list[tuple[Tensor, Tensor]] = []
+        self.fixed: list[tuple[Tensor, str]] = [
+            (torch.zeros(1, dtype=torch.int64), "they are tied to the network's input or to a constant")
+        ]
+        self.pinned: dict[int, str] = {}  # id of a tensor or layer -> reason
+
+    def fresh(self, count: int) -> Tensor:
+        self.labels += count
+        return torch.arange(self.labels - count, self.labels)
+
+    def tie(self, first: Tensor, second: Tensor) -> None:
+        """The channels of both go together, element by element."""
+        first, second = torch.broadcast_tensors(first, second)
+        self.tied.append((first.reshape(-1), second.reshape(-1)))
+
+    def fix(self, labels: Tensor, reason: str) -> None:
+        """These channels have to stay."""
+        self.fixed.append((labels.reshape(-1), reason))
+
+    def record(self, kind: str, layer: str, axis: int, labels: Tensor) -> Tensor:
+        """Index i of this axis of the layer belongs to channel labels[i]; a second call of the layer ties both."""
+        if (layer, axis) in self.axes:
+            self.tie(self.axes[layer, axis][1], labels)
+        else:
+            self.axes[layer, axis] = (kind, labels)
+        return self.axes[layer, axis][1]
+
+    def pin(self, parameter: str, node: fx.Node) -> None:
+        """The network uses this parameter or buffer in another way than as the weight of a layer."""
+        if parameter in self.tensors:
+            self.pinned.setdefault(id(self.tensors[parameter]), f"{node.name!r} uses {parameter!r} by itself")
+
+    def pin_layer(self, layer: nn.Module, reason: str) -> None:
+        """The channels of this layer have to stay."""
+        self.pinned.setdefault(id(layer), reason)
+
+    def settle(self) -> None:
+        """Tie layers that share a parameter, and fix the channels of parameters and layers that are pinned."""
+        first: dict[tuple[int, int], Tensor] = {}
+        for (name, axis), (_, labels) in self.axes.items():
+            layer = self.layers.get(name)
+            for tensor, its_axis in _tensors_along(layer, axis) if layer else [(self.tensors[name], axis)]:
+                if tensor is not None:
+                    other = first.setdefault((id(tensor), its_axis), labels)
+                    if other is not labels:
+                        self.tie(other, labels)
+                    if id(tensor) in self.pinned:
+                        self.fix(labels, self.pinned[id(tensor)])
+            if id(layer) in self.pinned:
+                self.fix(labels, self.pinned[id(layer)])
+
+    def groups(self) -> tuple[list[ChannelGroup], dict[str, str]]:
+        """Divide the labels into units, and the units into groups."""
+        roots = _connected(self.labels, self.tied)
+        reasons: dict[int, str] = {}
+        for labels, reason in self.fixed:
+            for root in roots[labels.numpy()].tolist():
+                reasons.setdefault(root, reason)
+        free = ~np.isin(roots, list(reasons))
+
+        # Units whose channels one layer computes are in one group.
+        produced = [labels.numpy() for kind, labels in self.axes.values() if kind == "producer"]
+        produced = [roots[labels[free[labels]]] for labels in produced]
+        together = [(units[:-1], units[1:]) for units in produced if len(units)]
+        families = _connected(self.labels, together)[roots]  # [labels] -> family
+
+        # Families and the units in each are numbered by the first label that is in them.
+        labels = np.flatnonzero(free)
+        group_of, unit_of = np.full(self.labels, -1), np.full(self.labels, -1)
+        group_of[labels] = _numbered(families[labels])
+        units = _numbered(roots[labels])  # over all groups
+        group_of_unit = np.zeros(units.max(initial=-1) + 1, int)
+        group_of_unit[units] = group_of[labels]
+        sizes = np.bincount(group_of_unit)
+        by_group = np.argsort(group_of_unit, kind="stable")
+        within = np.empty_like(by_group)
+        within[by_group] = np.arange(len(by_group)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        unit_of[labels] = within[units]
+
+        found: list[dict[str, list[LayerAxis]]] = [
+            {"producer": [], "consumer": [], "follower": []} for _ in sizes
+        ]
+        refused: dict[str, str] = {}
+        for (layer, axis), (kind, labels) in self.axes.items():
+            labels = labels.numpy()
+            groups = group_of[labels]
+            for group in np.unique(groups[groups >= 0]).tolist():
+                units = np.where(groups == group, unit_of[labels], -1)
+                found[group][kind].append(LayerAxis(layer, axis, torch.from_numpy(units)))
+            if kind != "consumer" and (groups < 0).any():
+                refused[layer] = reasons[roots[labels[groups < 0][0]]]
+        return [
+            ChannelGroup(size, *(tuple(axes[kind]) for kind in ("producer", "consumer", "follower")))
+            for size, axes in zip(sizes.tolist(), found, strict=True)
+        ], refused
+
+
+def _named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The parameters and buffers of these layers by their full names; shared ones under each of them."""
+    return {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, layer in layers.items()
+        for name, tensor in (*layer._parameters.items(), *layer._buffers.items())
+        if tensor is not None
+    }
+
+
+def _tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
+    """The tensors of a layer that have this axis of it, and which of theirs it is."""
+    if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+        outputs = axis == (1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0)
+        return [(layer.weight, axis), (layer.bias, 0)] if outputs else [(layer.weight, axis)]
+    names = ("weight", "bias", "running_mean", "running_var")
+    return [(getattr(layer, name, None), axis) for name in names]
+
+
+def _connected(count: int, pairs: Sequence[tuple]) -> np.ndarray:
+    """A number for each of `count` things, the same for things that pairs connect."""
+    first = np.concatenate([np.asarray(a) for a, _ in pairs] or [np.zeros(0, int)])
+    second = np.concatenate([np.asarray(b) for _, b in pairs] or [np.zeros(0, int)])
+    edges = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
+    return connected_components(edges, directed=False)[1]
+
+
+def _numbered(keys: np.ndarray) -> np.ndarray:
+    """The keys as numbers 0, 1, 2, ... in the order in which they first appear."""
+    _, first, which = np.unique(keys, return_index=True, return_inverse=True)
+    number = np.empty_like(first)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[which]
