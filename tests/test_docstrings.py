@@ -40,6 +40,10 @@ PENDING = (
 
 WITHOUT_EXAMPLE = {
     "needs files of the checkout": (
+        "course_lib.book.run.sweep.keep",
+        "course_lib.book.run.sweep.plan",
+        "course_lib.book.site.recorded.select",
+        "course_lib.book.site.results_page.markdown",
         "course_lib.checkpoints.another",
         "course_lib.checkpoints.folder",
         "course_lib.checkpoints.info",
@@ -68,6 +72,8 @@ WITHOUT_EXAMPLE = {
         "course_lib.data.remote.verify",
     ),
     "needs a kernel": (
+        "course_lib.book.run.runner.execute",
+        "course_lib.book.run.runner.run",
         "course_lib.page.interact",
         "course_lib.page.report",
         "course_lib.page.show",
@@ -75,7 +81,7 @@ WITHOUT_EXAMPLE = {
     ),
     "needs a browser": (),
     "needs minutes": ("course_lib.checkpoints.retrain",),
-    "starts a Dask cluster": ("course_lib.jobs.connected",),
+    "starts a Dask cluster": ("course_lib.book.run.sweep.carry_out", "course_lib.jobs.connected"),
     "a picture; tests/plots draws each": (
         "course_lib.plots.arms.before_and_after",
         "course_lib.plots.arms.compare_arms",

@@ -1,4 +1,4 @@
-"""Key figures of many runs: the mean of their numbers with its interval."""
+"""Merge the key figures of many runs: the mean of each with its interval."""
 
 import math
 import numbers
@@ -9,15 +9,21 @@ from typing import Any
 from course_lib.book.run import show
 from course_lib.statistics import Interval, mean_interval
 
+__all__ = ["Merged", "Quantity", "merge", "quantity"]
+
 
 @dataclass(frozen=True)
 class Quantity:
-    """The number of a key figure, and how it is shown.
+    """Number of a key figure, with its format and unit.
 
     Attributes:
         value: unrounded; 0.954 for "95.4 %".
-        form: format specification that shows it: ".1f", "+.1%" for a share with its sign, ".4g".
+        form: format specification: ".1f", "+.1%" for a share with its sign, ".4g".
         unit: words behind the number, such as "MB"; may be empty.
+
+    Example:
+        >>> Quantity(0.954, ".1%").measure
+        '%'
     """
 
     value: float
@@ -26,20 +32,20 @@ class Quantity:
 
     @property
     def measure(self) -> str:
-        """The unit of the number as it is shown: "%" for a share that is shown in percent."""
+        """Unit of the number as it is shown: "%" for a share shown in percent, and the words behind it."""
         return " ".join(filter(None, ("%" * self.form.endswith("%"), self.unit)))
 
 
 @dataclass(frozen=True)
 class Merged:
-    """One figure over several runs.
+    """One key figure over several runs; `str` shows its mean, or its values.
 
     Attributes:
         values: {seed: the figure as it was reported}.
         form: format specification of a number.
         unit: words behind the number.
-        interval: mean with its 95 % interval; None where there is nothing to estimate.
-        why: what stands in the way of a mean; empty where nothing does.
+        interval: mean with its 95 % interval; None if there is nothing to estimate.
+        why: the reason why there is no mean; empty if there is one, or if all values are the same.
     """
 
     values: dict[int, Any]
@@ -59,7 +65,7 @@ class Merged:
         return f"not merged ({self.why}); {listed}"
 
     def as_json(self) -> dict[str, Any]:
-        """What a record keeps of it beside the single values."""
+        """Make the part of a record that is kept beside the single values: the text shown, n, mean and interval."""
         kept: dict[str, Any] = {"shown": str(self), "n": len(self.values)}
         if self.interval is not None:
             kept |= {"mean": self.interval.mean, "low": self.interval.low, "high": self.interval.high}
@@ -68,11 +74,15 @@ class Merged:
 
 
 def quantity(figure: object) -> Quantity | None:
-    """The number of a key figure, None where it is no number.
+    """Read the number of a key figure; None if it is not a finite number.
 
     Args:
-        figure: as `course_lib.page.report` keeps it in a notebook, or a value of a record's row. Of a figure with
-            an interval this is the mean: the interval is about the runs inside one run of the chapter.
+        figure: as `course_lib.page.report` keeps it in a notebook, or a value in a row of a record. A figure with an
+            interval gives its mean: the interval is about the runs inside one run of the chapter.
+
+    Example:
+        >>> quantity({"value": 1.5, "form": ".1f", "unit": "MB", "shown": "1.5 MB"})
+        Quantity(value=1.5, form='.1f', unit='MB')
     """
     if isinstance(figure, Mapping):
         return Quantity(figure["value"], figure["form"], figure["unit"])
@@ -82,15 +92,21 @@ def quantity(figure: object) -> Quantity | None:
 
 
 def merge(values: Mapping[int, Any]) -> Merged:
-    """One figure of runs that differ in their seed alone: the mean and Student's 95 % interval.
+    """Merge a key figure over runs that differ only in their seed: the mean and Student's 95 % interval.
 
-    There is no mean where a value is no number (see `quantity`) or where the runs show it in different forms or units;
-    the values are then kept side by side. There is no interval for a single run, nor where all runs have the same
-    value: a chapter that reads the figure from a record has it at every seed, and an interval of no width would claim
+    There is no mean if a value is not a number (see `quantity`) or the runs show it in different forms or units; the
+    values are then kept side by side. There is no interval for a single run, nor if all runs have the same value: a
+    chapter that reads the figure from a record has it at every seed, and an interval of no width would claim
     certainty.
 
     Args:
         values: {seed: figure as reported}, at least one.
+
+    Example:
+        >>> print(merge({0: 0.71, 1: 0.74, 2: 0.73}))
+        0.7267 [0.6887, 0.7646]
+        >>> print(merge({0: "vgg", 1: "vgg"}))
+        vgg, in every run
     """
     values = dict(values)
     found = [quantity(value) or str(value) for value in values.values()]

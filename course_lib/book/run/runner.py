@@ -1,4 +1,4 @@
-"""Runs notebooks with papermill, one kernel process for each, several side by side where asked."""
+"""Run notebooks with papermill, each in a kernel process of its own, several side by side if asked."""
 
 import asyncio
 import contextlib
@@ -23,12 +23,12 @@ from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
-ENGINE = "course"
+_ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
-GRACE = 2.0  # seconds between asking a kernel to stop and killing it
-IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
-POLL = 0.1  # seconds between two looks at the kernel
+_GRACE = 2.0  # seconds between asking a kernel to stop and killing it
+_IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
+_POLL = 0.1  # seconds between two looks at the kernel
 
 # Papermill and nbclient log what the outcome of a chapter already says.
 _quiet = logging.getLogger(__name__)
@@ -38,7 +38,13 @@ _quiet.propagate = False
 
 @dataclass(frozen=True)
 class Failure:
-    """Where a notebook failed: the number of the cell as in `In [4]`, its first line, and the error."""
+    """Place and error at which a notebook failed.
+
+    Attributes:
+        cell: its number as in `In [4]`; 0 if the notebook failed before the first cell.
+        line: first line of the cell.
+        error: name of the exception and its message.
+    """
 
     cell: int
     line: str
@@ -47,7 +53,14 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one chapter went. `notebook` is as far as it got, None where its kernel never started."""
+    """Result of running one chapter.
+
+    Attributes:
+        chapter: its name.
+        seconds: duration of the run.
+        notebook: executed as far as the run got; None if its kernel never started.
+        failure: None if the chapter passed.
+    """
 
     chapter: str
     seconds: float
@@ -57,9 +70,19 @@ class Outcome:
 
 @dataclass
 class Task:
-    """One notebook to run: what, with which parameters, in which folder; and, while it runs, where it is.
+    """One notebook to run and, while it runs, how far it is.
 
-    `environment` is added to the variables of this process; `stuck` says why the run was ended from outside.
+    Attributes:
+        chapter: its name.
+        source: the notebook.
+        parameters: of the run.
+        folder: of the run.
+        environment: variables for the kernel, added to those of this process.
+        notebook: executed as far as the run is.
+        client: of the running kernel.
+        position: of the running cell.
+        stuck: reason why the run was ended from outside; empty if it was not.
+        stopping: set when the whole run is to end.
     """
 
     chapter: str
@@ -75,7 +98,7 @@ class Task:
 
     @property
     def cells(self) -> int:
-        """How many code cells the run goes through."""
+        """Number of code cells that the run goes through."""
         return sum(map(_has_code, self.source.cells)) + bool(self.parameters)
 
 
@@ -89,12 +112,12 @@ def run(
 ) -> None:
     """Run notebooks, at most `jobs` at a time, each in a kernel process of its own.
 
-    A failing notebook does not stop the others. Whatever ends this function early (Ctrl-C, a full disk met by
-    `on_done`) first ends every kernel.
+    A failing notebook does not stop the others. If this function ends early (Ctrl-C, a full disk met by `on_done`), it
+    first ends every kernel.
 
     Args:
-        tasks: what to run, started in this order.
-        jobs: how many kernels may run at the same time.
+        tasks: notebooks, started in this order.
+        jobs: number of kernels that may run at the same time.
         on_start: called as a notebook starts, in a thread of its own.
         on_cell: called after each code cell, in the same thread.
         on_done: called as a notebook ends, in the same thread, but never two at a time.
@@ -134,7 +157,7 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
         on_cell: called after each code cell.
 
     Returns:
-        The outcome; whatever goes wrong in the notebook or its kernel is a `Failure` in it, not an exception.
+        The outcome; an error of the notebook or its kernel is a `Failure` in it, not an exception.
     """
     start = time.perf_counter()
     failure = None
@@ -143,7 +166,7 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
             task.source,
             None,
             parameters=task.parameters,
-            engine_name=ENGINE,
+            engine_name=_ENGINE,
             kernel_name="python3",
             language="python",
             progress_bar=False,
@@ -250,10 +273,10 @@ class _Watchdog:
         silence, question = 0.0, None
         while not self._ended.is_set():
             try:
-                message = client.iopub_channel.get_msg(timeout=POLL)
+                message = client.iopub_channel.get_msg(timeout=_POLL)
             except Empty:
-                silence = silence + POLL if self._cell_is_open.is_set() else 0.0
-                if silence >= IDLE and question is None:
+                silence = silence + _POLL if self._cell_is_open.is_set() else 0.0
+                if silence >= _IDLE and question is None:
                     question = client.kernel_info()
                 continue
             if message["parent_header"].get("msg_id") != question:
@@ -263,14 +286,14 @@ class _Watchdog:
 
     def _give_up(self) -> None:
         self._task.stuck = (
-            f"the kernel has been idle for {IDLE:g} s, but the run still waits for this cell. The kernel's reply was "
+            f"the kernel has been idle for {_IDLE:g} s, but the run still waits for this cell. The kernel's reply was "
             "lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to blame. Run the "
             "chapter again; --resume keeps those that have passed"
         )
         _signal([self._task], signal.SIGKILL)
 
 
-papermill_engines.register(ENGINE, _Engine)
+papermill_engines.register(_ENGINE, _Engine)
 
 
 def _close_event_loop() -> None:
@@ -313,7 +336,7 @@ def _end_kernels(tasks: Sequence[Task], running: Callable[[], bool]) -> None:
     start = time.monotonic()
     _signal(tasks, signal.SIGINT)
     while running():
-        if time.monotonic() - start > GRACE:
+        if time.monotonic() - start > _GRACE:
             _signal(tasks, signal.SIGKILL)
 
 

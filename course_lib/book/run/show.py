@@ -1,4 +1,4 @@
-"""What `course run` and `course refresh` show: progress while they work, a table when they are done."""
+"""Output of `course run` and the other commands: progress while they work, a table when they are done."""
 
 import contextlib
 import os
@@ -12,9 +12,11 @@ from rich.table import Table
 
 from course_lib.book.run.runner import Failure, Outcome, Task
 
+__all__ = ["Reporter", "console", "describe", "figure", "grades", "progress", "summary"]
+
 
 class Reporter(Protocol):
-    """Is told how a run goes, from the threads of the chapters."""
+    """Receiver of the events of a run, called from the threads of the chapters."""
 
     def started(self, task: Task) -> None: ...
     def cell(self, task: Task) -> None: ...
@@ -22,7 +24,12 @@ class Reporter(Protocol):
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that prints text as it is, 110 columns wide where it is not a terminal."""
+    """Make a console that prints text without markup, 110 columns wide if it is not a terminal.
+
+    Example:
+        >>> console().print("[b]as it is[/b]")
+        [b]as it is[/b]
+    """
     made = Console(stderr=stderr, markup=False, highlight=False, soft_wrap=False)
     if not made.is_terminal and "COLUMNS" not in os.environ:
         made = Console(stderr=stderr, markup=False, highlight=False, width=110)
@@ -31,12 +38,17 @@ def console(*, stderr: bool = False) -> Console:
 
 @contextlib.contextmanager
 def progress(output: Console, count: int, what: str = "chapters") -> Iterator[Reporter]:
-    """Report on a run: bars on a terminal, a line as each chapter starts and ends elsewhere.
+    """Report on a run: bars on a terminal; elsewhere a line when a chapter starts and when it ends.
 
     Args:
-        output: where to.
-        count: how many will be run.
-        what: they are called.
+        output: shows the report.
+        count: number of chapters that will be run.
+        what: name of the things that are run.
+
+    Example:
+        >>> with progress(Console(force_terminal=False), count=1) as reporter:
+        ...     reporter.done(Outcome("01-distillation", 2.0, None))
+        01-distillation: passed in 2.0 s
     """
     if not output.is_terminal:
         yield _Lines(output)
@@ -84,10 +96,14 @@ def _line(outcome: Outcome) -> str:
 
 
 def summary(records: Sequence[tuple[str, dict[str, Any]]]) -> Table:
-    """The table that ends a run: chapter, seconds, key figures, result.
+    """Make the table that ends a run: chapter, seconds, key figures, result.
 
     Args:
         records: (chapter, its record in run.json), in the order of the book.
+
+    Example:
+        >>> summary([("01-distillation", {"seconds": 2.0, "figures": {"gain": 0.05}})]).row_count
+        1
     """
     table = Table(show_lines=True)
     table.add_column("chapter", overflow="fold")
@@ -105,7 +121,13 @@ def summary(records: Sequence[tuple[str, dict[str, Any]]]) -> Table:
 
 
 def grades(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The lines of grades.csv as a table."""
+    """Make a table of the lines of grades.csv.
+
+    Example:
+        >>> row = {"student": "ada", "chapter": "01", "points": 3, "max_points": 4, "reason": ""}
+        >>> grades([row]).row_count
+        1
+    """
     table = Table()
     for heading in ("student", "chapter", "points", "reason"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "points" else "left")
@@ -118,7 +140,13 @@ def grades(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def describe(failure: Failure) -> str:
-    """A failure in at most a few lines: the cell, its first line, the error."""
+    """Describe a failure in a few lines: the cell, its first line, the error.
+
+    Example:
+        >>> print(describe(Failure(4, "x = 1 / 0", "ZeroDivisionError: division by zero")))
+        failed in In [4]: x = 1 / 0
+        ZeroDivisionError: division by zero
+    """
     error = "\n".join(failure.error.strip().splitlines()[:4])
     error = error if len(error) <= 400 else error[:400] + " ..."
     if not failure.cell:
@@ -127,7 +155,15 @@ def describe(failure: Failure) -> str:
 
 
 def figure(value: Any) -> str:
-    """A key figure, as `course_lib.page.report` keeps it in a notebook, in words; or a value of a record's row."""
+    """Write a key figure as text.
+
+    Args:
+        value: as `course_lib.page.report` keeps it in a notebook, or a value in a row of a record.
+
+    Example:
+        >>> figure({"value": 1.5, "form": ".1f", "unit": "MB", "shown": "1.5 MB"}), figure(0.123456)
+        ('1.5 MB', '0.1235')
+    """
     if isinstance(value, Mapping) and "shown" in value:
         return str(value["shown"])
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,10 +1,7 @@
-"""`course sweep` without its command line: one chapter over many seeds on Dask, its key figures merged."""
+"""`course sweep` without its command line: run a chapter with many seeds on Dask and merge its key figures."""
 
-import itertools
 import json
-import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,28 +14,40 @@ from course_lib.book.notebooks import Chapter
 from course_lib.book.run import course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.runner import Failure, Outcome
+from course_lib.book.run.seeds import format_seeds, parse_seeds, shared_runs
 from course_lib.experiments import records
 
+__all__ = [
+    "NAME",
+    "Sweep",
+    "carry_out",
+    "keep",
+    "load",
+    "merged",
+    "parse_seeds",
+    "plan",
+    "together",
+]
+
 NAME = "sweep.json"
-VERSION = 2  # of sweep.json; the first kept rounded texts instead of numbers
-LARGEST = 2**32 - 1  # seed that NumPy's old generators accept, which some code still uses
-MOST = 10_000  # seeds of one sweep; a slip of the finger asks for more
+_VERSION = 2  # of sweep.json; the first kept rounded texts instead of numbers
 
 # Parameters that make a chapter write into data/; many seeds side by side would write over each other.
-WRITING = {"recompute": True, "retrain": True, "real_data": "record"}
+_WRITING = {"recompute": True, "retrain": True, "real_data": "record"}
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep that is about to begin. `record` is what sweep.json holds, and grows as seeds end.
+    """A sweep that is about to begin.
 
     Attributes:
-        chapter: what is run.
-        seeds: those asked for, in their order.
-        parameters: what every run is given beside its seed.
-        out: the folder of sweep.json and the executed notebooks.
-        record: name, title, configuration, merged figures, and a record for each seed that has ended.
-        notes: what a person should know before it begins.
+        chapter: to run.
+        seeds: as asked for, in their order.
+        parameters: of every run, beside its seed.
+        out: folder of sweep.json and the executed notebooks.
+        record: content of sweep.json, which grows as seeds end: name, title, configuration, merged figures, and a
+            record for each seed that has ended.
+        notes: for the person who starts it.
     """
 
     chapter: Chapter
@@ -49,70 +58,29 @@ class Sweep:
     notes: list[str]
 
     def waiting(self) -> list[int]:
-        """The seeds that are still to be run."""
+        """List the seeds that are still to be run."""
         return [seed for seed in self.seeds if str(seed) not in self.record["runs"]]
 
     def failures(self) -> dict[int, Failure]:
-        """{seed: how it failed}, of the seeds asked for."""
+        """Find the failures, {seed: failure}, of the seeds asked for."""
         runs = {seed: self.record["runs"].get(str(seed), {}) for seed in self.seeds}
         return {seed: Failure(**run["failure"]) for seed, run in runs.items() if run.get("failure")}
-
-
-def parse_seeds(text: str) -> list[int]:
-    """The seeds that a text such as "0-9" or "0,3,5-7" names, in its order.
-
-    Raises:
-        CourseError: not numbers and ranges, an inverted range, a seed given twice, too large or too many.
-    """
-    hint = "Write numbers and ranges, such as --seeds 0-9 or --seeds 0,3,5-7"
-    seeds: list[int] = []
-    for part in text.split(","):
-        part = part.strip()
-        found = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", part)
-        if not found:
-            what = "is negative; seeds are 0 or larger" if re.match(r"-\s*[0-9]", part) else "is no seed"
-            raise CourseError(f"--seeds {text}: {part!r} {what}. {hint}")
-        if any(len(end or "") > 10 or int(end or 0) > LARGEST for end in found.groups()):
-            raise CourseError(f"--seeds {text}: {part!r} is too large; the largest seed is {LARGEST}")
-        first, last = int(found[1]), int(found[2] or found[1])
-        if last < first:
-            raise CourseError(f"--seeds {text}: the range {part} is inverted; write {last}-{first}")
-        if len(seeds) + last - first >= MOST:
-            raise CourseError(f"--seeds {text} names more than {MOST:,} seeds; name fewer")
-        seeds += range(first, last + 1)
-    if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
-        raise CourseError(
-            f"--seeds {text}: {format_seeds(twice)} is given twice. The same run counted twice would make the interval "
-            "too narrow; name every seed once"
-        )
-    return seeds
-
-
-def format_seeds(seeds: Iterable[int]) -> str:
-    """The seeds as a text that `parse_seeds` reads, in rising order: "0-2,5"."""
-    spans: list[list[int]] = []
-    for seed in sorted(seeds):
-        if spans and seed == spans[-1][1] + 1:
-            spans[-1][1] = seed
-        else:
-            spans.append([seed, seed])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
 
 
 def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path | None = None) -> Sweep:
     """Check everything that can be checked before a worker starts, and write the first sweep.json.
 
-    Seeds that an earlier sweep of the same configuration has finished in the folder are not run again, and count.
+    Seeds that an earlier sweep with the same configuration has finished in the folder are not run again, and count.
 
     Args:
         word: the chapter as typed (see `notebooks.select`).
         seeds: as `parse_seeds` gives them.
         settings: `profile` and `set` as typed.
-        out: the folder of results; by default build/sweep/CHAPTER.
+        out: folder of the results; by default build/sweep/CHAPTER.
 
     Raises:
-        CourseError: an unknown name, a chapter without a parameter `seed`, a folder that holds a sweep of another
-            configuration, a full disk.
+        CourseError: a name is unknown, the seed is set too, the chapter has no parameter `seed` or would write into
+            data/, the folder holds a sweep with another configuration, or the disk is full.
         OSError: the folder cannot be written to.
     """
     book = notebooks.chapters()
@@ -131,7 +99,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
     )[chapter.name]
     del parameters["seed"]
     whole = {name: value for name, value in {**chapter.parameters, **parameters}.items() if name != "seed"}
-    for name, writes in WRITING.items():
+    for name, writes in _WRITING.items():
         if whole.get(name) == writes:
             value, other = ("true", "false") if writes is True else (writes, "run")
             raise CourseError(
@@ -143,7 +111,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
     configuration = json.loads(json.dumps(configuration))  # as it will be read again
     record = {
         "name": f"sweep-{chapter.name}",
-        "version": VERSION,
+        "version": _VERSION,
         "title": chapter.title,
         "configuration": configuration,
         "merged": {},
@@ -170,21 +138,21 @@ def carry_out(
     timeout: float = 10.0,
     output: Console,
 ) -> None:
-    """Run the seeds of a sweep that are not finished, writing notebook and sweep.json as each ends.
+    """Run the unfinished seeds of a sweep, and write the notebook and sweep.json as each ends.
 
-    A seed whose worker dies is run again by another one, a few times; a seed whose notebook fails is recorded as such.
+    A seed whose worker dies is run again by another one, a few times; a seed whose notebook fails is recorded so.
 
     Args:
         sweep: its `record` gains a run for each seed.
         scheduler: address of a running Dask scheduler; by default workers are started on this machine.
-        workers: how many to start here; by default one a core.
+        workers: how many to start here; by default one per core.
         timeout: seconds that the scheduler may take to answer, and may be without any worker.
-        output: where progress is shown.
+        output: shows the progress.
 
     Raises:
         CourseError: Dask is not installed; no scheduler answers; its workers have other code, or are gone.
         OSError: a file could not be written.
-        KeyboardInterrupt: what is finished is kept. Workers of our own are ended; on a cluster, notebooks under way
+        KeyboardInterrupt: finished seeds are kept. Workers of our own are ended; on a cluster, notebooks under way
             run to their end and are dropped.
     """
     waiting = sweep.waiting()
@@ -212,23 +180,27 @@ def carry_out(
         for seed, value, trouble in connection.ended(calls):
             text, run = (None, _broken(trouble)) if trouble else value
             if text is not None:
-                files.write_text(notebook_path(sweep.out, seed), text)
+                files.write_text(_notebook_path(sweep.out, seed), text)
             sweep.record["runs"][str(seed)] = run
             _save(sweep)
             failure = Failure(**run["failure"]) if run["failure"] else None
             reporter.done(Outcome(f"seed {seed}", run["seconds"], None, failure))
 
 
-def notebook_path(out: Path, seed: int | str) -> Path:
-    """Where the executed notebook of a seed lies."""
+def _notebook_path(out: Path, seed: int | str) -> Path:
+    """Name the executed notebook of a seed."""
     return out / f"seed-{seed}.ipynb"
 
 
 def load(out: Path) -> dict[str, Any] | None:
-    """The record of the sweep in a folder, None where there is none.
+    """Read the record of the sweep in a folder; None if there is none.
 
     Raises:
-        CourseError: the file cannot be read as a record.
+        CourseError: the file is not a record, or one of another version.
+
+    Example:
+        >>> load(Path("no such folder")) is None
+        True
     """
     path = out / NAME
     if not path.is_file():
@@ -242,7 +214,7 @@ def load(out: Path) -> dict[str, Any] | None:
             _ = [figures.quantity(figure) for figure in run["figures"].values()]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(f"{path} is damaged ({error!r}). Delete it to run its seeds again") from error
-    if record.get("version") != VERSION:
+    if record.get("version") != _VERSION:
         raise CourseError(
             f"{path} was written by another version of the course, which kept its figures in another form. Delete it "
             "to run its seeds again"
@@ -251,7 +223,13 @@ def load(out: Path) -> dict[str, Any] | None:
 
 
 def merged(record: Mapping[str, Any]) -> dict[str, Merged]:
-    """{key figure: what it is over the seeds that passed}, in the order in which the chapter reports them."""
+    """Merge each key figure over the seeds that passed, in the order in which the chapter reports them.
+
+    Example:
+        >>> runs = {"0": {"figures": {"T": 2}, "failure": None}, "1": {"figures": {"T": 4}, "failure": None}}
+        >>> print(merged({"runs": runs})["T"])
+        3 [-9.706, 15.71]
+    """
     passed = {int(seed): run["figures"] for seed, run in record["runs"].items() if not run["failure"]}
     names = dict.fromkeys(name for shown in passed.values() for name in shown)
     return {
@@ -261,10 +239,13 @@ def merged(record: Mapping[str, Any]) -> dict[str, Merged]:
 
 
 def keep(sweep: Sweep) -> Path:
-    """Write the figures of a sweep to data/results/sweep-CHAPTER.json.
+    """Write the key figures of a sweep to data/results/sweep-CHAPTER.json.
+
+    Returns:
+        The path of the record.
 
     Raises:
-        CourseError: a seed failed, or none has figures; a record must not hide that.
+        CourseError: a seed failed, or none has key figures; a record must not hide that.
     """
     runs = {int(seed): run for seed, run in sweep.record["runs"].items()}
     failed = [seed for seed, run in runs.items() if run["failure"]]
@@ -283,7 +264,12 @@ def keep(sweep: Sweep) -> Path:
 
 
 def together(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The provenance of several runs as one: where they differ, all values side by side."""
+    """Join the provenances of several runs; values that differ stand side by side.
+
+    Example:
+        >>> together([{"device": "cpu", "date": "2025-06-01"}, {"device": "cpu", "date": "2025-06-02"}])
+        {'device': 'cpu', 'date': '2025-06-01, 2025-06-02'}
+    """
     joined: dict[str, Any] = {}
     for key in dict.fromkeys(key for provenance in provenances for key in provenance):
         found = [provenance[key] for provenance in provenances if key in provenance]
@@ -291,21 +277,6 @@ def together(provenances: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             together(found) if isinstance(found[0], dict) else ", ".join(sorted(set(map(str, found))))
         )
     return joined
-
-
-def shared_runs(configuration: Mapping[str, Any], seeds: Iterable[int]) -> list[str]:
-    """A warning if the chapter itself runs `seeds` seeds from `seed` on, so that these seeds have runs in common."""
-    count = configuration.get("parameters", {}).get("seeds")
-    ordered = sorted(seeds)
-    if isinstance(count, bool) or not isinstance(count, int) or count < 2:
-        return []
-    if all(later - earlier >= count for earlier, later in itertools.pairwise(ordered)):
-        return []
-    apart = ",".join(str(ordered[0] + count * place) for place in range(len(ordered)))
-    return [
-        f"note: {configuration['chapter']} has seeds = {count} and runs the seeds from `seed` on itself, so neighbours "
-        f"share runs and the interval is too narrow. Take seeds {count} apart: --seeds {apart}"
-    ]
 
 
 def _require_seed(chapter: Chapter) -> None:
@@ -318,7 +289,7 @@ def _require_seed(chapter: Chapter) -> None:
 
 
 def _instead(chapter: Chapter) -> str:
-    """What to do where a chapter has no `seed`: which parameters of it decide on repetitions."""
+    """Advise on a chapter without `seed`: which of its parameters decide on repetitions."""
     ways = []
     if repetitions := [name for name in ("seeds", "draws") if name in chapter.parameters]:
         again = " --set recompute=true" if "recompute" in chapter.parameters else ""
@@ -348,13 +319,13 @@ def _require_same(old: Mapping[str, Any], new: Mapping[str, Any], out: Path) -> 
 
 
 def _kept(old: Mapping[str, Any], seeds: Sequence[int], out: Path) -> tuple[dict[str, Any], list[str]]:
-    """The runs of an earlier sweep that count in this one, and notes on them."""
+    """Select the runs of an earlier sweep that count in this one; return them with notes on them."""
     kept, notes = {}, []
     for seed, run in old["runs"].items():
         if run["failure"]:
             if int(seed) not in seeds:
                 kept[seed] = run
-        elif notebook_path(out, seed).is_file():
+        elif _notebook_path(out, seed).is_file():
             kept[seed] = run
         else:
             notes.append(
@@ -381,12 +352,12 @@ def _save(sweep: Sweep) -> None:
 
 
 def _broken(trouble: str) -> dict[str, Any]:
-    """What sweep.json keeps of a run that broke outside its notebook: the worker's disk is full, say."""
+    """Make the entry in sweep.json of a run that broke outside its notebook: the worker's disk is full, say."""
     return {"figures": {}, "seconds": 0.0, "failure": asdict(Failure(0, "", trouble)), "provenance": {}}
 
 
 def _column(name: str, figure: Any) -> tuple[str, Any]:
-    """A key figure as records have it: a number, its unit in the name."""
+    """Convert a key figure to a column of a record: a number, with its unit in the name."""
     quantity = figures.quantity(figure)
     if quantity is None:
         return name, str(figure)

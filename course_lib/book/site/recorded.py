@@ -12,22 +12,29 @@ from course_lib import files
 from course_lib.book import CourseError
 from course_lib.book.run import figures, sweep
 from course_lib.book.run.figures import Merged
+from course_lib.book.run.seeds import format_seeds, shared_runs
 from course_lib.statistics import Interval
 
-PLOTS = (".png", ".pdf", ".svg")
+__all__ = ["Record", "heading", "listing", "of_rows", "of_sweep", "save_plot", "select", "table"]
+
+_PLOTS = (".png", ".pdf", ".svg")
 
 
 @dataclass(frozen=True)
 class Record:
-    """What was measured, whoever wrote it.
+    """Measurements of an experiment or a sweep, in one form.
 
     Attributes:
         name: as `course results` takes it.
         what: the settings that are compared, or the title of the chapter that was swept.
         seeds: of all runs.
-        configuration: what all runs share.
+        configuration: the settings that all runs share.
         provenance: date, commit, device, machine and versions.
-        arms: {arm: {figure: over the seeds of that arm}}.
+        arms: {arm: {figure: merged over the runs of that arm}}.
+
+    Example:
+        >>> Record("01-labels", "T", [0, 1], {"dataset": "glyphs"}, {}, {}).data_set
+        'glyphs'
     """
 
     name: str
@@ -39,20 +46,21 @@ class Record:
 
     @property
     def data_set(self) -> str:
-        """Its name, where the configuration says it."""
+        """Name of the data set; empty if the configuration does not say it."""
         places = (self.configuration, self.configuration.get("parameters", {}))
         names = [place[key] for place in places for key in ("dataset", "dataset_name") if key in place]
         return str(names[0]) if names else ""
 
 
 def select(words: Sequence[str]) -> list[Record]:
-    """The records that the words name, all of them when there are no words.
+    """Read the records that the words name, or all records if there are no words.
 
-    A word is the name of a file in data/results, `sweep/CHAPTER` for what lies in build/sweep, or a folder with a
-    sweep in it.
+    Args:
+        words: each the name of a file in data/results, `sweep/CHAPTER` for a sweep in build/sweep, or a folder with a
+            sweep in it.
 
     Raises:
-        CourseError: an unknown name, a damaged file, or nothing recorded at all.
+        CourseError: a name is unknown, a file is damaged, or nothing is recorded at all.
     """
     root = files.root()
     known = {path.stem: path for path in sorted((root / "data" / "results").glob("*.json"))}
@@ -72,20 +80,36 @@ def select(words: Sequence[str]) -> list[Record]:
 
 
 def of_sweep(content: Mapping[str, Any], name: str | None = None) -> Record:
-    """The record of a sweep (see `sweep.load`)."""
+    """Convert the content of sweep.json to a record.
+
+    Args:
+        content: as `sweep.load` returns it.
+        name: of the record; by default that of the content.
+
+    Example:
+        >>> content = {"name": "sweep-01", "title": "Distillation", "configuration": {}, "runs": {}}
+        >>> of_sweep(content).what
+        'Distillation'
+    """
     passed = {int(seed): run for seed, run in content["runs"].items() if not run["failure"]}
     failed = [int(seed) for seed, run in content["runs"].items() if run["failure"]]
-    what = content["title"] + (f" (failed: seed {sweep.format_seeds(failed)})" if failed else "")
+    what = content["title"] + (f" (failed: seed {format_seeds(failed)})" if failed else "")
     provenance = sweep.together([run["provenance"] for run in passed.values()])
     arms = {"": sweep.merged(content)}
     return Record(name or content["name"], what, sorted(passed), content["configuration"], provenance, arms)
 
 
 def of_rows(content: Mapping[str, Any]) -> Record:
-    """A record as `course_lib.experiments.records.save` wrote it.
+    """Convert a record as `course_lib.experiments.records.save` wrote it.
 
-    In a row the settings of a run come first, "seed" the last of them, then what was measured. Runs that differ in
-    their seed alone are an arm. In rows without a seed, whatever is no number counts as a setting.
+    In a row the settings of a run come first, with "seed" as the last, then the measurements. Runs that differ only
+    in their seed are an arm. In rows without a seed, every value that is not a number counts as a setting.
+
+    Example:
+        >>> rows = [{"T": T, "seed": seed, "accuracy": T / 10} for T in (1, 4) for seed in (0, 1)]
+        >>> record = of_rows({"name": "x", "configuration": {}, "provenance": {}, "rows": rows})
+        >>> record.what, list(record.arms), record.seeds
+        ('T', ['T 1', 'T 4'], [0, 1])
     """
     rows = content["rows"]
     names = list(dict.fromkeys(name for row in rows for name in _settings(row)))
@@ -104,33 +128,52 @@ def of_rows(content: Mapping[str, Any]) -> Record:
 
 
 def listing(records: Sequence[Record]) -> Table:
-    """One line a record."""
+    """Make a table with a line for each record.
+
+    Example:
+        >>> listing([Record("01-labels", "T", [0, 1], {}, {}, {})]).row_count
+        1
+    """
     table = Table()
     for heading in ("name", "what is compared", "seeds", "data", "device", "date", "commit"):
         table.add_column(heading, overflow="fold")
     for record in records:
         origin = record.provenance
         where = [str(origin.get(key, "")) for key in ("device", "date", "commit")]
-        table.add_row(record.name, record.what, sweep.format_seeds(record.seeds), record.data_set, *where)
+        table.add_row(record.name, record.what, format_seeds(record.seeds), record.data_set, *where)
     return table
 
 
 def heading(record: Record) -> str:
-    """What a reader must know to judge the figures, in a few lines."""
+    """Describe in a few lines what a reader must know to judge the figures of a record.
+
+    Example:
+        >>> origin = {"device": "cpu", "versions": {"torch": "2.7"}}
+        >>> print(heading(Record("01-labels", "T", [0, 1], {"epochs": 5}, origin, {})))
+        01-labels: T
+        seeds 0-1; device cpu; torch 2.7
+        configuration {"epochs": 5}
+    """
     origin = dict(record.provenance)
     versions = ", ".join(f"{name} {version}" for name, version in origin.pop("versions", {}).items())
     where = ", ".join(f"{key} {value}" for key, value in origin.items())
     lines = [
         f"{record.name}: {record.what}",
-        f"seeds {sweep.format_seeds(record.seeds) or 'none'}; {where}; {versions}",
+        f"seeds {format_seeds(record.seeds) or 'none'}; {where}; {versions}",
         f"configuration {json.dumps(record.configuration, ensure_ascii=False)}",
-        *sweep.shared_runs(record.configuration, record.seeds),
+        *shared_runs(record.configuration, record.seeds),
     ]
     return "\n".join(lines)
 
 
 def table(record: Record) -> Table:
-    """Every figure of every arm: over how many runs, mean and 95 % interval."""
+    """Make a table of every figure of every arm: number of runs, mean and 95 % interval.
+
+    Example:
+        >>> record = Record("01-labels", "T", [0, 1], {}, {}, {"T 4": {"accuracy": figures.merge({0: 0.8, 1: 0.9})}})
+        >>> list(table(record).columns[-1].cells)
+        ['0.85 [0.2147, 1.485]']
+    """
     shown = Table()
     several = list(record.arms) != [""]
     for heading in (["arm"] if several else []) + ["figure", "runs", "mean [95 % interval]"]:
@@ -146,12 +189,21 @@ def table(record: Record) -> Table:
 def save_plot(record: Record, path: Path) -> None:
     """Draw the means and intervals of a record into a file.
 
+    Args:
+        record: at least one of its figures is a number.
+        path: ends in .png, .pdf or .svg.
+
     Raises:
-        CourseError: a file that is no picture, or no figure that is a number.
+        CourseError: the file has another ending, or no figure is a number.
         OSError: the file cannot be written.
+
+    Example:
+        >>> save_plot(Record("01-labels", "T", [], {}, {}, {}), Path("labels.gif"))
+        Traceback (most recent call last):
+        course_lib.book.CourseError: --plot labels.gif: give a file that ends in .png, .pdf, .svg
     """
-    if path.suffix.lower() not in PLOTS:
-        raise CourseError(f"--plot {path}: give a file that ends in {', '.join(PLOTS)}")
+    if path.suffix.lower() not in _PLOTS:
+        raise CourseError(f"--plot {path}: give a file that ends in {', '.join(_PLOTS)}")
     panels = _panels(record)
     if not panels:
         raise CourseError(f"{record.name} holds no figure that is a number; there is nothing to draw")
@@ -161,7 +213,7 @@ def save_plot(record: Record, path: Path) -> None:
 
 
 def _panels(record: Record) -> dict[str, dict[str, tuple[float, float, float]]]:
-    """{panel: {row: mean, low, high}}: a panel a figure where arms are compared, else one for each unit."""
+    """Make {panel: {row: (mean, low, high)}}: a panel for each figure if arms are compared, else one for each unit."""
     panels: dict[str, dict[str, tuple[float, float, float]]] = {}
     for arm, measured in record.arms.items():
         for name, figure in measured.items():
@@ -227,7 +279,7 @@ def _settings(row: Mapping[str, Any]) -> list[str]:
 
 
 def _merge(rows: Sequence[Mapping[str, Any]]) -> dict[str, Merged]:
-    """What was measured in the runs of one arm, each figure over those that have it."""
+    """Merge each figure over the runs of an arm that have it."""
     names = dict.fromkeys(
         name for row in rows for name in row if name != "seed" and name not in _settings(row)
     )

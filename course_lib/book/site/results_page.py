@@ -1,4 +1,4 @@
-"""The site's page of run times and results: Markdown made from what runs have left, nothing written by hand."""
+"""The site's page of run times and results: Markdown made from the records of runs, nothing written by hand."""
 
 import html
 import json
@@ -9,30 +9,30 @@ from course_lib import files
 from course_lib.book import notebooks
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, show, state
-from course_lib.book.run.sweep import format_seeds
+from course_lib.book.run.seeds import format_seeds
 from course_lib.book.site import recorded
 from course_lib.book.site.recorded import Record
 from course_lib.experiments import records
 
-NOT_RUN = "not run"
-EMBEDDED = "glyphs"
+_NOT_RUN = "not run"
+_EMBEDDED = "glyphs"
 """The data set that lies in the repository; all others are real data."""
 
 
 def markdown() -> str:
-    """The whole page below its title: run times, key figures, and every recorded experiment, by chapter."""
+    """Write the page below its title: run times, key figures, and every recorded experiment, by chapter."""
     book = notebooks.chapters()
     run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
-    return "\n\n".join([run_times(book, run), key_figures(book, run), *_experiments(book, found)]) + "\n"
+    return "\n\n".join([_run_times(book, run), _key_figures(book, run), *_experiments(book, found)]) + "\n"
 
 
-def run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
-    """Seconds of each chapter under each profile in the last run; what was not run says so.
+def _run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """Write the seconds of each chapter under each profile in the last run, or "not run".
 
     Args:
         book: the chapters.
-        run: the content of run.json (see `state.load`), with no chapters in it where there was no run.
+        run: the content of run.json (see `state.load`), without chapters if there was no run.
     """
     names = profiles.names(notebooks.folder() / "profiles")
     rows = []
@@ -40,7 +40,7 @@ def run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
         row = {"chapter": _link(chapter)}
         for name in names:
             done = run["settings"].get("profile") == name and run["chapters"].get(chapter.name)
-            row[f"profile {name}"] = _seconds(chapter, done) if done else NOT_RUN
+            row[f"profile {name}"] = _seconds(chapter, done) if done else _NOT_RUN
         rows.append(row)
     settings = run["settings"]
     lines = ["## Run times", _table(rows)]
@@ -54,8 +54,8 @@ def run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
     return "\n\n".join(lines)
 
 
-def key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
-    """What each chapter reports at its end: in the committed notebook, and in the last run."""
+def _key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """Write the key figures of each chapter: in the committed notebook, and in the last run."""
     rows = []
     for chapter in book:
         committed = notebooks.key_figures(notebooks.read(chapter.path))
@@ -66,7 +66,7 @@ def key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
                     "chapter": _link(chapter) if place == 0 else "",
                     "key figure": _cell(name),
                     "in the notebook": _cell(show.figure(committed.get(name, ""))),
-                    "in the last run": _cell(show.figure(measured.get(name, NOT_RUN))),
+                    "in the last run": _cell(show.figure(measured.get(name, _NOT_RUN))),
                 }
             )
     return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
@@ -79,15 +79,15 @@ def _experiments(book: Sequence[Chapter], found: Sequence[Record]) -> list[str]:
     ]
     for chapter in book:
         own = [record for record in found if _belongs(record, chapter)]
-        real = [f"`{record.name}`" for record in own if record.data_set not in ("", EMBEDDED)]
+        real = [f"`{record.name}`" for record in own if record.data_set not in ("", _EMBEDDED)]
         parts.append(f"### {chapter.title}")
-        parts.append(f"On real data: {', '.join(real) or NOT_RUN}.")
-        parts += [experiment(record) for record in own]
+        parts.append(f"On real data: {', '.join(real) or _NOT_RUN}.")
+        parts += [_experiment(record) for record in own]
     return parts
 
 
-def experiment(record: Record) -> str:
-    """One record, folded up: where it comes from, and every figure of every arm."""
+def _experiment(record: Record) -> str:
+    """Write one record, folded up: where it comes from, and every figure of every arm."""
     origin = {"configuration": record.configuration, "provenance": record.provenance}
     where = records.origin(origin) if "budget" in record.configuration else _where(record)
     several = list(record.arms) != [""]
@@ -128,7 +128,7 @@ def _link(chapter: Chapter) -> str:
 
 
 def _cell(value: Any) -> str:
-    """A text as a cell of a Markdown table shows it, none of its signs read as Markdown."""
+    """Escape a text for a cell of a Markdown table, so that none of its signs is read as Markdown."""
     text = html.escape(" ".join(str(value).split()), quote=False)
     for sign in "\\`*_{}[]$|~":
         text = text.replace(sign, "\\" + sign)
@@ -136,7 +136,7 @@ def _cell(value: Any) -> str:
 
 
 def _code(text: str) -> str:
-    """A text without backquotes as Markdown code."""
+    """Write a text as Markdown code, with quotes in place of its backquotes."""
     return "`" + text.replace("`", "'") + "`"
 
 

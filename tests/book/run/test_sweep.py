@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from course_lib import jobs, page
 from course_lib.book import CourseError, notebooks
 from course_lib.book.run import state, sweep, worker
+from course_lib.book.run.seeds import format_seeds, parse_seeds
 from course_lib.experiments import records
 from course_lib.statistics import Interval, mean_interval
 from tests.book.clusters import cluster_in_place
@@ -82,7 +83,7 @@ def plant(book, figures, failure=None, **plan):
     for seed, shown in figures.items():
         run = {"figures": shown, "seconds": 1.0, "failure": failure, "provenance": records.provenance()}
         planned.record["runs"][str(seed)] = run | {"library_sha256": state.library_sha256()}
-        sweep.notebook_path(planned.out, seed).write_text("{}")
+        sweep._notebook_path(planned.out, seed).write_text("{}")
     sweep._save(planned)
     return planned.out
 
@@ -92,19 +93,19 @@ def plant(book, figures, failure=None, **plan):
 
 @given(st.sets(st.integers(0, 300), min_size=1))
 def test_seeds_that_are_written_out_are_read_back_in_rising_order(seeds):
-    assert sweep.parse_seeds(sweep.format_seeds(seeds)) == sorted(seeds)
+    assert parse_seeds(format_seeds(seeds)) == sorted(seeds)
 
 
 @given(st.permutations([(0, 3), (5, 5), (7, 9), (12, 12)]), st.sampled_from(["", " "]))
 def test_parts_may_stand_in_any_order_and_with_spaces(parts, space):
     text = f"{space},{space}".join(str(a) if a == b else f"{a}{space}-{space}{b}" for a, b in parts)
-    assert sweep.parse_seeds(text) == [seed for a, b in parts for seed in range(a, b + 1)]
+    assert parse_seeds(text) == [seed for a, b in parts for seed in range(a, b + 1)]
 
 
 @given(st.lists(st.integers(0, 20), min_size=2).filter(lambda seeds: len(set(seeds)) < len(seeds)))
 def test_a_seed_given_twice_is_an_error(seeds):
     with pytest.raises(CourseError, match="given twice"):
-        sweep.parse_seeds(",".join(map(str, seeds)))
+        parse_seeds(",".join(map(str, seeds)))
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_a_seed_given_twice_is_an_error(seeds):
 )
 def test_a_wrong_text_of_seeds_is_answered_with_what_is_wrong(text, message):
     with pytest.raises(CourseError) as caught:
-        sweep.parse_seeds(text)
+        parse_seeds(text)
     assert message in str(caught.value)
 
 
@@ -283,7 +284,7 @@ def test_what_failed_or_lost_its_notebook_is_run_again_and_other_code_is_said(bo
     book.add("00-a")
     plant(book, {0: {}, 1: {}})
     out = plant(book, {2: {}}, failure={"cell": 1, "line": "", "error": "E"})
-    sweep.notebook_path(out, 1).unlink()
+    sweep._notebook_path(out, 1).unlink()
     planned = sweep.plan("0", [0, 1, 2], {"profile": "fast", "set": []})
     assert planned.waiting() == [1, 2]
     assert planned.notes[1:] == ["seed 1: its executed notebook is gone; it is run again"]

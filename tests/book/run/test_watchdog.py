@@ -44,7 +44,7 @@ def a_reply_is_lost(monkeypatch):
 
 
 def test_an_idle_kernel_whose_cell_is_waited_for_ends_the_chapter(book, monkeypatch, a_reply_is_lost):
-    monkeypatch.setattr(runner, "IDLE", 1.0)
+    monkeypatch.setattr(runner, "_IDLE", 1.0)
     book.add(
         "00-waits",
         "import os, subprocess, sys\n"
@@ -70,7 +70,7 @@ def test_an_idle_kernel_whose_cell_is_waited_for_ends_the_chapter(book, monkeypa
 
 @pytest.mark.bad_input  # the checker does not know typer
 def test_the_other_chapters_of_the_run_go_on(book, monkeypatch, a_reply_is_lost):
-    monkeypatch.setattr(runner, "IDLE", 1.0)
+    monkeypatch.setattr(runner, "_IDLE", 1.0)
     book.add("00-waits", "print('lost')")
     book.add("01-next", "print('here')")
     ended = book.course("run")
@@ -82,7 +82,7 @@ def test_the_other_chapters_of_the_run_go_on(book, monkeypatch, a_reply_is_lost)
 
 @pytest.mark.parametrize("way", COMPUTES)
 def test_a_kernel_that_computes_in_silence_is_left_alone(book, monkeypatch, way):
-    monkeypatch.setattr(runner, "IDLE", 0.5)
+    monkeypatch.setattr(runner, "_IDLE", 0.5)
     book.add("00-long", COMPUTES[way].format(4), "print('done')")
     outcome = runner.execute(the_task(book, "00-long"))
     assert outcome.failure is None
@@ -92,7 +92,7 @@ def test_a_kernel_that_computes_in_silence_is_left_alone(book, monkeypatch, way)
 
 def test_between_its_cells_a_kernel_may_be_idle(book, monkeypatch):
     """What follows a cell here (the progress shown, a full pipe) may take as long as it likes."""
-    monkeypatch.setattr(runner, "IDLE", 0.3)
+    monkeypatch.setattr(runner, "_IDLE", 0.3)
     book.add("00-a", "print('done')")
     outcome = runner.execute(the_task(book, "00-a"), on_cell=lambda task: threading.Event().wait(1.5))
     assert outcome.failure is None

@@ -52,7 +52,7 @@ def kept(book):
     }
     content = {
         "name": "sweep-00-a",
-        "version": sweep.VERSION,
+        "version": sweep._VERSION,
         "title": "First",
         "configuration": configuration,
         "runs": runs,
