@@ -235,7 +235,7 @@ OPERATIONS: dict[str, Operation] = {
         integers=_with_params(integer.linear, *_LAYER),
         range="own",
         spelled={nn.Linear: _linear},
-        onnx=("Gemm", "MatMul"),
+        onnx=("Gemm",),
     ),
     "add": Operation(
         numbers=torch.add,

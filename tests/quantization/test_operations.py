@@ -143,8 +143,10 @@ def test_a_call_becomes_its_step_and_computes_the_same_in_all_forms(name, target
             assert (net(to_float(IMAGES)) - expected).abs().max() < 0.03 * size
 
 
-TENSORS = {  # what the tensors behind an operation are called, where the network goes on with another convolution
+TENSORS = {  # what the tensors behind an operation are called, where another layer follows
     "conv2d": (lambda m, y: m.layer(y), ["images", "conv", "layer", "logits"]),
+    "linear": (lambda m, y: m.layer(y.flatten(1)), ["images", "conv", "layer", "logits"]),
+    "flatten": (lambda m, y: y.flatten(1), ["images", "conv", "logits"]),
     "add": (lambda m, y: y + m.layer(y), ["images", "conv", "layer", "add", "logits"]),
     "mean": (lambda m, y: y.mean((2, 3), True), ["images", "conv", "mean", "logits"]),
     "avg_pool2d": (lambda m, y: F.avg_pool2d(y, 2), ["images", "conv", "logits"]),
@@ -158,6 +160,8 @@ TENSORS = {  # what the tensors behind an operation are called, where the networ
 def test_only_results_with_a_range_of_their_own_are_counted(name):
     body, names = TENSORS[name]
     layers = {"layer": nn.Conv2d(4, 4, 1), "last": nn.Conv2d(4, 2, 1)}
+    if name in ("linear", "flatten"):
+        layers = {"layer": nn.Linear(288, 4), "last": nn.Linear(4 if name == "linear" else 288, 2)}
     model = built(lambda m, y: m.last(body(m, y)), layers)
     assert list(collect(model, IMAGES)) == names
 
