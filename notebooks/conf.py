@@ -43,7 +43,6 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 napoleon_numpy_docstring = False
 napoleon_attr_annotations = False  # the signature of the class shows them
-napoleon_custom_sections = ["Source"]
 default_role = "py:obj"
 
 html_theme = "sphinx_book_theme"

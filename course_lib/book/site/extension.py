@@ -60,6 +60,7 @@ teaching
 glossary
 results
 references
+design
 ```
 
 ```{toctree}
@@ -71,6 +72,8 @@ api/data
 api/models
 api/pruning
 api/quantization
+api/experiments
+api/plots
 api/checks
 api/book
 ```
