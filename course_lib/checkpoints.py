@@ -47,7 +47,7 @@ class Blueprint:
         dataset: name of the data set (see `data.load_dataset`).
         recipe: of the training.
         seed: of the initial weights.
-        sparsity: strength of the penalty on |gamma| during training (see `pruning.slimming.add_sparsity_gradient`).
+        sparsity: strength of the penalty on ``|gamma|`` during training (see `pruning.slimming.add_sparsity_gradient`).
 
     Example:
         >>> CATALOGUE["glyphs-slimming-weak"].sparsity

@@ -132,8 +132,7 @@ class HashedLinear(nn.Module):
         buckets: parameter [K]. It starts, as in nn.Linear, uniform in :math:`\pm 1 / \sqrt{\text{in}}`, so that the
             virtual weights have the usual variance. Its gradient sums over the in * out / K weights that share a
             bucket: plain SGD wants a learning rate that is smaller by about that factor, Adam does not care.
-                `training.fit` puts
-            no weight decay on it, since it is a vector.
+            `training.fit` puts no weight decay on it, since it is a vector.
         bias: parameter [out], or None.
 
     Raises:

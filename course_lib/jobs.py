@@ -221,7 +221,7 @@ class Cluster:
     address: str
     timeout: float
     patience: float
-    fatal: type[Exception] = ClusterError
+    fatal: type[Exception]
 
     def __call__(self, calls: Mapping[Hashable, tuple]) -> Iterator[tuple[Hashable, Any]]:
         """Make the calls: `Lost` for one that Dask gave up because its workers died, `Failed` for one that raised.

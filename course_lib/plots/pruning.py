@@ -152,10 +152,10 @@ def scales_over_epochs(
     Chapter 03 draws it.
 
     Args:
-        counts: {panel title: [E, bins]}, channels in each bin of |gamma| before training and after each epoch. The
+        counts: {panel title: [E, bins]}, channels in each bin of ``|gamma|`` before training and after each epoch. The
             caller counts scales above the last edge in the last bin.
         edges: of the bins, one more than there are bins.
-        thresholds: {panel title: E values of |gamma|}, drawn as a dashed line.
+        thresholds: {panel title: E values of ``|gamma|``}, drawn as a dashed line.
         title: over all panels.
     """
     figure = Figure(figsize=(7.2, 4.6))

@@ -55,8 +55,8 @@ class Operation:
     """Row of the table: all that quantization knows of an operation.
 
     Attributes:
-        numbers: function(*inputs, **options) on float32; a layer's weight and bias are the last inputs.
-        integers: function(*inputs, params, **options) on integers, where `params` are the QuantParams of the input or
+        numbers: ``function(*inputs, **options)`` on float32; a layer's weight and bias are the last inputs.
+        integers: ``function(*inputs, params, **options)`` on integers, where `params` are the QuantParams of the input or
             inputs, of the weight of a layer, and of the result. None: only numbers are computed with.
         range: "own" where the result gets a range of its own, which calibration finds; "input" where it lies in the
             range of the input, and is rounded again; "among input" where each value is one of the input's, so that

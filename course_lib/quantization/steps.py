@@ -86,7 +86,7 @@ def execute(
 
     Args:
         steps: as `translate.translate` gives them.
-        compute: function(step, *inputs) -> result of the step; the first step reads the images.
+        compute: ``function(step, *inputs) -> result of the step``; the first step reads the images.
         images: what the network takes, [N, C, H, W].
         batch_size: images at a time; all of them where not given.
 

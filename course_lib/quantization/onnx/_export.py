@@ -20,15 +20,12 @@ if TYPE_CHECKING:
 
 
 class Exported(NamedTuple):
-    """What `export` has written.
-
-    Attributes:
-        path: of the file.
-        names: {tensor of the file: tensor of `workflow.collect`}; empty where `workflow` refuses the network.
-    """
+    """File that `export` has written, and what its tensors are called elsewhere."""
 
     path: Path
+    """Of the file."""
     names: Mapping[str, str]
+    """{tensor of the file: tensor of `workflow.collect`}; empty where `workflow` refuses the network."""
 
 
 def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> Exported:
