@@ -52,17 +52,17 @@ _TABLE = (
     _Rule(effects.prelu, (nn.PReLU,)),
     # Channels stay where they are
     _Rule(effects.elementwise, (
-        operator.add, operator.iadd, torch.add, ".add", ".add_", operator.sub, operator.isub, torch.sub,
-        ".sub", ".sub_", operator.mul, operator.imul, torch.mul, ".mul", ".mul_",
-        operator.truediv, operator.itruediv, torch.div, ".div", ".div_", operator.pow, torch.pow, ".pow",
+        operator.add, torch.add, ".add", ".add_", operator.sub, torch.sub,
+        ".sub", ".sub_", operator.mul, torch.mul, ".mul", ".mul_",
+        operator.truediv, torch.div, ".div", ".div_", operator.pow, torch.pow, ".pow",
         operator.neg, torch.neg, ".neg", torch.maximum, ".maximum", torch.minimum, ".minimum", torch.where,
         ".expand_as", torch.exp, ".exp", torch.log, ".log", torch.abs, ".abs", torch.sqrt, ".sqrt", torch.rsqrt,
         ".rsqrt", torch.square, ".square", torch.clamp, ".clamp", ".clamp_", torch.erf,
         nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", nn.ReLU6, F.relu6, nn.LeakyReLU, F.leaky_relu,
         nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish,
         nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid, nn.Hardtanh, F.hardtanh,
-        nn.Sigmoid, torch.sigmoid, F.sigmoid, ".sigmoid", ".sigmoid_", nn.LogSigmoid, F.logsigmoid,
-        nn.Tanh, torch.tanh, F.tanh, ".tanh", ".tanh_", nn.Softplus, F.softplus,
+        nn.Sigmoid, torch.sigmoid, ".sigmoid", ".sigmoid_", nn.LogSigmoid, F.logsigmoid,
+        nn.Tanh, torch.tanh, ".tanh", ".tanh_", nn.Softplus, F.softplus,
     ), parameters=effects.scales),
     _Rule(effects.same, (
         nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,

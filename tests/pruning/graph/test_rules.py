@@ -1,0 +1,431 @@
+"""Every row of the table of rules, in every spelling: what is left computes what the whole network does."""
+
+from collections import namedtuple
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import fx, nn
+from torch.utils._pytree import tree_leaves
+from torchvision.ops import StochasticDepth
+
+from course_lib.pruning.graph import _calls, channel_groups, follow, rules
+from course_lib.pruning.surgery import remove_channels
+from tests.pruning.reference import Net, liven, random_plan, zeroed
+from tests.pruning.zoo import Gain, LayerNorm2d, conv, head
+
+pytestmark = pytest.mark.bad_input  # traced: proxies are no tensors
+EXAMPLE = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Outputs = namedtuple("Outputs", ("logits", "maps"))
+
+
+def unary(operation):
+    """Between a convolution and its readers, on numbers in (0, 1)."""
+    return lambda: Net(
+        lambda s, x: s.head(s.mix(operation(s.stem(x).sigmoid()))),
+        stem=conv(3, 6),
+        mix=nn.Sequential(nn.Identity(), conv(6, 4)),
+        head=head(4),
+    )
+
+
+def binary(operation):
+    """Of the channels of two convolutions, which go together."""
+    return lambda: Net(
+        lambda s, x: s.head(operation(s.stem(x).sigmoid(), s.other(x).sigmoid())),
+        stem=conv(3, 6),
+        other=conv(3, 6),
+        head=head(6),
+    )
+
+
+def layer(build, axes=2):
+    """A layer of 8 channels between two convolutions, on images, sequences or volumes."""
+
+    def make():
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        pool = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)[axes - 1](1)
+        tail = nn.Sequential(pool, nn.Flatten(), nn.Linear(8, 3))
+        return nn.Sequential(kind(3, 8, 1), build(), tail)
+
+    return make
+
+
+def after(operation, channels=8, axes=2, **members):
+    """An operation on 8 channels whose result has `channels` along axis 1."""
+
+    def make():
+        kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1]
+        tail = nn.Sequential(kind(channels, 4, 1), nn.Flatten(2))
+        return Net(
+            lambda s, x: s.tail(operation(s.stem(x)) if not members else operation(s, s.stem(x))).mean(2),
+            stem=kind(3, 8, 1),
+            tail=tail,
+            **{name: build() for name, build in members.items()},
+        )
+
+    return make
+
+
+SMOOTH = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish)
+SMOOTH += (nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Softplus)
+SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
+FUNCTIONS = (torch.neg, torch.exp, torch.log, torch.abs, torch.sqrt, torch.rsqrt, torch.square, torch.erf)
+FUNCTIONS += (torch.relu, F.relu, F.relu_, F.relu6, F.leaky_relu, F.elu, F.selu, F.gelu, F.silu, F.mish)
+FUNCTIONS += (F.hardswish, F.hardsigmoid, F.hardtanh, torch.sigmoid, F.sigmoid, F.logsigmoid)
+FUNCTIONS += (torch.tanh, F.tanh, F.softplus)
+METHODS = ("neg", "exp", "log", "abs", "sqrt", "rsqrt", "square", "relu", "relu_", "sigmoid", "sigmoid_")
+METHODS += ("tanh", "tanh_", "contiguous", "clone", "detach", "double")
+OF_TWO = {
+    "+": lambda a, b: a + b,
+    "-": lambda a, b: a - b,
+    "*": lambda a, b: a * b,
+    "/": lambda a, b: a / b,
+    "**": lambda a, b: a**b,
+    "unary -": lambda a, b: -a + b,
+}
+
+
+def in_place(symbol):
+    def operation(a, b):
+        if symbol == "+=":
+            a += b
+        elif symbol == "-=":
+            a -= b
+        elif symbol == "*=":
+            a *= b
+        else:
+            a /= b
+        return a
+
+    return operation
+
+
+def dropouts(function):
+    return lambda x: function(x, training=False)
+
+
+def pools(name, axes):
+    """A kind of pooling as a module, a function of F and, where there is one, of torch."""
+    module, function = getattr(nn, f"{name}{axes}d"), getattr(F, SNAKE[name] + f"{axes}d", None)
+    cases = {f"nn.{name}{axes}d": layer(lambda: module(*ARGUMENTS[name]), axes)}
+    if function is not None and name != "LPPool":
+        cases[f"F.{name}{axes}d"] = after(lambda x: function(x, *ARGUMENTS[name]), axes=axes)
+    return cases
+
+
+SNAKE = {
+    "MaxPool": "max_pool",
+    "AvgPool": "avg_pool",
+    "AdaptiveAvgPool": "adaptive_avg_pool",
+    "AdaptiveMaxPool": "adaptive_max_pool",
+    "LPPool": "lp_pool",
+}
+ARGUMENTS = {
+    "MaxPool": (2,),
+    "AvgPool": (2,),
+    "AdaptiveAvgPool": (2,),
+    "AdaptiveMaxPool": (2,),
+    "LPPool": (2, 2),
+}
+
+
+def shuffle(reshape):
+    def operation(x):
+        n, c, h, w = x.shape
+        return reshape(reshape(x, (n, 2, c // 2, h, w)).transpose(1, 2), (n, c, h, w))
+
+    return after(operation)
+
+
+def product(parts):
+    return parts[0] * parts[1]
+
+
+def back(there, again=None):
+    """Move the channels away, do something along their new place, and bring them back."""
+    return after(lambda x: (again or there)(there(x).relu()))
+
+
+CASES = {
+    **{f"nn.Conv{n}d": layer(lambda n=n: getattr(nn, f"Conv{n}d")(8, 8, 1, groups=2), n) for n in (1, 2, 3)},
+    **{
+        f"nn.ConvTranspose{n}d": layer(lambda n=n: getattr(nn, f"ConvTranspose{n}d")(8, 8, 1), n)
+        for n in (1, 2, 3)
+    },
+    "nn.Linear": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(108, 8), nn.ReLU(), nn.Linear(8, 6), nn.Linear(6, 3)
+    ),
+    **{f"nn.BatchNorm{n}d": layer(lambda n=n: getattr(nn, f"BatchNorm{n}d")(8), n) for n in (1, 2, 3)},
+    "nn.SyncBatchNorm": layer(lambda: nn.SyncBatchNorm(8)),
+    **{
+        f"nn.InstanceNorm{n}d": layer(lambda n=n: getattr(nn, f"InstanceNorm{n}d")(8, affine=True), n)
+        for n in (1, 2, 3)
+    },
+    "nn.GroupNorm": layer(lambda: nn.GroupNorm(8, 8)),
+    "nn.GroupNorm of 2": layer(lambda: nn.GroupNorm(2, 8)),
+    "nn.LayerNorm": after(
+        lambda s, x: s.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), norm=lambda: nn.LayerNorm(8)
+    ),
+    "F.layer_norm": layer(lambda: LayerNorm2d(8)),
+    "nn.PReLU": layer(lambda: nn.PReLU(8)),
+    "nn.PReLU of 1": layer(nn.PReLU),
+    **{f"nn.{kind.__name__}": layer(kind) for kind in (*SMOOTH, *SAME) if kind is not nn.Dropout1d},
+    "nn.Dropout1d": layer(nn.Dropout1d, 1),
+    **{f"{f.__module__}.{f.__name__} {i}": unary(f) for i, f in enumerate(FUNCTIONS)},
+    **{f".{name}": unary(lambda x, name=name: getattr(x, name)()) for name in METHODS},
+    ".to": unary(lambda x: x.to(torch.float64)),
+    ".float": unary(lambda x: x.float().double()),
+    ".half": unary(lambda x: x.half().double()),
+    ".bfloat16": unary(lambda x: x.bfloat16().double()),
+    "torch.clamp": unary(lambda x: torch.clamp(x, 0.2, 0.8)),
+    ".clamp": unary(lambda x: x.clamp(0.2, 0.8)),
+    ".clamp_": unary(lambda x: x.clamp_(0.2, 0.8)),
+    ".pow": unary(lambda x: x.pow(2)),
+    "torch.pow": unary(lambda x: torch.pow(x, 2)),
+    **{name: binary(operation) for name, operation in OF_TWO.items()},
+    **{symbol: binary(in_place(symbol)) for symbol in ("+=", "-=", "*=", "/=")},
+    **{
+        f"torch.{name}": binary(lambda a, b, name=name: getattr(torch, name)(a, b))
+        for name in ("add", "sub", "mul", "div", "maximum", "minimum")
+    },
+    **{
+        f".{name}": binary(lambda a, b, name=name: getattr(a, name)(b))
+        for name in (
+            "add",
+            "add_",
+            "sub",
+            "sub_",
+            "mul",
+            "mul_",
+            "div",
+            "div_",
+            "maximum",
+            "minimum",
+            "expand_as",
+        )
+    },
+    "torch.where": binary(lambda a, b: torch.where((a * 2).to(torch.bool), a, b)),
+    ".expand_as one": binary(lambda a, b: a.mean((2, 3), keepdim=True).expand_as(b) + b),
+    **{
+        f"F.{f.__name__}": unary(dropouts(f))
+        for f in (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+        if f is not F.dropout1d
+    },
+    "F.dropout1d": after(dropouts(F.dropout1d), axes=1),
+    "torchvision.ops.StochasticDepth": layer(lambda: StochasticDepth(0.5, "row")),
+    **{
+        key: case
+        for name in ("MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "LPPool")
+        for axes in (1, 2, 3)
+        if (name, axes) != ("LPPool", 3)
+        for key, case in pools(name, axes).items()
+    },
+    "torch.max_pool1d": after(lambda x: torch.max_pool1d(x, 2), axes=1),
+    "torch.max_pool2d": after(lambda x: torch.max_pool2d(x, 2)),
+    "nn.Upsample": layer(lambda: nn.Upsample(scale_factor=2)),
+    "nn.UpsamplingNearest2d": layer(lambda: nn.UpsamplingNearest2d(scale_factor=2)),
+    "nn.UpsamplingBilinear2d": layer(lambda: nn.UpsamplingBilinear2d(scale_factor=2)),
+    "F.interpolate": after(lambda x: F.interpolate(x, scale_factor=2)),
+    **{
+        f"nn.{name}": layer(lambda name=name: getattr(nn, name)((1, 2, 0, 1)))
+        for name in ("ZeroPad2d", "ReflectionPad2d", "ReplicationPad2d")
+    },
+    "nn.ConstantPad2d": layer(lambda: nn.ConstantPad2d((1, 2, 0, 1), 0.5)),
+    "F.pad": after(lambda x: F.pad(x, (1, 2, 0, 1))),
+    "F.pad by keyword": after(lambda x: F.pad(input=x, pad=(1, 2))),
+    "nn.ChannelShuffle": layer(lambda: nn.ChannelShuffle(2)),
+    "torch.permute": back(lambda x: torch.permute(x, (0, 3, 2, 1))),
+    ".permute": back(lambda x: x.permute(0, 3, 2, 1)),
+    ".permute by keyword": back(lambda x: x.permute(dims=(0, 3, 2, 1))),
+    ".permute of a tuple": back(lambda x: x.permute((0, 2, 3, 1)), lambda x: x.permute([0, 3, 1, 2])),
+    "torch.transpose": back(lambda x: torch.transpose(x, 1, 3)),
+    ".transpose": back(lambda x: x.transpose(dim0=1, dim1=-1)),
+    "torch.swapaxes": back(lambda x: torch.swapaxes(x, 1, 3)),
+    ".swapaxes": back(lambda x: x.swapaxes(axis0=1, axis1=2)),
+    "torch.movedim": back(lambda x: torch.movedim(x, 1, -1), lambda x: torch.movedim(x, 3, 1)),
+    ".movedim": back(lambda x: x.movedim(destination=3, source=1), lambda x: x.movedim(3, 1)),
+    "torch.unsqueeze": back(lambda x: torch.unsqueeze(x, 1), lambda x: x.squeeze(1)),
+    ".unsqueeze": back(lambda x: x.unsqueeze(dim=-1), lambda x: torch.squeeze(x, dim=4)),
+    "torch.flatten": after(lambda x: torch.flatten(x, 2).unsqueeze(3)),
+    ".flatten": after(lambda x: x.flatten(start_dim=2).unsqueeze(-1)),
+    "nn.Flatten": lambda: nn.Sequential(conv(3, 5, 1), nn.Flatten(), nn.Linear(180, 4), nn.Linear(4, 3)),
+    "torch.reshape": shuffle(torch.reshape),
+    ".reshape": shuffle(lambda x, shape: x.reshape(shape)),
+    ".reshape of numbers": shuffle(lambda x, shape: x.reshape(*shape)),
+    ".view": shuffle(lambda x, shape: x.contiguous().view(*shape)),
+    ".view of a tuple": shuffle(lambda x, shape: x.contiguous().view(shape)),
+    ".view of another's shape": after(lambda x: x.flatten(2).view(x.shape)),
+    ".view by keyword": after(lambda x: x.flatten(2).view(size=x.size())),
+    "torch.cat": after(lambda x: torch.cat([x, x.relu()], 1), channels=16),
+    "torch.cat by keyword": after(lambda x: torch.cat(tensors=(x, x.relu()), axis=-3), channels=16),
+    "torch.concat": after(lambda x: torch.concat([x, x.relu()], dim=1), channels=16),
+    "torch.chunk": after(lambda x: torch.cat(torch.chunk(x, 2, 1)[::-1], 1)),
+    ".chunk": after(lambda x: product(x.chunk(chunks=2, dim=1)), channels=4),
+    "torch.split": after(lambda x: product(torch.split(x, x.shape[1] // 2, 1)), channels=4),
+    ".split": after(lambda x: product(x.split(x.size(dim=1) // 2, dim=-3)), channels=4),
+    ".split by keyword": after(lambda x: product(x.split(split_size=x.size(1) // 2, dim=1)), channels=4),
+    "[]": after(lambda x: x[:, :, None, 1:][:, :, 0]),
+    "named tuple": lambda: Net(
+        lambda s, x: Outputs(s.head(y := s.stem(x).relu()), maps=s.maps(y)),
+        stem=conv(3, 6),
+        head=head(6),
+        maps=conv(6, 2),
+    ),
+    "dict": lambda: Net(lambda s, x: {"a": [s.head(s.stem(x)), None, 3]}, stem=conv(3, 6), head=head(6)),
+    **{
+        f"torch.{name}": after(lambda x, name=name: x * getattr(torch, name)(x, (2, 3), keepdim=True))
+        for name in ("mean", "sum", "amax", "amin")
+    },
+    **{
+        f".{name}": after(lambda x, name=name: getattr(x, name)(dim=-1)[:, :, :, None] + x)
+        for name in ("mean", "sum", "amax", "amin")
+    },
+    "numpy's names": after(lambda x: torch.mean(x, axis=(2, 3), keepdims=True) * x),
+    **{
+        f"{name} along another axis": after(operation)
+        for name, operation in {
+            "F.softmax": lambda x: F.softmax(x, dim=2),
+            "F.log_softmax": lambda x: F.log_softmax(x, 2),
+            "torch.softmax": lambda x: torch.softmax(x, dim=-1),
+            "torch.log_softmax": lambda x: torch.log_softmax(x, 3),
+            ".softmax": lambda x: x.softmax(2),
+            ".log_softmax": lambda x: x.log_softmax(dim=2),
+        }.items()
+    },
+    "nn.Softmax along another axis": layer(lambda: nn.Softmax(2)),
+    "nn.LogSoftmax along another axis": layer(lambda: nn.LogSoftmax(-1)),
+    "a scale and a shift": layer(lambda: Gain(8)),
+}
+
+
+def build(name):
+    torch.manual_seed(0)
+    model = CASES[name]().double()
+    kinds = {nn.Conv1d: (2, 3, 6), nn.Conv3d: (2, 3, 6, 6, 6)}
+    shapes = [kinds[type(layer)] for layer in model.modules() if type(layer) in kinds]
+    generator = torch.Generator().manual_seed(0)
+    example = torch.rand(shapes[0] if shapes else (2, 3, 6, 6), generator=generator, dtype=torch.float64)
+    return liven(model, example).eval(), example
+
+
+def outputs(model, example):
+    with torch.no_grad():
+        return [leaf for leaf in tree_leaves(model(example)) if isinstance(leaf, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_left_computes_what_the_whole_network_does(name):
+    model, example = build(name)
+    groups = channel_groups(model, example)
+    whole = outputs(model, example)
+    for seed in range(3):
+        plan = random_plan(groups, np.random.default_rng(seed), 0.5)
+        small = remove_channels(model, example, plan)
+        found, expected = outputs(small, example), outputs(zeroed(model, groups, plan), example)
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+        for ours, theirs, before in zip(found, expected, whole, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+            assert not torch.allclose(theirs, before)
+
+
+def test_every_spelling_of_every_row_is_among_the_cases(monkeypatch):
+    used = set()
+
+    class Noting(dict):
+        def get(self, key, default=None):
+            if key in self:
+                used.add(key)
+            return super().get(key, default)
+
+        def __getitem__(self, key):
+            used.add(key)
+            return super().__getitem__(key)
+
+    noting = Noting(rules._RULE_OF)
+    monkeypatch.setattr(rules, "_RULE_OF", noting)
+    for name in CASES:
+        follow(*build(name))
+    assert set(noting) - used == set()
+    assert len(noting) == sum(len(rule.spelled) for rule in rules._TABLE)  # none stands in two rows
+
+
+@pytest.mark.parametrize(
+    ("names", "arguments", "keywords", "expected"),
+    [
+        (("input", "dim"), ("x", 2), {}, {"input": "x", "dim": 2}),
+        (("input", "dim"), ("x",), {"axis": 2}, {"input": "x", "dim": 2}),
+        (("input", "dim", "keepdim"), (), {"input": "x", "keepdims": True}, {"input": "x", "keepdim": True}),
+        (("input", "*shape"), ("x", 2, 3), {}, {"input": "x", "shape": (2, 3)}),
+        (("input", "*shape"), ("x", (2, 3)), {}, {"input": "x", "shape": (2, 3)}),
+        (("input", "*shape"), ("x", [2, 3]), {}, {"input": "x", "shape": [2, 3]}),
+        (("input", "*shape"), ("x", 6), {}, {"input": "x", "shape": (6,)}),
+        (("input", "*shape"), ("x",), {"size": (2, 3)}, {"input": "x", "shape": (2, 3)}),
+        (("input", "*shape"), ("x",), {}, {"input": "x"}),
+        (("input",), ("x", 5), {}, {"input": "x"}),
+        (("input", "dim0", "dim1"), ("x",), {"axis1": 1, "axis0": 0}, {"input": "x", "dim0": 0, "dim1": 1}),
+        (
+            ("input", "split_size_or_sections", "dim"),
+            (),
+            {"tensor": "x", "split_size": 2},
+            {"input": "x", "split_size_or_sections": 2},
+        ),
+    ],
+)
+def test_arguments_have_one_name_however_they_are_given(names, arguments, keywords, expected):
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    place = {"x": x}
+    arguments, keywords = (
+        tuple(place.get(a, a) if isinstance(a, str) else a for a in arguments),
+        {name: place.get(a, a) if isinstance(a, str) else a for name, a in keywords.items()},
+    )
+    node = graph.call_function(torch.relu, arguments, keywords)
+    found = _calls.normalised(node, names)
+    assert {name: "x" if value is x else value for name, value in found.items()} == expected
+
+
+FIXED = {
+    "chunk by a number of channels": lambda s, x: s.head(
+        torch.cat((y := s.stem(x)).chunk(y.size(1) // 2, 1), 1)
+    ),
+    "mean of all": lambda s, x: s.head((y := s.stem(x)) * torch.mean(y)),
+    "sum of them": lambda s, x: s.head((y := s.stem(x)) * y.sum(axis=1, keepdims=True)),
+    "a softmax module": lambda s, x: s.head(s.soft(s.stem(x))),
+    "a number that enters pooling": lambda s, x: s.head(F.avg_pool2d(y := s.stem(x), y.size(1) // 4)),
+    "a number that enters padding": lambda s, x: s.head(F.pad(y := s.stem(x), (y.size(1), 1))),
+    "a number that enters a dropout": lambda s, x: s.head(F.dropout(y := s.stem(x), 1 / y.size(1), False)),
+    "a number that enters a slice": lambda s, x: s.head((y := s.stem(x))[:, :, : y.size(1) // 2]),
+    "a number that enters an interpolation": lambda s, x: s.head(
+        F.interpolate(y := s.stem(x), size=y.size(1))
+    ),
+    "a squeeze that might drop them": lambda s, x: s.head(s.stem(x).squeeze(1)),
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_channels_that_an_operation_depends_on_have_to_stay(name):
+    members = {"soft": nn.Softmax(1)} if "module" in name else {}
+    model = Net(FIXED[name], stem=conv(3, 6), head=head(6), **members)
+    assert "stem" in follow(model, EXAMPLE.float()).fixed
+
+
+PINNED = {  # where a rule says nothing else, a parameter that goes in keeps its shape
+    "beside channels": lambda s, x: s.fc(torch.cat([F.adaptive_avg_pool2d(x, 1)[0], s.gain.scale]).flatten()),
+    "alone": lambda s, x: s.head(x) * s.gain.scale.mean(),
+}
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_channels_of_a_parameter_that_is_used_by_itself_have_to_stay(name):
+    operation = PINNED[name]
+    members = {"head": head(5), "fc": nn.Linear(10, 3)}
+    model = Net(lambda s, x: operation(s, s.stem(x) * s.gain.scale), stem=conv(3, 5), gain=Gain(5), **members)
+    assert "uses 'gain.scale' by itself" in follow(model, EXAMPLE.float()).fixed["stem"]
+
+
+def test_a_layer_norm_by_a_function_without_a_layer_is_refused():
+    model = Net(lambda s, x: s.head(F.layer_norm(s.stem(x), (6, 6, 6))), stem=conv(3, 6), head=head(6))
+    with pytest.raises(ValueError, match=r"without the weight of an nn.LayerNorm has a fixed shape"):
+        follow(model, EXAMPLE.float())
