@@ -306,8 +306,8 @@ METHODS: dict[str, Callable[..., float]] = {
 }
 """Name to ``function(counts, width, *, levels, percentile) -> threshold``.
 
-`counts` and `width` are those of the histogram; `levels` is the number of integers for ``|x|``. A function that needs only
-some of these takes the rest as ``**_``. A threshold beyond the largest value becomes that value.
+`counts` and `width` are those of the histogram; `levels` is the number of integers for ``|x|``. A function that needs
+only some of these takes the rest as ``**_``. A threshold beyond the largest value becomes that value.
 """
 
 

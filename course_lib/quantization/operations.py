@@ -56,8 +56,8 @@ class Operation:
 
     Attributes:
         numbers: ``function(*inputs, **options)`` on float32; a layer's weight and bias are the last inputs.
-        integers: ``function(*inputs, params, **options)`` on integers, where `params` are the QuantParams of the input or
-            inputs, of the weight of a layer, and of the result. None: only numbers are computed with.
+        integers: ``function(*inputs, params, **options)`` on integers, where `params` are the QuantParams of the input
+            or inputs, of the weight of a layer, and of the result. None: only numbers are computed with.
         range: "own" where the result gets a range of its own, which calibration finds; "input" where it lies in the
             range of the input, and is rounded again; "among input" where each value is one of the input's, so that
             nothing is left to round.
