@@ -365,7 +365,7 @@ def test_ranges_hold_zero_and_make_parameters(values, method):
 
 def test_the_method_in_the_documentation_works(monkeypatch):
     monkeypatch.setattr(calibration, "METHODS", METHODS | {})
-    code = textwrap.dedent(calibration.__doc__.split("beside the others:\n")[1])
+    code = textwrap.dedent(calibration.__doc__.split("beside the others::\n")[1])
     exec(code, vars(calibration) | {})
     assert set(calibration.METHODS) - set(METHODS) == {"three sigma"}
     assert histogram_of(sample("normal")).threshold("three sigma") == pytest.approx(3, rel=0.01)
