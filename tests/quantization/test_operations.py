@@ -3,6 +3,7 @@
 import copy
 import math
 import operator
+import textwrap
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_lib.data import to_float
-from course_lib.quantization import affine, onnx
-from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Operation, Refused
+from course_lib.quantization import affine, onnx, operations
+from course_lib.quantization.operations import BATCH, OPERATIONS, Refused
 from course_lib.quantization.steps import Step, execute
 from course_lib.quantization.translate import translate
 from course_lib.quantization.workflow import calibrate, collect, quantize_model, to_integer
@@ -195,21 +196,13 @@ def test_only_values_of_the_input_are_not_rounded_again(name):
 
 
 @traces
-def test_a_new_row_is_all_that_a_new_operation_needs(monkeypatch, tmp_path):
-    def integers(x, *, params):
-        return affine.quantize(-affine.dequantize(x, params[0]), params[1])
-
-    row = Operation(
-        numbers=torch.neg,
-        integers=integers,
-        range="own",
-        spelled={torch.neg: lambda input: Call((input,)), nn.Sigmoid: lambda layer, input: Call((input,))},
-        onnx=("Neg",),
-    )
+def test_the_row_in_the_documentation_is_all_that_a_new_operation_needs(monkeypatch, tmp_path):
     model = built(lambda m, y: m.last(torch.neg(y)), {"last": nn.Conv2d(4, 2, 1)})
     with pytest.raises(ValueError, match="it calls the function 'neg'"):
         collect(model, IMAGES)
-    monkeypatch.setitem(OPERATIONS, "neg", row)
+    monkeypatch.setitem(OPERATIONS, "neg", None)  # taken out again after the test
+    code = textwrap.dedent(operations.__doc__.split("accept::\n")[1])
+    exec(code, vars(operations) | {"affine": affine})
     histograms = collect(model, IMAGES)
     assert list(histograms) == ["images", "conv", "neg", "logits"]
     simulated = quantize_model(model, calibrate(histograms))
