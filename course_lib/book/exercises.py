@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+__all__ = ["BESIDE", "SETUP", "Exercise", "of", "prepare"]
+
 SETUP = "exercise-setup"
 """Tag of the cells that exercises need: imports, and data or parameters that a check uses."""
 

@@ -14,6 +14,25 @@ from typing import Any
 from course_lib import files
 from course_lib.book import CourseError
 
+__all__ = [
+    "FIGURES_MIME",
+    "METADATA",
+    "WIDGET_MIME",
+    "Chapter",
+    "chapters",
+    "faults",
+    "folder",
+    "key_figures",
+    "normalise",
+    "parameters",
+    "read",
+    "reading_minutes",
+    "select",
+    "source_sha256",
+    "title",
+    "to_text",
+]
+
 FIGURES_MIME = "application/vnd.course.key-figures+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 
@@ -97,14 +116,14 @@ def to_text(notebook: Any) -> str:
 def parameters(notebook: Any) -> dict[str, Any]:
     """Return the names assigned in the cell tagged `parameters`, each with its literal value.
 
+    Raises:
+        CourseError: more than one such cell, or a value that is not a plain literal.
+
     Example:
         >>> from nbformat.v4 import new_code_cell, new_notebook
         >>> cell = new_code_cell("seed = 0\\nwidths = [4, 8]", metadata={"tags": ["parameters"]})
         >>> parameters(new_notebook(cells=[cell]))
         {'seed': 0, 'widths': [4, 8]}
-
-    Raises:
-        CourseError: more than one such cell, or a value that is not a plain literal.
     """
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) > 1:

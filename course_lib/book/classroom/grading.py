@@ -23,6 +23,8 @@ from course_lib.book.run import course, show, state
 from course_lib.book.run.runner import Failure, Outcome
 from course_lib.jobs import connected
 
+__all__ = ["COLUMNS", "Grading", "carry_out", "load", "open_places", "plan"]
+
 NAME, GRADES, PAGES = "grades.json", "grades.csv", "feedback"
 COLUMNS = ("student", "chapter", "points", "max_points", "exercises", "reason")
 

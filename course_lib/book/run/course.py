@@ -14,6 +14,8 @@ from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, runner, show, state
 from course_lib.book.run.runner import Failure, Outcome, Task
 
+__all__ = ["SPACE", "Plan", "carry_out", "folder_for", "plan", "refresh", "require_space"]
+
 SPACE = 50 * 2**20  # bytes that a run wants free before it starts
 
 

@@ -17,6 +17,8 @@ from rich.table import Table
 from course_lib import files
 from course_lib.book import CourseError, notebooks
 
+__all__ = ["Finding", "examine", "table"]
+
 _DISTRIBUTION = "small-and-fast"
 _PYTHON = ((3, 11), (3, 13))
 _INSTALL = "pip install -c constraints.txt -e '.[test]' (or: make course)"

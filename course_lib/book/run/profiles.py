@@ -14,6 +14,8 @@ import yaml
 from course_lib.book import CourseError
 from course_lib.book.notebooks import Chapter, select
 
+__all__ = ["load", "names", "parse_assignments", "resolve", "spread"]
+
 _FAST = "fast"
 
 

@@ -11,6 +11,8 @@ from course_lib.book.run import state
 from course_lib.checks import attempts
 from course_lib.checks.attempts import Standing
 
+__all__ = ["Line", "examine", "table"]
+
 
 @dataclass(frozen=True)
 class Line:

@@ -10,6 +10,8 @@ from course_lib import files
 from course_lib.book import CourseError
 from course_lib.book.notebooks import Chapter
 
+__all__ = ["NAME", "check_settings", "differences", "finished", "library_sha256", "load", "save"]
+
 NAME = "run.json"
 
 

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+__all__ = ["faults", "main"]
+
 _LOADED = {
     ("script", "src"),
     ("link", "href"),

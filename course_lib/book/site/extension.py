@@ -25,6 +25,9 @@ from sphinx.util.docutils import SphinxDirective
 from course_lib.book import notebooks
 from course_lib.book.site import offline, results_page
 
+__all__ = ["CONTENTS", "GLOSSARY", "alt_texts", "documented", "entries", "for_page", "link_first_uses"]
+__all__ += ["pattern", "setup"]
+
 GLOSSARY = "glossary"
 _UNLINKED = (
     nodes.title,

@@ -9,6 +9,8 @@ from typing import Any
 from course_lib.book import folders, notebooks
 from course_lib.book.site import offline
 
+__all__ = ["SHOWN_LINES", "blocks", "page", "to_slides", "write"]
+
 SHOWN_LINES = 12  # longer code is for the notebook
 _TEMPLATES = Path(__file__).parent / "templates"
 _HIDDEN = "slide-without-code"
