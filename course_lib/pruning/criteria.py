@@ -1,4 +1,4 @@
-"""How much a filter matters: one score for each output channel, low for what may go first.
+"""Score filters: one number for each output channel, the lowest going first.
 
 Scores are added up in float64, whatever the dtype of the weight: nothing overflows, and int8's -128 has a magnitude.
 Integers beyond 2^53 are rounded to float64 first.
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from course_lib.validation import check_count
 
 _EXACT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-"""dtypes whose magnitudes are compared as they are; all others go to float64 first."""
+"""dtypes whose _magnitudes are compared as they are; all others go to float64 first."""
 
 
 def l1_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
-    """Sum of the magnitudes of each filter.
+    r"""Sum the _magnitudes of each filter.
 
-        score_i = sum_j |w_ij|
+    .. math:: s_i = \sum_j |w_{ij}|
 
     Args:
         weight: of a convolution [C_out, C_in / groups, k, ...] or linear layer [C_out, C_in], any real dtype. (A
@@ -28,18 +28,23 @@ def l1_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
         float64 [C_out], on the device of the weight, without gradient.
 
     Raises:
-        TypeError: no tensor, or one of complex or boolean numbers, or a sparse one.
+        TypeError: not a dense tensor of real numbers (complex, boolean or sparse ones are not).
         ValueError: fewer than two dimensions, empty, or holding NaN.
 
-    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1.
+    Example:
+        >>> l1_norm(torch.tensor([[1.0, -2.0], [0.5, 0.0]]))
+        tensor([3.0000, 0.5000], dtype=torch.float64)
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1.
     """
     return torch.linalg.vector_norm(_rows(weight), ord=1, dim=1, dtype=torch.float64)
 
 
 def l2_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
-    """Euclidean length of each filter.
+    r"""Compute the Euclidean length of each filter.
 
-        score_i = sqrt(sum_j w_ij^2)
+    .. math:: s_i = \sqrt{\sum_j w_{ij}^2}
 
     Args:
         weight: as for `l1_norm`.
@@ -50,7 +55,12 @@ def l2_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
     Raises:
         TypeError, ValueError: as `l1_norm`.
 
-    Source: He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, eq. 2.
+    Example:
+        >>> l2_norm(torch.tensor([[3.0, -4.0], [1.0, 0.0]]))
+        tensor([5., 1.], dtype=torch.float64)
+
+    References:
+        He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, eq. 2.
     """
     return torch.linalg.vector_norm(_rows(weight), ord=2, dim=1, dtype=torch.float64)
 
@@ -58,7 +68,7 @@ def l2_norm(weight: Shaped[Tensor, "C_out *rest"]) -> Float64[Tensor, "C_out"]:
 def random_scores(
     weight: Shaped[Tensor, "C_out *rest"], generator: torch.Generator
 ) -> Float64[Tensor, "C_out"]:
-    """A score for each filter that knows nothing of it: the control arm of every criterion.
+    """Draw a score for each filter by chance: the control for every criterion.
 
     Args:
         weight: as for `l1_norm`; only its shape and device matter.
@@ -68,19 +78,24 @@ def random_scores(
         float64 [C_out], uniform in [0, 1), on the device of the weight.
 
     Raises:
-        TypeError: no generator; else as `l1_norm`.
+        TypeError: `generator` is not a torch.Generator; else as `l1_norm`.
         ValueError: as `l1_norm`.
+
+    Example:
+        >>> scores = random_scores(torch.ones(4, 2), torch.Generator().manual_seed(0))
+        >>> len(scores), bool(((scores >= 0) & (scores < 1)).all())
+        (4, True)
     """
     count = len(_rows(weight))
-    check_generator(generator)
+    _check_generator(generator)
     scores = torch.rand(count, generator=generator, device=generator.device, dtype=torch.float64)
     return scores.to(weight.device)
 
 
 def bn_scale(bn: nn.Module) -> Float[Tensor, "C"]:
-    """Magnitude of each channel's scale in a batch norm.
+    r"""Return the magnitude of each channel's scale in a batch norm.
 
-        score_i = |gamma_i|
+    .. math:: s_i = |\gamma_i|
 
     Args:
         bn: a batch norm layer with learned scales (`affine=True`).
@@ -92,7 +107,12 @@ def bn_scale(bn: nn.Module) -> Float[Tensor, "C"]:
         TypeError: no batch norm.
         ValueError: it has no scales, or they hold NaN.
 
-    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3.
+    Example:
+        >>> bn_scale(nn.BatchNorm2d(3))
+        tensor([1., 1., 1.])
+
+    References:
+        Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3.
     """
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
         given = f"the class {bn.__name__}" if isinstance(bn, type) else f"a {type(bn).__name__}"
@@ -102,11 +122,11 @@ def bn_scale(bn: nn.Module) -> Float[Tensor, "C"]:
             "this batch norm has no gamma (affine=False), so its channels cannot be scored. Score the convolution "
             "before it with l1_norm."
         )
-    return magnitudes(bn.weight, "gamma")
+    return _magnitudes(bn.weight, "gamma")
 
 
 def lowest(scores: Shaped[Tensor, "n"], count: int) -> Int64[Tensor, "count"]:
-    """Where the `count` lowest scores are; of equal scores the one with the lower index comes first.
+    """Find the `count` lowest scores; of equal scores the one with the lower index comes first.
 
     Args:
         scores: [n], real numbers.
@@ -116,24 +136,28 @@ def lowest(scores: Shaped[Tensor, "n"], count: int) -> Int64[Tensor, "count"]:
         int64 [count], ascending, on the device of the scores.
 
     Raises:
-        TypeError: scores that are no tensor of real numbers, or a count that is no int.
-        ValueError: scores that are empty, not one-dimensional or hold NaN; a count outside [0, n].
+        TypeError: scores are not a tensor of real numbers, or count is not an int.
+        ValueError: scores are empty, not one-dimensional or hold NaN; count is outside [0, n].
+
+    Example:
+        >>> lowest(torch.tensor([3.0, 1.0, 2.0, 1.0]), 2)
+        tensor([1, 3])
     """
-    check_weight(scores, "scores")
+    _check_weight(scores, "scores")
     if scores.ndim != 1:
         raise ValueError(
             f"scores has shape {list(scores.shape)}; it must be [n], one number for each thing to be ranked. "
             "Flatten it first."
         )
     check_count(count, "count", low=0, high=len(scores))
-    return is_lowest(scores.detach(), count).nonzero().flatten()
+    return _is_lowest(scores.detach(), count).nonzero().flatten()
 
 
-# For the modules of this package
+# ---- for the modules of this package
 
 
-def is_lowest(scores: Tensor, count: int) -> Tensor:
-    """bool [n], True at the `count` lowest of the checked scores [n], ties by index; in linear time on the CPU."""
+def _is_lowest(scores: Tensor, count: int) -> Tensor:
+    """Mark the `count` lowest of the checked scores [n], ties by index: bool [n], in linear time on the CPU."""
     if count == 0:
         return torch.zeros(len(scores), dtype=torch.bool, device=scores.device)
     if scores.device.type == "cpu":
@@ -148,11 +172,11 @@ def is_lowest(scores: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def check_weight(weight: object, name: str) -> Tensor:
+def _check_weight(weight: object, name: str) -> Tensor:
     """Return `weight` if it is a dense tensor of real numbers, not empty and without NaN.
 
     Raises:
-        TypeError: no tensor, or one of complex or boolean numbers, or a sparse one.
+        TypeError: not a dense tensor of real numbers (complex, boolean or sparse ones are not).
         ValueError: empty, or holding NaN.
     """
     if not isinstance(weight, Tensor):
@@ -175,7 +199,7 @@ def check_weight(weight: object, name: str) -> Tensor:
     return weight
 
 
-def check_generator(generator: object) -> torch.Generator:
+def _check_generator(generator: object) -> torch.Generator:
     """Return `generator` if it is one.
 
     Raises:
@@ -189,15 +213,15 @@ def check_generator(generator: object) -> torch.Generator:
     return generator
 
 
-def magnitudes(weight: Tensor, name: str) -> Tensor:
+def _magnitudes(weight: Tensor, name: str) -> Tensor:
     """|weight| without gradient, in the dtype of the weight if that is exact and in float64 if not."""
-    weight = check_weight(weight, name).detach()
+    weight = _check_weight(weight, name).detach()
     return (weight if weight.dtype in _EXACT else weight.double()).abs()
 
 
 def _rows(weight: Tensor) -> Tensor:
     """The checked weight as floating point [C_out, n], a row for each filter."""
-    weight = check_weight(weight, "weight").detach()
+    weight = _check_weight(weight, "weight").detach()
     if weight.ndim < 2:
         raise ValueError(
             f"weight has shape {list(weight.shape)}; filters are rows of the weight [C_out, C_in, ...] of a "

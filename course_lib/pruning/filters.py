@@ -1,4 +1,4 @@
-"""Filter pruning by norm: per-layer ratios, sensitivity of each layer, one-shot and iterative schedules."""
+"""Filter pruning by norm: ratios of layers, sensitivity of each layer, one-shot and iterative schedules."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -26,7 +26,7 @@ def filter_plan(
     *,
     criterion: Criterion = l1_norm,
 ) -> dict[str, Int64[Tensor, "..."]]:
-    """The filters with the lowest scores of each layer, in the form that `surgery.remove_channels` takes.
+    """Choose the filters with the lowest scores of each layer.
 
     Of the n filters of a layer round(ratio * n) go, but never all: one stays. Filters that must go together (see
     `graph.channel_groups`) count as one, scored by the mean over the layers that compute them; so a residual stage has
@@ -34,22 +34,31 @@ def filter_plan(
 
     Args:
         model: network, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on.
+        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
+            as `graph.follow` gives them, which then need not be followed again.
         ratios: share of filters that go, in [0, 1): one for all layers, or {layer: ratio}, where layers that are not
             named keep all. Name one layer of those that are tied, or give all of them the same.
         criterion: scores the filters of a weight [C_out, ...] with one number each, the lowest going first: one of
             `criteria`, or a function such as `lambda weight: -l1_norm(weight)` (largest first).
 
     Returns:
-        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any.
+        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any, as
+        `surgery.remove_channels` takes it.
 
     Raises:
-        TypeError: a ratio that is no number, a criterion that cannot be called; or as `channel_groups`.
+        TypeError: a ratio that is not a number, a criterion that cannot be called; or as `channel_groups`.
         KeyError: an unknown layer; the message lists the nearest names.
         ValueError: a ratio outside [0, 1); a layer whose filters cannot be removed; two ratios for tied layers; a
             criterion that does not give one finite score a filter; or as `channel_groups`.
 
-    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, sections 3.1 and 3.3.
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
+        >>> model[0].weight.data = torch.tensor([3.0, -1.0, 2.0, 0.5]).reshape(4, 1, 1, 1)
+        >>> filter_plan(model, torch.rand(1, 1, 8, 8), 0.5)
+        {'0': tensor([1, 3])}
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, sections 3.1 and 3.3.
     """
     if not callable(criterion):
         raise TypeError(
@@ -64,7 +73,7 @@ def filter_plan(
 def unit_scores(
     model: nn.Module, group: ChannelGroup, criterion: Criterion = l1_norm
 ) -> Float64[Tensor, "size"]:
-    """One score for each unit of a group: the mean of the criterion over the filters that go together.
+    """Score each unit of a group by the mean of the criterion over the filters that go together.
 
     Args:
         model: the network that the group belongs to.
@@ -76,13 +85,20 @@ def unit_scores(
 
     Raises:
         ValueError: a criterion that does not give one finite score a filter.
+
+    Example:
+        >>> from course_lib.pruning.graph import channel_groups
+        >>> model = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.Conv2d(2, 2, 1))
+        >>> model[0].weight.data = torch.tensor([3.0, -1.0]).reshape(2, 1, 1, 1)
+        >>> unit_scores(model, channel_groups(model, torch.rand(1, 1, 8, 8))[0])
+        tensor([3., 1.], dtype=torch.float64)
     """
     scores = {axis.layer: _score(model, axis.layer, axis.axis, criterion) for axis in group.producers}
     return group.mean_scores(scores)
 
 
 def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels) -> list[str]:
-    """The layers each of whose filters can go without taking a filter of another layer with it.
+    """Find the layers each of whose filters can go without taking a filter of another layer with it.
 
     In a chain these are all layers but the last. In a residual network they are the first convolution of each basic
     block (the first two of a bottleneck): the ones that Li et al. prune, since the last is tied to the shortcut.
@@ -92,6 +108,10 @@ def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channel
 
     Returns:
         Names, in the order in which the network computes them.
+
+    Example:
+        >>> untied_layers(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)), torch.rand(1, 1, 8, 8))
+        ['0']
     """
     return [
         group.producers[0].layer
@@ -109,7 +129,7 @@ def sensitivity(
     layers: Sequence[str] | None = None,
     criterion: Criterion = l1_norm,
 ) -> list[dict[str, str | float]]:
-    """Accuracy after pruning one layer alone, for each layer and ratio, without any training.
+    """Measure the accuracy after pruning one layer alone, for each layer and ratio, without any training.
 
     Args:
         model, example, criterion: as in `filter_plan`.
@@ -123,7 +143,13 @@ def sensitivity(
     Raises:
         TypeError, KeyError, ValueError: as `filter_plan`.
 
-    Source: Li et al. 2017, section 3.2.
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
+        >>> sensitivity(model, torch.rand(1, 1, 8, 8), lambda m: m[0].out_channels / 4, ratios=[0.25])
+        [{'layer': '0', 'ratio': 0.25, 'accuracy': 0.75}]
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.2.
     """
     channels = _followed(model, example)
     if layers is None:
@@ -141,7 +167,7 @@ def sensitivity(
 def ratios_from_sensitivity(
     rows: Sequence[Mapping[str, str | float]], least: float, *, baseline: float
 ) -> dict[str, float]:
-    """How much each layer can lose while the network, pruned in that layer alone, stays at an accuracy of `least`.
+    """Read off how much each layer can lose while the network, pruned in it alone, stays at an accuracy of `least`.
 
     The curve of a layer starts at (0, baseline) and joins the measured points by straight lines; its ratio is where it
     first falls below `least`, or the largest measured one if it never does.
@@ -155,8 +181,12 @@ def ratios_from_sensitivity(
         {layer: ratio}, in the order of the rows, in the form that `filter_plan` takes.
 
     Raises:
-        TypeError: `least` or `baseline` is no number.
+        TypeError: `least` or `baseline` is not a number.
         ValueError: no rows; `least` or `baseline` out of range.
+
+    Example:
+        >>> ratios_from_sensitivity([{"layer": "0", "ratio": 0.5, "accuracy": 0.5}], 0.75, baseline=1.0)
+        {'0': 0.25}
     """
     check_number(baseline, "baseline", low=0, high=1)
     check_number(
@@ -178,7 +208,7 @@ def ratios_for_macs(
     ratios_at: Callable[[float], Ratios],
     share: float,
 ) -> Ratios:
-    """The mildest ratios of a family that leave at most a share of the MACs, found by bisection.
+    """Find by bisection the mildest ratios of a family that leave at most a share of the MACs.
 
     Uniform ratios are the family `lambda t: t`. To share out the same budget by sensitivity, let t be the accuracy
     that may be lost: `lambda t: ratios_from_sensitivity(rows, baseline * (1 - t), baseline=baseline)`.
@@ -193,6 +223,11 @@ def ratios_for_macs(
 
     Raises:
         TypeError, KeyError, ValueError: as `filter_plan`; a share outside (0, 1]; one that no t reaches.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> ratios_for_macs(model, torch.rand(1, 1, 8, 8), lambda t: t, 0.5)
+        0.4375
     """
     check_number(
         share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
@@ -228,11 +263,12 @@ def prune_iteratively(
     fine_tune: Callable[[nn.Module], object],
     criterion: Criterion = l1_norm,
 ) -> nn.Module:
-    """Prune in several rounds with fine-tuning after each; one round is one-shot pruning.
+    r"""Prune in several rounds with fine-tuning after each; one round is one-shot pruning.
 
-    Each round removes about the same share of what is left; after the last the widths are those of `filter_plan`:
+    Each round removes about the same share of what is left; after the last the widths are those of `filter_plan`.
+    After round :math:`r` of :math:`R` the share kept is
 
-        share kept after round r = (1 - ratio)^(r / rounds)
+    .. math:: k_r = (1 - ratio)^{r / R}
 
     Args:
         model, example, ratios, criterion: as in `filter_plan`; the shares are of the network that was given.
@@ -245,7 +281,16 @@ def prune_iteratively(
     Raises:
         TypeError, KeyError, ValueError: as `filter_plan`; `rounds` below 1.
 
-    Source: Li et al. 2017, section 3.4 (prune once and retrain; prune and retrain iteratively).
+    Example:
+        >>> model, example = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)), torch.rand(1, 1, 8, 8)
+        >>> prune_iteratively(model, example, 0.5, rounds=2, fine_tune=lambda m: print(m[0].out_channels))[0]
+        6
+        4
+        Conv2d(1, 4, kernel_size=(3, 3), stride=(1, 1))
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.4 (prune once and retrain; prune and
+        retrain iteratively).
     """
     check_count(rounds, "rounds")
     one, channels = _input(model, example), _followed(model, example)

@@ -8,16 +8,20 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Attempt:
-    """One round of the loop.
+    """One round of `prune_with_rollback`.
 
     Attributes:
         attempt: its number, from 1.
         complexity_before: share of the starting complexity that the round began with.
         complexity: share that the pruned network has, whether it was accepted or not.
-        accuracy: of the pruned network, in [0, 1]; None if evaluation gave no number.
+        accuracy: of the pruned network, in [0, 1]; None if evaluation gave no finite number.
         accepted: whether the pruned network was kept. If not, the one before was restored.
         reason: why, in words.
         proposed: {layer: indices of channels} or {parameter name: number of weights in its mask that go}.
+
+    Example:
+        >>> print(Attempt(1, 1.0, 0.8, 0.93, True, "accuracy is within 0.01 of 0.9350", {"0": [2, 5]}))
+        attempt 1: complexity 1.0000 -> 0.8000, accuracy 0.9300, accepted: accuracy is within 0.01 of 0.9350
     """
 
     attempt: int
@@ -39,7 +43,7 @@ class Attempt:
 
 @dataclass(repr=False)
 class PruningLog:
-    """What `prune_with_rollback` did: enough to plot it, keep it, and go on.
+    """Record of a run of `prune_with_rollback`: enough to plot it, keep it, and go on.
 
     Attributes:
         baseline: accuracy of the network that was given, in [0, 1].
@@ -49,6 +53,11 @@ class PruningLog:
         stopped: why the latest run ended.
         held: names of the parameters whose zeros stay zero in later attempts (hard mode, connections).
         model: the network after the last accepted attempt, a plain one; None in a log that was read from JSON.
+
+    Example:
+        >>> log = PruningLog(baseline=0.9, start=100.0, mode="hard", tolerance=0.01, target=0.5)
+        >>> PruningLog.from_json(log.to_json()).accuracy
+        0.9
     """
 
     baseline: float
@@ -86,17 +95,17 @@ class PruningLog:
     __repr__ = __str__
 
     def to_json(self) -> str:
-        """The log without the network, as JSON. Save the network beside it to resume from both."""
+        """Write the log without the network as JSON. Save the network beside it to resume from both."""
         record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "model"}
         record["attempts"] = [asdict(attempt) for attempt in self.attempts]
         return json.dumps(record, indent=1, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "PruningLog":
-        """The log that `to_json` wrote, with no network in it.
+        """Read the log that `to_json` wrote, with no network in it.
 
         Raises:
-            ValueError: the text is no such log.
+            ValueError: the text is not such a log.
         """
         try:
             record = json.loads(text)
@@ -109,7 +118,7 @@ class PruningLog:
 
 
 class RollbackError(RuntimeError):
-    """Evaluation or training raised during an attempt. The network before it was restored.
+    """Error of evaluation or training during an attempt; the network before it was restored.
 
     Attributes:
         log: all that was done until then, the failed attempt included; `log.model` is the last good network.

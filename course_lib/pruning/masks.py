@@ -1,4 +1,4 @@
-"""Which weights to keep: masks by magnitude or by chance, held at zero (frozen) or set to zero once (soft).
+"""Choose the weights to keep: masks by magnitude or by chance; hold the others at zero (freeze) or zero them once.
 
 A mask is a bool tensor of its parameter's shape; True means keep. Counts are exact: of n units, round(sparsity * n) go,
 with Python's `round`, which takes a half to the even neighbour (round(2.5) is 2).
@@ -15,17 +15,17 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from course_lib.pruning.criteria import check_generator, check_weight, is_lowest, l1_norm, magnitudes
-from course_lib.validation import check_choice, check_number, unknown_name
+from course_lib.pruning.criteria import _check_generator, _check_weight, _is_lowest, _magnitudes, l1_norm
+from course_lib.validation import check_choice, check_model, check_number, unknown_name
 
-GRANULARITIES = ("weight", "kernel", "filter")
+_GRANULARITIES = ("weight", "kernel", "filter")
 _SPARSITY_HINT = "It is the share that goes: 0.9 removes nine of ten."
 
 
 def magnitude_mask(
     weight: Shaped[Tensor, "*shape"], sparsity: float, *, granularity: str = "weight"
 ) -> Bool[Tensor, "*shape"]:
-    """Keep the largest: a mask with exactly round(sparsity * n) of its n units False, those of least magnitude.
+    """Keep the largest weights: a mask with exactly round(sparsity * n) of its n units False, the smallest.
 
     A unit's magnitude is the sum of its |w|. Of equal units the one with the lower index goes first.
 
@@ -43,21 +43,27 @@ def magnitude_mask(
         TypeError: no tensor of real numbers, or a sparsity that is no number.
         ValueError: an empty weight, one with NaN or too few dimensions; sparsity outside [0, 1]; unknown granularity.
 
-    Source: Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015 (weights);
+    Example:
+        >>> magnitude_mask(torch.tensor([[0.1, -3.0], [2.0, -0.2]]), 0.5)
+        tensor([[False,  True],
+                [ True, False]])
+
+    References:
+        Han et al., "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015 (weights);
         Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017 (filters).
     """
-    check_weight(weight, "weight")
+    _check_weight(weight, "weight")
     units = _units(weight, granularity)
     sparsity = check_number(sparsity, "sparsity", low=0, high=1, hint=_SPARSITY_HINT)
     flat = weight.detach().reshape(units, -1)
-    scores = magnitudes(flat, "weight").flatten() if granularity == "weight" else l1_norm(flat)
-    return _spread(~is_lowest(scores, round(sparsity * units)), weight)
+    scores = _magnitudes(flat, "weight").flatten() if granularity == "weight" else l1_norm(flat)
+    return _spread(~_is_lowest(scores, round(sparsity * units)), weight)
 
 
 def global_magnitude_masks(
     weights: nn.Module | Mapping[str, Tensor], sparsity: float
 ) -> dict[str, Bool[Tensor, "..."]]:
-    """Keep the largest weights of several tensors together: one threshold for all, so each finds its own sparsity.
+    """Keep the largest weights of several tensors by one threshold; each tensor gets a sparsity of its own.
 
     Exactly round(sparsity * n) of the n weights of all tensors go. Of equal weights those of the earlier tensor go
     first, and in one tensor those of the lower index.
@@ -73,9 +79,14 @@ def global_magnitude_masks(
     Raises:
         TypeError: neither a model nor a mapping of tensors; a sparsity that is no number.
         ValueError: no weights, or empty or NaN ones; sparsity outside [0, 1].
+
+    Example:
+        >>> keep = global_magnitude_masks({"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([3.0, 4.0])}, 0.5)
+        >>> keep["a"].tolist(), keep["b"].tolist()
+        ([False, False], [True, True])
     """
     if isinstance(weights, nn.Module):
-        weights = {name: weight for name, weight in plain_parameters(weights).items() if weight.ndim > 1}
+        weights = {name: weight for name, weight in _plain_parameters(weights).items() if weight.ndim > 1}
     if not isinstance(weights, Mapping):
         raise TypeError(
             f"weights is a {type(weights).__name__}; it must be a model, or a mapping {{name: weight}} such as "
@@ -86,9 +97,9 @@ def global_magnitude_masks(
             "there are no weights to rank; give a model with layers, or a mapping that is not empty."
         )
     sparsity = check_number(sparsity, "sparsity", low=0, high=1, hint=_SPARSITY_HINT)
-    scores = [magnitudes(weight, f"weights[{name!r}]").flatten() for name, weight in weights.items()]
+    scores = [_magnitudes(weight, f"weights[{name!r}]").flatten() for name, weight in weights.items()]
     together = torch.cat([part.to(scores[0].device) for part in scores])
-    keep = ~is_lowest(together, round(sparsity * len(together)))
+    keep = ~_is_lowest(together, round(sparsity * len(together)))
     parts = keep.split([len(part) for part in scores])
     return {
         name: part.reshape(weight.shape).clone().to(weight.device)
@@ -103,7 +114,7 @@ def random_mask(
     *,
     granularity: str = "weight",
 ) -> Bool[Tensor, "*shape"]:
-    """Keep by chance: a mask with exactly round(sparsity * n) of its n units False, every choice equally likely.
+    """Keep weights by chance: exactly round(sparsity * n) of the n units are False, every choice equally likely.
 
     Args:
         weight: as for `magnitude_mask`; only its shape and device matter.
@@ -115,13 +126,17 @@ def random_mask(
         bool, of the shape and on the device of the weight.
 
     Raises:
-        TypeError: no generator; else as `magnitude_mask`.
+        TypeError: `generator` is not a torch.Generator; else as `magnitude_mask`.
         ValueError: as `magnitude_mask`.
+
+    Example:
+        >>> int(random_mask(torch.ones(4, 5), 0.25, torch.Generator().manual_seed(0)).sum())
+        15
     """
-    check_weight(weight, "weight")
+    _check_weight(weight, "weight")
     units = _units(weight, granularity)
     sparsity = check_number(sparsity, "sparsity", low=0, high=1, hint=_SPARSITY_HINT)
-    check_generator(generator)
+    _check_generator(generator)
     keep = torch.ones(units, dtype=torch.bool, device=generator.device)
     gone = torch.randperm(units, generator=generator, device=generator.device)[: round(sparsity * units)]
     keep[gone] = False
@@ -129,9 +144,9 @@ def random_mask(
 
 
 def freeze(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Hold the masked weights of a model at zero, in place, until `make_permanent`.
+    r"""Hold the masked weights of a model at zero, in place, until `make_permanent`.
 
-        weight = original where mask, else 0
+    .. math:: w = \begin{cases} \text{original} & \text{where mask} \\ 0 & \text{else} \end{cases}
 
     `original` stays the trained parameter, the same object as before, so that an optimizer made earlier goes on
     working; the masked weight is computed from it at every use (a parametrisation). Whatever momentum or weight decay
@@ -146,10 +161,16 @@ def freeze(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             model. A parameter that several layers share is held in all of them.
 
     Raises:
-        TypeError: no model, no mapping, or a mask that is no bool tensor.
+        TypeError: not a model, not a mapping, or a mask that is not a bool tensor.
         KeyError: no parameter of that name; the message lists the nearest ones.
         ValueError: a mask of another shape; a parameter with a parametrisation that is not of this function.
-        Nothing is changed if one of the masks is wrong.
+            Nothing is changed if one of the masks is wrong.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> freeze(layer, {"weight": torch.tensor([[True, False]])})
+        >>> (layer.weight != 0).tolist(), list(layer.state_dict())[-1]
+        ([[True, False]], 'parametrizations.weight.0.mask')
     """
     owners = _checked(model, masks)
     for name, mask in masks.items():
@@ -173,6 +194,12 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Raises:
         TypeError, KeyError, ValueError: as `freeze`.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> zero(layer, {"weight": torch.tensor([[True, False]])})
+        >>> (layer.weight != 0).tolist()
+        [[True, False]]
     """
     owners = _checked(model, masks)
     with torch.no_grad():
@@ -183,7 +210,7 @@ def zero(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def make_permanent(model: nn.Module) -> None:
-    """End `freeze`, in place: a plain model again, with zeros in its weights and nothing that holds them.
+    """End `freeze`, in place: leave a plain model with zeros in its weights and nothing that holds them.
 
     Layers have their own classes again, and the state_dict the keys and order that it had before; the parameters are
     the same objects, so an optimizer goes on working. A model without masks is left as it is.
@@ -192,8 +219,15 @@ def make_permanent(model: nn.Module) -> None:
         model: changed in place.
 
     Raises:
-        TypeError: no model.
+        TypeError: not a model.
         ValueError: another parametrisation was put on top of a mask; remove that one first.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> freeze(layer, {"weight": torch.tensor([[True, False]])})
+        >>> make_permanent(layer)
+        >>> list(layer.state_dict()), (layer.weight != 0).tolist()
+        (['weight', 'bias'], [[True, False]])
     """
     check_model(model)
     frozen = [(module, key) for module in model.modules() for key in _held_keys(module)]
@@ -212,7 +246,7 @@ def make_permanent(model: nn.Module) -> None:
         _reorder(module, held.order)
 
 
-# How it is done
+# ---- how it is done
 
 
 class _Held(nn.Module):
@@ -230,7 +264,7 @@ class _Held(nn.Module):
         return original.masked_fill(~self.mask, 0)
 
 
-def plain_parameters(model: nn.Module) -> dict[str, Tensor]:
+def _plain_parameters(model: nn.Module) -> dict[str, Tensor]:
     """{name: weight}, named and ordered as the parameters of the plain model, with the zeros that are held."""
     seen, parameters = set(), {}
     for name, module, key in _slots(model):
@@ -241,7 +275,7 @@ def plain_parameters(model: nn.Module) -> dict[str, Tensor]:
     return parameters
 
 
-def frozen_names(model: nn.Module) -> list[str]:
+def _frozen_names(model: nn.Module) -> list[str]:
     """The names, in the plain model, of the parameters that `freeze` holds."""
     return [name for name, module, key in _slots(model) if _held(module, key) is not None]
 
@@ -328,13 +362,6 @@ def _foreign(model: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def check_model(model: object) -> None:
-    """Raise TypeError unless `model` is a module."""
-    if not isinstance(model, nn.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"model is {given}; it must be a torch.nn.Module.")
-
-
 def _own_class(module: nn.Module) -> None:
     """Give a parametrised layer a class that no copy of it shares: PyTorch removes attributes from that class."""
     shared = type(module)
@@ -352,7 +379,7 @@ def _reorder(module: nn.Module, order: tuple[str, ...]) -> None:
 
 def _units(weight: Tensor, granularity: str) -> int:
     """How many weights, kernels or filters a weight has."""
-    check_choice(granularity, "granularity", GRANULARITIES)
+    check_choice(granularity, "granularity", _GRANULARITIES)
     if granularity == "weight":
         return weight.numel()
     if weight.ndim < 2:

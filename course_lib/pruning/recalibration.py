@@ -1,4 +1,4 @@
-"""Measure the statistics of batch norm anew: what pruning leaves behind no longer fits them."""
+"""Measure the statistics of batch norm anew: after pruning, those of the whole network no longer fit."""
 
 from collections.abc import Iterable
 
@@ -11,11 +11,11 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 @torch.no_grad()
 def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N *rest"]]) -> None:
-    """Measure the statistics of every batch norm anew, in place, without touching a weight.
+    r"""Measure the statistics of every batch norm anew, in place; no weight changes.
 
     Running mean and variance are set back and become the plain average over the batches:
 
-        mean = 1/B sum_b mean_b,   variance = 1/B sum_b variance_b
+    .. math:: \mu = \frac{1}{B} \sum_b \mu_b, \qquad \sigma^2 = \frac{1}{B} \sum_b \sigma_b^2
 
     Only batch norms are in train mode while the batches go through; dropout is off. All modes and momenta are as before
     afterwards.
@@ -29,7 +29,14 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N 
         ValueError: no batch norm with running statistics; no batches, or a batch that the model does not accept or that
             gives NaN or infinite activations. The statistics are then what they were.
 
-    Source: Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020, section 3.3
+    Example:
+        >>> model = nn.Sequential(nn.BatchNorm1d(1))
+        >>> recalibrate_batch_norm(model, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+        >>> model[0].running_mean, model[0].running_var
+        (tensor([4.]), tensor([2.]))
+
+    References:
+        Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020, section 3.3
         (whose code does not set the statistics back).
     """
     layers = [

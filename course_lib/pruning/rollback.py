@@ -1,4 +1,4 @@
-"""Prune a little, evaluate, and take it back if it cost too much: the loop around every criterion of this package."""
+"""The loop around every criterion: prune a little, evaluate, and restore the network if that cost too much."""
 
 import contextlib
 import copy
@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from course_lib.pruning import masks
 from course_lib.pruning.log import Attempt, PruningLog, RollbackError
 from course_lib.pruning.surgery import channel_masks, remove_channels
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.validation import check_choice, check_count, check_model, check_number
 
-MODES = ("hard", "soft")
+_MODES = ("hard", "soft")
 _SLACK = 1e-9  # 0.8 - 0.1 is a little more than 0.7 in floating point; such a difference decides nothing
 
 Proposal = Mapping[str, Sequence[int] | Tensor]
@@ -37,7 +37,7 @@ def prune_with_rollback(
     max_attempts: int = 100,
     log: PruningLog | None = None,
 ) -> PruningLog:
-    """Prune step by step, restoring the network after every step that costs too much accuracy.
+    """Prune step by step; restore the network after every step that costs too much accuracy::
 
         until complexity(network) <= target * complexity(model), nothing more is proposed, or the attempts are used up:
             candidate = network pruned as proposed
@@ -54,7 +54,7 @@ def prune_with_rollback(
     whole, with bias, gamma and beta (`surgery.channel_masks`). Behind a ReLU such a channel gets no gradient and stays
     silent; propose masks of the weights alone where channels are to come back.
 
-    Soft Filter Pruning (He et al. 2018) is the soft mode with a rising share, every attempt accepted (`tolerance=1`):
+    Soft Filter Pruning (He et al. 2018) is the soft mode with a rising share, every attempt accepted (`tolerance=1`)::
 
         def lowest_filters(model, attempt):
             masks = {}
@@ -93,16 +93,26 @@ def prune_with_rollback(
         The log. `log.model` is the pruned network, a plain one in the train/eval mode of the one given.
 
     Raises:
-        RollbackError (a RuntimeError): evaluation, training or the complexity raised, or gave something that is no
+        RollbackError (a RuntimeError): evaluation, training or the complexity raised, or gave something that is not a
             number. It names the attempt, and its `log` holds the last good network. An accuracy of NaN or infinity is
-            no error but a rejected attempt.
-        TypeError, ValueError: arguments out of range; a baseline that is no finite number in [0, 1]; a proposal of the
-            wrong form.
+            not an error but a rejected attempt.
+        TypeError, ValueError: arguments out of range; a baseline that is not a finite number in [0, 1]; a proposal
+            of the wrong form.
         KeyError: a proposal for a layer or parameter that does not exist; the message lists the nearest ones.
 
-    Source: He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, alg. 1.
+    Example:
+        >>> def smallest(model, attempt):
+        ...     return {"weight": model.weight.abs() > attempt}
+        >>> model = nn.Linear(3, 1, bias=False)
+        >>> model.weight.data = torch.tensor([[0.5, 1.5, 2.5]])
+        >>> log = prune_with_rollback(model, propose=smallest, evaluate=lambda m: 0.9, tolerance=0, target=0.4)
+        >>> log.model.weight.tolist(), log.stopped
+        ([[0.0, 0.0, 2.5]], 'the target is reached')
+
+    References:
+        He et al., "Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks", IJCAI 2018, alg. 1.
     """
-    masks.check_model(model)
+    check_model(model)
     for name, function in {"propose": propose, "evaluate": evaluate}.items():
         _check_callable(function, name)
     for name, function in {"complexity": complexity, "train": train}.items():
@@ -115,13 +125,13 @@ def prune_with_rollback(
         hint="It is a share of all images: 0.01 is one point of accuracy.",
     )
     target = _check_target(target)
-    check_choice(mode, "mode", MODES)
+    check_choice(mode, "mode", _MODES)
     check_count(max_attempts, "max_attempts")
     measure = complexity or _nonzero_parameters
 
     modes = {name: module.training for name, module in model.named_modules()}
     network = copy.deepcopy(model).eval()
-    held = masks.frozen_names(network)
+    held = masks._frozen_names(network)
     masks.make_permanent(network)
     log, share = _start(network, evaluate, measure) if log is None else _resume(log, network, measure)
     log.mode, log.tolerance, log.target, log.model = mode, tolerance, target, network
@@ -234,7 +244,7 @@ def _prune(
     else:
         candidate = remove_channels(network, example, proposal)
     # The masks of earlier attempts are the zeros that they left, and so have been cut to size with the weights.
-    parameters = masks.plain_parameters(candidate)
+    parameters = masks._plain_parameters(candidate)
     masks.freeze(candidate, {name: parameters[name] != 0 for name in held if name in parameters})
     return candidate
 

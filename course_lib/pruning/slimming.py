@@ -1,4 +1,4 @@
-"""Network slimming: an L1 penalty on the scales of batch norm, and one threshold over all of them."""
+r"""Network slimming: an L1 penalty on the scales :math:`\gamma` of batch norm, and one threshold over all of them."""
 
 import torch
 from jaxtyping import Float64, Shaped
@@ -18,23 +18,32 @@ _REMEDY = (
 
 
 def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
-    """Add the gradient of the penalty `strength * sum |gamma|` to the scales of all batch norms, in place.
+    r"""Add the gradient of an L1 penalty to the scales of all batch norms, in place.
 
-        gamma.grad += strength * sign(gamma)
+    .. math:: \nabla_\gamma \leftarrow \nabla_\gamma + \lambda\, \mathrm{sign}(\gamma),
+        \qquad \text{penalty } \lambda \sum |\gamma|
 
-    To be called between the backward pass and the optimizer's step, for instance as the `after_backward` of
-    `training.fit`. At gamma = 0 the sign is 0: a scale that has arrived there is left to the loss alone.
+    Call it between the backward pass and the optimizer's step, for instance as the `after_backward` of
+    `training.fit`. At :math:`\gamma = 0` the sign is 0: a scale that has arrived there is left to the loss alone.
 
     Args:
         model: network whose gradients have just been computed.
-        strength: of the penalty, at least 0; the paper uses 1e-4 (VGG) and 1e-5 (ResNet, DenseNet) on CIFAR-10.
+        strength: :math:`\lambda`, at least 0; the paper uses 1e-4 (VGG) and 1e-5 (ResNet, DenseNet) on CIFAR-10.
 
     Raises:
-        TypeError: a strength that is no number.
-        ValueError: a strength that is negative or not finite; a model without batch norm scales that are trained, or
+        TypeError: strength is not a number.
+        ValueError: strength is negative or not finite; a model without batch norm scales that are trained, or
             without gradients on them.
 
-    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
+    Example:
+        >>> model = nn.BatchNorm1d(2)
+        >>> model.weight.grad = torch.tensor([0.5, 0.0])
+        >>> add_sparsity_gradient(model, 0.25)
+        >>> model.weight.grad
+        tensor([0.7500, 0.2500])
+
+    References:
+        Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
     """
     strength = check_number(strength, "strength", low=0)
     scales = [
@@ -58,27 +67,36 @@ def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
 def slimming_plan(
     model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, ratio: float
 ) -> dict[str, Shaped[Tensor, "..."]]:
-    """The channels with the lowest |gamma| of the whole network, in the form that `surgery.remove_channels` takes.
+    r"""Choose the channels with the lowest :math:`|\gamma|` of the whole network.
 
     All channels that a batch norm scales are ranked in one list, whatever layer they are in; exactly
     round(ratio * channels) of them go, of equal ones that of the earlier layer and the lower index first. Channels that
-    must go together (see `graph.channel_groups`) count as one, scored by the mean of their |gamma|. The best channel of
-    each group stays whatever its score, so that no layer vanishes; the next in the list goes instead.
+    must go together (see `graph.channel_groups`) count as one, scored by the mean of their :math:`|\gamma|`. The best
+    channel of each group stays whatever its score, so that no layer vanishes; the next in the list goes instead.
 
     Args:
         model: network with batch norm, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on.
+        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
+            as `graph.follow` gives them.
         ratio: share of the ranked channels that go, in [0, 1).
 
     Returns:
-        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any.
+        {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any, as
+        `surgery.remove_channels` takes it.
 
     Raises:
-        TypeError: a ratio that is no number; or as `channel_groups`.
-        ValueError: a ratio outside [0, 1), or one so high that a layer would vanish; a model without batch norm scales
+        TypeError: ratio is not a number; or as `channel_groups`.
+        ValueError: ratio is outside [0, 1), or so high that a layer would vanish; a model without batch norm scales
             behind channels that can be removed; NaN among the scales; or as `channel_groups`.
 
-    Source: Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3. (Its
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3))
+        >>> model[1].weight.data = torch.tensor([0.5, 0.1, 0.9])
+        >>> slimming_plan(model, torch.rand(1, 1, 8, 8), 0.6)
+        {'0': tensor([0, 1])}
+
+    References:
+        Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3. (Its
         reference code removes one channel more and all ties, and lets layers vanish.)
     """
     ratio = check_number(
@@ -116,7 +134,7 @@ def slimming_plan(
 def channel_scales(
     model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels
 ) -> list[tuple[ChannelGroup, Float64[Tensor, "units"]]]:
-    """The groups of channels that batch norms scale, and the mean |gamma| of each unit in them.
+    r"""Find the groups of channels that batch norms scale, and the mean :math:`|\gamma|` of each unit in them.
 
     Args:
         model, example: as in `slimming_plan`.
@@ -126,6 +144,11 @@ def channel_scales(
 
     Raises:
         ValueError: there is none, NaN among the scales, or as `channel_groups`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Conv2d(3, 2, 3))
+        >>> [(group.size, scales) for group, scales in channel_scales(model, torch.rand(1, 1, 8, 8))]
+        [(3, tensor([1., 1., 1.], dtype=torch.float64))]
     """
     with tracing.alone():  # while another thread traces the model, its parameters are proxies
         layers = {

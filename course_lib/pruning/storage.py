@@ -1,10 +1,10 @@
-"""Bytes that a pruned weight takes in a file, counted, for three ways of writing it.
+r"""Count the bytes that a pruned weight takes in a file, for three ways of writing it.
 
 With n numbers in C_out rows, of which z are not zero, and b bytes a number (4 for float32):
 
-    dense    n * b                                    zeros cost as much as anything
-    CSR      z * (b + 4) + (C_out + 1) * 4            int32 column index with each value, int32 end of each row
-    bitmap   z * b + ceil(n / 8)                      one bit for each number
+- dense: :math:`n b`; zeros cost as much as anything
+- CSR: :math:`z (b + 4) + 4 (C_{out} + 1)`; an int32 column index with each value, an int32 end of each row
+- bitmap: :math:`z b + \lceil n / 8 \rceil`; one bit for each number
 
 So CSR is smaller than dense where the density z / n falls below b / (b + 4), less the row pointers: for float32 at a
 sparsity of more than about 1/2, for int8 of more than about 4/5. The bitmap is smaller where the sparsity exceeds
@@ -26,26 +26,34 @@ _INDEX_BYTES = 4
 
 
 def dense_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
-    """Bytes of all numbers, zeros included: n * b.
+    r"""Count the bytes of all numbers, zeros included: :math:`n b`.
 
     Args:
         weight: not empty, any dtype.
 
     Raises:
-        TypeError: no tensor, or a sparse one.
+        TypeError: not a tensor, or a sparse one.
         ValueError: empty.
+
+    Example:
+        >>> dense_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        16
     """
     return _check(weight).numel() * weight.element_size()
 
 
 def csr_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
-    """Bytes in compressed sparse rows, with int32 indices: z * (b + 4) + (C_out + 1) * 4.
+    r"""Count the bytes in compressed sparse rows with int32 indices: :math:`z (b + 4) + 4 (C_{out} + 1)`.
 
     Args:
         weight: [C_out, ...], taken as a matrix [C_out, -1]; a vector is one row.
 
     Raises:
         TypeError, ValueError: as `dense_bytes`.
+
+    Example:
+        >>> csr_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        28
     """
     matrix = torch.atleast_2d(_check(weight))
     return (
@@ -55,19 +63,23 @@ def csr_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
 
 
 def bitmap_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
-    """Bytes of what `pack_bitmap` returns: z * b + ceil(n / 8).
+    r"""Count the bytes of what `pack_bitmap` returns: :math:`z b + \lceil n / 8 \rceil`.
 
     Args:
         weight: not empty, any dtype.
 
     Raises:
         TypeError, ValueError: as `dense_bytes`.
+
+    Example:
+        >>> bitmap_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
+        9
     """
     return int(_check(weight).count_nonzero()) * weight.element_size() + -(-weight.numel() // 8)
 
 
 def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"], Shaped[Tensor, "nonzero"]]:
-    """A weight as one bit for each number (1: not zero) and the numbers that are not zero, in order.
+    """Pack a weight into one bit for each number (1: not zero) and the numbers that are not zero, in order.
 
     Bit i % 8 of byte i // 8, counted from the lowest, stands for number i of the flattened weight.
 
@@ -79,6 +91,10 @@ def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"
 
     Raises:
         TypeError, ValueError: as `dense_bytes`.
+
+    Example:
+        >>> pack_bitmap(torch.tensor([0.0, 1.0, 2.0, 0.0]))
+        (tensor([6], dtype=torch.uint8), tensor([1., 2.]))
     """
     flat = _check(weight).detach().flatten()
     keep = flat != 0
@@ -90,7 +106,7 @@ def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"
 def unpack_bitmap(
     bits: UInt8[Tensor, "bytes"], values: Shaped[Tensor, "nonzero"], shape: Sequence[int]
 ) -> Shaped[Tensor, "..."]:
-    """The weight that `pack_bitmap` was given, number for number (a negative zero comes back as zero).
+    """Unpack the weight that `pack_bitmap` was given, number for number (a negative zero comes back as zero).
 
     Args:
         bits: uint8 [ceil(n / 8)].
@@ -101,8 +117,13 @@ def unpack_bitmap(
         A new tensor of that shape, in the dtype and on the device of the values.
 
     Raises:
-        TypeError: bits that are no uint8 tensor, values that are no tensor, a shape that holds no ints.
+        TypeError: bits are not a uint8 tensor, values not a tensor, or the shape does not hold ints.
         ValueError: bits, values and shape do not belong together.
+
+    Example:
+        >>> unpack_bitmap(torch.tensor([6], dtype=torch.uint8), torch.tensor([1.0, 2.0]), (2, 2))
+        tensor([[0., 1.],
+                [2., 0.]])
     """
     if not isinstance(bits, Tensor) or bits.dtype != torch.uint8:
         given = f"has dtype {bits.dtype}" if isinstance(bits, Tensor) else f"is a {type(bits).__name__}"

@@ -1,4 +1,4 @@
-"""Removing channels from a network: what is left is a plain, smaller network."""
+"""Remove channels from a network: what is left is a plain, smaller network."""
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,19 +17,21 @@ Plan = Mapping[str, Sequence[int] | Tensor]
 
 
 def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan) -> nn.Module:
-    """A copy of `model` without the named output channels, and without all that only served them.
+    r"""Remove output channels and all that only serves them; return a smaller copy of the network.
 
     With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
-    column in every layer that reads it, and the channels that are tied to it (see `graph.channel_groups`):
+    column in every layer that reads it, and the channels that are tied to it (see `graph.channel_groups`). In eval mode
+    the smaller network computes what the whole one does with the columns of the removed channels set to zero in every
+    layer that reads them, to float tolerance:
 
-        pruned(x) == model(x) with the columns of the removed channels set to zero in every layer that reads them
+    .. math:: f_{pruned}(x) = f_{zeroed}(x)
 
-    in eval mode, to float tolerance. The one exception is stated there: layer norm and group norm compute their
-    statistics over the channels that are left.
+    The one exception: layer norm and group norm compute their statistics over the channels that are left.
 
     Args:
         model: network of one input tensor, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on.
+        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
+            as `graph.follow` gives them, which then need not be followed again.
         plan: for each named layer (convolution, linear, or a normalisation that follows one) the output channels that
             go, as integers in [0, channels). An empty list removes nothing.
 
@@ -43,7 +45,14 @@ def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Chann
         ValueError: an index out of range or given twice; a channel that cannot go, with the reason; every channel of a
             group; or as `channel_groups`.
 
-    Source: Li et al. 2017, "Pruning Filters for Efficient ConvNets", section 3.
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3))
+        >>> small = remove_channels(model, torch.rand(1, 1, 8, 8), {"0": [1, 2, 3]})
+        >>> small[0].weight.shape, small[2].weight.shape
+        (torch.Size([1, 1, 3, 3]), torch.Size([2, 1, 3, 3]))
+
+    References:
+        Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.
     """
     cuts = _cuts(model, example, plan)
     with tracing.alone():  # another thread that follows the model changes its mode for so long
@@ -104,7 +113,7 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
 def channel_masks(
     model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan
 ) -> dict[str, Bool[Tensor, "..."]]:
-    """Masks that silence channels instead of removing them: False for every parameter that makes their output.
+    """Make masks that silence channels instead of removing them: False for every parameter that makes their output.
 
     These are the rows of the layers that compute the channels, their biases, and the entries of the batch norms and
     other layers that follow: a batch norm that keeps its beta would go on speaking for a filter of zeros. With ReLU
@@ -117,7 +126,16 @@ def channel_masks(
         For each parameter concerned a bool mask of its shape, False where the channels are.
 
     Raises:
-        As `remove_channels`; and ValueError where a normalisation without parameters follows.
+        TypeError, KeyError, ValueError: as `remove_channels`; and ValueError where a normalisation without parameters
+            follows.
+
+    Example:
+        >>> model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3))
+        >>> masks = channel_masks(model, torch.rand(1, 1, 8, 8), {"0": [1]})
+        >>> {name: mask.flatten(1).all(1).tolist() for name, mask in masks.items() if name == "0.weight"}
+        {'0.weight': [True, False, True]}
+        >>> list(masks)
+        ['0.weight', '0.bias', '1.weight', '1.bias']
     """
     cuts = _cuts(model, example, plan, consumers=False)
     with tracing.alone():  # while another thread traces the model, its parameters are proxies

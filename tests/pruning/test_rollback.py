@@ -296,7 +296,7 @@ def test_soft_filter_pruning():
 
 
 def test_the_example_in_the_docstring_runs():
-    lines = textwrap.dedent(prune_with_rollback.__doc__.split("(`tolerance=1`):")[1].split("    Args:")[0])
+    lines = textwrap.dedent(prune_with_rollback.__doc__.split("(`tolerance=1`)::")[1].split("    Args:")[0])
     model = nn.Sequential(nn.Conv2d(1, 10, 3), nn.ReLU(), nn.Conv2d(10, 20, 3))
     images, seen = torch.rand(2, 1, 6, 6), []
 

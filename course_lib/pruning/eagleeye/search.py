@@ -31,6 +31,11 @@ class SearchResult:
         strategies: as given.
         scores: accuracy of each on the scoring images, in [0, 1].
         seconds: what judging each of them took; not compared, since it differs from run to run.
+
+    Example:
+        >>> few = (Strategy({"0": 0.1}, 90, 0.9), Strategy({"0": 0.5}, 50, 0.5))
+        >>> SearchResult(few, scores=(0.7, 0.8), seconds=(0.1, 0.1)).best()
+        [Strategy(ratios={'0': 0.5}, macs=50, mac_share=0.5)]
     """
 
     strategies: tuple[Strategy, ...]
@@ -38,7 +43,7 @@ class SearchResult:
     seconds: tuple[float, ...] = field(compare=False)
 
     def best(self, count: int = 1) -> list[Strategy]:
-        """The strategies with the highest scores, best first; of equal scores the earlier one.
+        """Return the strategies with the highest scores, best first; of equal scores the earlier one.
 
         Raises:
             TypeError, ValueError: `count` is not a whole number from 1 to the number of strategies.
@@ -92,7 +97,8 @@ def search(
         RuntimeError: a worker process died at some candidates, twice while each was tried alone. All others are judged,
             and kept in `path`.
 
-    Source: Li et al. 2020, "EagleEye", sections 3.3 and 3.4 (adaptive batch normalization as the evaluation).
+    References:
+        Li et al., "EagleEye", ECCV 2020, sections 3.3 and 3.4 (adaptive batch normalization as the evaluation).
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; it must be a trained torch.nn.Module.")

@@ -1,4 +1,4 @@
-"""Random pruning strategies whose operations fall in a range."""
+"""Draw random pruning strategies whose operations fall in a range."""
 
 import math
 from collections.abc import Sequence
@@ -18,12 +18,16 @@ _AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Strategy:
-    """How much of each layer goes, and what is left of the operations.
+    """Share of each layer that goes, and what is left of the operations.
 
     Attributes:
         ratios: {layer: share of its filters that go}, as `filters.filter_plan` takes them.
         macs: multiply-accumulates of the pruned network, as `cost.measure` counts them.
         mac_share: the same as a share of the whole network's.
+
+    Example:
+        >>> Strategy({"0": 0.5}, macs=1200, mac_share=0.5).ratios
+        {'0': 0.5}
     """
 
     ratios: dict[str, float]
@@ -40,11 +44,12 @@ def sample_strategies(
     max_ratio: float,
     seed: int,
 ) -> list[Strategy]:
-    """Random pruning strategies whose operations fall in a range.
+    r"""Draw random pruning strategies whose operations fall in a range.
 
     For every group of filters that go together (see `graph.channel_groups`) a ratio is drawn,
 
-        ratio ~ uniform on [0, max_ratio),   low <= MACs(pruned) / MACs(whole) <= high
+    .. math:: r_g \sim U[0, r_{max}), \qquad
+        low \le \frac{\mathrm{MACs}(pruned)}{\mathrm{MACs}(whole)} \le high
 
     and a draw outside the range is thrown away, like one that leaves the same widths as an earlier one, and one that
     takes every channel of a layer whose channels are tied to a part of another's. The MACs are computed from the
@@ -54,7 +59,8 @@ def sample_strategies(
 
     Args:
         model: network, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on.
+        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
+            as `graph.follow` gives them.
         count: how many strategies, all different.
         mac_range: (low, high), shares of the MACs that may be left, in (0, 1].
         max_ratio: the largest share of a layer's filters that may go, in (0, 1).
@@ -69,8 +75,17 @@ def sample_strategies(
             layers; or a range that the draws do not meet often enough, with how near they came. Or as
             `channel_groups`.
 
-    Source: Li et al. 2020, "EagleEye", section 3.2 (whose code adds its `min_rate` to ratios drawn up to
-        `max_rate`, so that it moves both ends).
+    Example:
+        >>> import torch
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3))
+        >>> options = {"mac_range": (0.4, 0.6), "max_ratio": 0.7, "seed": 0}
+        >>> [strategy] = sample_strategies(model, torch.rand(1, 1, 8, 8), count=1, **options)
+        >>> strategy.macs, list(strategy.ratios)
+        (3600, ['0'])
+
+    References:
+        Li et al., "EagleEye", ECCV 2020, section 3.2 (whose code adds its `min_rate` to ratios drawn up to `max_rate`,
+        so that it moves both ends).
     """
     check_count(count, "count")
     check_count(seed, "seed", low=0)

@@ -14,7 +14,7 @@ _OF_ALL = frozenset(vars(nn.Module()))  # mode, hooks, parameters and the like
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Channels:
-    """The channels of one network, as `follow` found them.
+    """Channels of one network, as `follow` found them.
 
     Functions that take an example input take this in its place, and then follow nothing. It belongs to the network's
     structure: weights may change freely, and a deep copy may be pruned with it too.

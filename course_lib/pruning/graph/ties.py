@@ -24,6 +24,10 @@ class LayerAxis:
         axis: of the weight: 0 is the output axis of a convolution or linear layer and the only one of a batch norm,
             1 the input axis (transposed convolutions have them the other way round).
         units: int64 [length of that axis]; the unit of the group, or -1 where the index belongs to none of its units.
+
+    Example:
+        >>> LayerAxis("fc", 1, torch.tensor([0, 0, 1, 1]))
+        LayerAxis(layer='fc', axis=1, units=tensor([0, 0, 1, 1]))
     """
 
     layer: str
@@ -44,6 +48,14 @@ class ChannelGroup:
         consumers: input axes of those that read them. A linear layer after a flattening has several indices a unit.
         followers: layers with parameters of their own for each channel: normalisation, PReLU, depthwise convolutions
             and scale parameters.
+
+    Example:
+        >>> conv, bn = LayerAxis("conv", 0, torch.arange(3)), LayerAxis("bn", 0, torch.arange(3))
+        >>> group = ChannelGroup(size=3, producers=(conv,), consumers=(), followers=(bn,))
+        >>> group.channels(torch.tensor([2]))
+        {'conv': tensor([2])}
+        >>> group.mean_scores({"conv": torch.tensor([1.0, 2.0, 3.0]), "bn": torch.tensor([0.0, 0.0, 1.0])})
+        tensor([0.5000, 1.0000, 2.0000], dtype=torch.float64)
     """
 
     size: int
@@ -57,7 +69,7 @@ class ChannelGroup:
         return self.producers + self.consumers + self.followers
 
     def channels(self, units: Int64[Tensor, "chosen"]) -> dict[str, Int64[Tensor, "..."]]:
-        """The output channels of each producer that belong to these units, as `surgery.remove_channels` takes them.
+        """Find the output channels of each producer that belong to these units, as `remove_channels` takes them.
 
         Args:
             units: int64 [chosen], in [0, size).
@@ -69,7 +81,7 @@ class ChannelGroup:
         return {layer: indices for layer, indices in found.items() if len(indices)}
 
     def mean_scores(self, scores: Mapping[str, Float[Tensor, "..."]]) -> Float64[Tensor, "size"] | None:
-        """One score a unit: the mean of the scores of its channels, over all layers that are scored.
+        """Score each unit by the mean of the scores of its channels, over all layers that are scored.
 
         Args:
             scores: {layer: [its channels]}, for producers or followers; other layers are not looked at.
