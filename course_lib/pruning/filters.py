@@ -15,7 +15,7 @@ from course_lib.pruning.graph.follow import _followed, _input, follow
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_number, unknown_name
 
-Criterion = Callable[[Tensor], Tensor]
+_Criterion = Callable[[Tensor], Tensor]
 Ratios = float | Mapping[str, float]
 
 
@@ -24,7 +24,7 @@ def filter_plan(
     example: Shaped[Tensor, "N *rest"] | Channels,
     ratios: Ratios,
     *,
-    criterion: Criterion = l1_norm,
+    criterion: _Criterion = l1_norm,
 ) -> dict[str, Int64[Tensor, "..."]]:
     """Choose the filters with the lowest scores of each layer.
 
@@ -71,7 +71,7 @@ def filter_plan(
 
 
 def unit_scores(
-    model: nn.Module, group: ChannelGroup, criterion: Criterion = l1_norm
+    model: nn.Module, group: ChannelGroup, criterion: _Criterion = l1_norm
 ) -> Float64[Tensor, "size"]:
     """Score each unit of a group by the mean of the criterion over the filters that go together.
 
@@ -127,7 +127,7 @@ def sensitivity(
     *,
     ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     layers: Sequence[str] | None = None,
-    criterion: Criterion = l1_norm,
+    criterion: _Criterion = l1_norm,
 ) -> list[dict[str, str | float]]:
     """Measure the accuracy after pruning one layer alone, for each layer and ratio, without any training.
 
@@ -261,7 +261,7 @@ def prune_iteratively(
     *,
     rounds: int,
     fine_tune: Callable[[nn.Module], object],
-    criterion: Criterion = l1_norm,
+    criterion: _Criterion = l1_norm,
 ) -> nn.Module:
     r"""Prune in several rounds with fine-tuning after each; one round is one-shot pruning.
 
@@ -312,7 +312,7 @@ def prune_iteratively(
 
 
 def _plan(
-    model: nn.Module, groups: Sequence[ChannelGroup], counts: Mapping[int, int], criterion: Criterion
+    model: nn.Module, groups: Sequence[ChannelGroup], counts: Mapping[int, int], criterion: _Criterion
 ) -> dict[str, Tensor]:
     """The plan that takes so many of the lowest units from each numbered group."""
     plan: dict[str, Tensor] = {}
@@ -374,7 +374,7 @@ def _check_ratio(ratio: object, name: str) -> float:
     return check_number(ratio, name, low=0, high=1, high_open=True, hint=hint)
 
 
-def _score(model: nn.Module, layer: str, axis: int, criterion: Criterion) -> Tensor:
+def _score(model: nn.Module, layer: str, axis: int, criterion: _Criterion) -> Tensor:
     """The criterion's scores of one layer, [C_out]."""
     with tracing.alone():  # while another thread traces the model, its parameters are proxies
         weight = model.get_submodule(layer).weight

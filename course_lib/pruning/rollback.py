@@ -19,14 +19,14 @@ from course_lib.validation import check_choice, check_count, check_model, check_
 _MODES = ("hard", "soft")
 _SLACK = 1e-9  # 0.8 - 0.1 is a little more than 0.7 in floating point; such a difference decides nothing
 
-Proposal = Mapping[str, Sequence[int] | Tensor]
+_Proposal = Mapping[str, Sequence[int] | Tensor]
 """{layer: indices of output channels} or {parameter name: bool mask, True = keep}."""
 
 
 def prune_with_rollback(
     model: nn.Module,
     *,
-    propose: Callable[[nn.Module, int], Proposal | None],
+    propose: Callable[[nn.Module, int], _Proposal | None],
     evaluate: Callable[[nn.Module], float],
     tolerance: float,
     target: float,
@@ -37,7 +37,9 @@ def prune_with_rollback(
     max_attempts: int = 100,
     log: PruningLog | None = None,
 ) -> PruningLog:
-    """Prune step by step; restore the network after every step that costs too much accuracy::
+    """Prune step by step; restore the network after every step that costs too much accuracy.
+
+    ::
 
         until complexity(network) <= target * complexity(model), nothing more is proposed, or the attempts are used up:
             candidate = network pruned as proposed
@@ -227,7 +229,7 @@ def _resume(
 
 def _prune(
     network: nn.Module,
-    proposal: Proposal,
+    proposal: _Proposal,
     connections: bool,
     mode: str,
     example: Tensor | None,

@@ -13,10 +13,12 @@ from course_lib.pruning.graph.follow import _followed
 from course_lib.pruning.graph.ties import _named_tensors, _tensors_along
 from course_lib.validation import unknown_name
 
-Plan = Mapping[str, Sequence[int] | Tensor]
+_Plan = Mapping[str, Sequence[int] | Tensor]
 
 
-def remove_channels(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan) -> nn.Module:
+def remove_channels(
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
+) -> nn.Module:
     r"""Remove output channels and all that only serves them; return a smaller copy of the network.
 
     With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
@@ -111,7 +113,7 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
 
 
 def channel_masks(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: Plan
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Make masks that silence channels instead of removing them: False for every parameter that makes their output.
 
@@ -164,7 +166,7 @@ def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str
 
 
 def _cuts(
-    model: nn.Module, example: Tensor | Channels, plan: Plan, consumers: bool = True
+    model: nn.Module, example: Tensor | Channels, plan: _Plan, consumers: bool = True
 ) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
     """For each axis of each layer concerned, which indices go."""
     channels = _followed(model, example)
