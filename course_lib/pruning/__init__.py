@@ -1,4 +1,4 @@
-"""Pruning: score (criteria), choose (masks, filters, slimming, eagleeye), follow (graph), cut (surgery), undo (rollback).
+"""Pruning: what to remove (criteria), what goes with it (graph), the cut (surgery), when to take it back (rollback).
 
 The names of `__all__` are loaded when they are first used.
 """

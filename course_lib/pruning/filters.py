@@ -16,13 +16,13 @@ from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_number, unknown_name
 
 _Criterion = Callable[[Tensor], Tensor]
-Ratios = float | Mapping[str, float]
+_Ratios = float | Mapping[str, float]
 
 
 def filter_plan(
     model: nn.Module,
     example: Shaped[Tensor, "N *rest"] | Channels,
-    ratios: Ratios,
+    ratios: _Ratios,
     *,
     criterion: _Criterion = l1_norm,
 ) -> dict[str, Int64[Tensor, "..."]]:
@@ -205,9 +205,9 @@ def ratios_from_sensitivity(
 def ratios_for_macs(
     model: nn.Module,
     example: Shaped[Tensor, "N *rest"] | Channels,
-    ratios_at: Callable[[float], Ratios],
+    ratios_at: Callable[[float], _Ratios],
     share: float,
-) -> Ratios:
+) -> _Ratios:
     """Find by bisection the mildest ratios of a family that leave at most a share of the MACs.
 
     Uniform ratios are the family `lambda t: t`. To share out the same budget by sensitivity, let t be the accuracy
@@ -257,7 +257,7 @@ def ratios_for_macs(
 def prune_iteratively(
     model: nn.Module,
     example: Shaped[Tensor, "N *rest"] | Channels,
-    ratios: Ratios,
+    ratios: _Ratios,
     *,
     rounds: int,
     fine_tune: Callable[[nn.Module], object],
@@ -331,7 +331,7 @@ def _share_of(size: int, ratio: float) -> int:
     return min(round(ratio * size), size - 1)
 
 
-def _ratio_of_each(channels: Channels, model: nn.Module, ratios: Ratios) -> dict[int, float]:
+def _ratio_of_each(channels: Channels, model: nn.Module, ratios: _Ratios) -> dict[int, float]:
     """The numbers of the groups that are to be pruned, each with its ratio."""
     groups, fixed, modules = channels.groups, channels.fixed, dict(model.named_modules())
     if not isinstance(ratios, Mapping):

@@ -27,7 +27,7 @@ def magnitude_mask(
 ) -> Bool[Tensor, "*shape"]:
     """Keep the largest weights: a mask with exactly round(sparsity * n) of its n units False, the smallest.
 
-    A unit's magnitude is the sum of its |w|. Of equal units the one with the lower index goes first.
+    A unit's magnitude is the sum of its ``|w|``. Of equal units the one with the lower index goes first.
 
     Args:
         weight: any real dtype; [C_out, C_in / groups, k, ...] of a convolution or [C_out, C_in] of a linear layer
