@@ -24,10 +24,12 @@ help:
 course: $(INSTALLED)
 	$(BIN)/course run $(ARGS)
 
-# Two files at a time, on one thread each: networks this small leave a second thread waiting for the first.
+# Two files at a time, on one thread each: networks this small leave a second thread waiting for the first. The longest
+# files begin first, or the last of them would run alone.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -p tests.notebooks.nbval_plugin --nbval-lax \
-		--nbval-current-env --nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg tests notebooks $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p tests.notebooks.nbval_plugin --nbval-lax \
+		--nbval-current-env --nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg \
+		tests/book/classroom notebooks tests/book/run tests $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
