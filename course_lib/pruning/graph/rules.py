@@ -45,10 +45,7 @@ _TABLE = (
         nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     )),
     _Rule(effects.group_norm, (nn.GroupNorm,)),
-    _Rule(
-        effects.same, (nn.LayerNorm, F.layer_norm),
-        arguments=("input", "normalized_shape", "weight"), parameters=effects.of_layer_norm,
-    ),
+    _Rule(effects.same, (nn.LayerNorm, F.layer_norm), parameters=effects.of_layer_norm),
     _Rule(effects.prelu, (nn.PReLU,)),
     # Channels stay where they are
     _Rule(effects.elementwise, (
@@ -58,7 +55,7 @@ _TABLE = (
         operator.neg, torch.neg, ".neg", torch.maximum, ".maximum", torch.minimum, ".minimum", torch.where,
         ".expand_as", torch.exp, ".exp", torch.log, ".log", torch.abs, ".abs", torch.sqrt, ".sqrt", torch.rsqrt,
         ".rsqrt", torch.square, ".square", torch.clamp, ".clamp", ".clamp_", torch.erf,
-        nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", nn.ReLU6, F.relu6, nn.LeakyReLU, F.leaky_relu,
+        nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", F.relu6, nn.LeakyReLU, F.leaky_relu,
         nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish,
         nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid, nn.Hardtanh, F.hardtanh,
         nn.Sigmoid, torch.sigmoid, ".sigmoid", ".sigmoid_", nn.LogSigmoid, F.logsigmoid,
