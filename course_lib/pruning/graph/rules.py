@@ -79,9 +79,9 @@ _TABLE = (
         nn.MaxPool3d, F.max_pool3d, nn.AvgPool3d, F.avg_pool3d,
         nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d,
     )),
-    _Rule(effects.window(None), (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate)),
+    _Rule(effects.window(None), (nn.Upsample, F.interpolate)),
     _Rule(
-        effects.padded, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, F.pad),
+        effects.padded, (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, F.pad),
         arguments=("input", "pad"),
     ),
     # Channels move
@@ -102,10 +102,7 @@ _TABLE = (
         arguments=("input", "*shape"), counts=effects.judged_with_labels,
     ),
     _Rule(effects.concatenated, (torch.cat, torch.concat), arguments=("tensors", "dim")),
-    _Rule(
-        effects.chunked, (torch.chunk, ".chunk"),
-        arguments=("input", "chunks", "dim"), counts=effects.judged_with_labels,
-    ),
+    _Rule(effects.chunked, (torch.chunk, ".chunk"), arguments=("input", "chunks", "dim")),
     _Rule(
         effects.split, (torch.split, ".split"),
         arguments=("input", "split_size_or_sections", "dim"), counts=effects.judged_with_labels,

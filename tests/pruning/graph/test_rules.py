@@ -282,6 +282,12 @@ CASES = {
         f".{name}": after(lambda x, name=name: getattr(x, name)(dim=-1)[:, :, :, None] + x)
         for name in ("mean", "sum", "amax", "amin")
     },
+    "a number of channels in an output": lambda: Net(
+        lambda s, x: {"classes": s.head(y := s.stem(x)), "channels": y.size(1)}, stem=conv(3, 6), head=head(6)
+    ),
+    "a number of channels in a named tuple": lambda: Net(
+        lambda s, x: Outputs(s.head(y := s.stem(x)), maps=y.size(1)), stem=conv(3, 6), head=head(6)
+    ),
     "numpy's names": after(lambda x: torch.mean(x, axis=(2, 3), keepdims=True) * x),
     **{
         f"{name} along another axis": after(operation)
@@ -400,6 +406,7 @@ FIXED = {
     "a number that enters an interpolation": lambda s, x: s.head(
         F.interpolate(y := s.stem(x), size=y.size(1))
     ),
+    "a number that enters a mean": lambda s, x: s.head((y := s.stem(x)).mean(y.size(1) - 4, keepdim=True)),
     "a squeeze that might drop them": lambda s, x: s.head(s.stem(x).squeeze(1)),
 }
 
