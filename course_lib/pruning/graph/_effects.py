@@ -94,6 +94,8 @@ def same(call: Call) -> Labels:
 
 def elementwise(call: Call) -> Labels:
     """Labels that meet are tied."""
+    if len(call.node.all_input_nodes) == 1:
+        return call.known.labels[call.node.all_input_nodes[0]]
     tensors = _aligned(call)
     operands = [tensor for tensor in tensors if tensor[0].op != "get_attr"] or tensors
     _, result, _ = max(operands, key=lambda o: (o[1].numel(), np.prod(o[2])))
@@ -291,9 +293,9 @@ def output(call: Call) -> None:
 
 def fixed(call: Call) -> None:
     """The result depends on the number, so the channels that it counts have to stay."""
-    call.ties.fix(
-        call.known.count(call.node.all_input_nodes), f"{call.node.name!r} computes with their number"
-    )
+    counted = call.known.count(call.node.all_input_nodes)
+    if len(counted):
+        call.ties.fix(counted, f"{call.node.name!r} computes with their number")
 
 
 def judged_with_labels(call: Call) -> None:
@@ -309,11 +311,13 @@ def pinned(call: Call, labels: object = None) -> None:
 
 def scales(call: Call, labels: Labels) -> None:
     """A parameter that meets channels is one of their followers."""
+    if all(node.op != "get_attr" for node in call.node.all_input_nodes):
+        return
     axes = changing(labels)
     for node, _, shape in _aligned(call):
-        wide = [axis for axis in axes if shape[axis] > 1]
         if node.op != "get_attr":
             continue
+        wide = [axis for axis in axes if shape[axis] > 1]
         if wide and len(axes) > 1:
             call.refuse("a parameter meets channels that lie along several axes")
         if not wide:
