@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from course_lib import cost, tracing
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
-from course_lib.pruning.graph.follow import _followed, _input, follow
+from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_number, unknown_name
 
@@ -64,10 +64,10 @@ def filter_plan(
         raise TypeError(
             f"criterion is {criterion!r}; it must be a function of a weight, such as criteria.l1_norm."
         )
-    channels = _followed(model, example)
-    wanted = _ratio_of_each(channels, model, ratios)
-    counts = {number: _share_of(channels.groups[number].size, ratio) for number, ratio in wanted.items()}
-    return _plan(model, channels.groups, counts, criterion)
+    groups, fixed = _known(model, example)
+    wanted = _ratio_of_each(groups, fixed, model, ratios)
+    counts = {number: _share_of(groups[number].size, ratio) for number, ratio in wanted.items()}
+    return _plan(model, groups, counts, criterion)
 
 
 def unit_scores(
@@ -115,7 +115,7 @@ def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channel
     """
     return [
         group.producers[0].layer
-        for group in _followed(model, example).groups
+        for group in _known(model, example)[0]
         if len(group.producers) == 1 and len(group.producers[0].units) == group.size
     ]
 
@@ -297,7 +297,7 @@ def prune_iteratively(
     filter_plan(
         model, channels, ratios, criterion=criterion
     )  # what is wrong is said before anything is trained
-    wanted = _ratio_of_each(channels, model, ratios)
+    wanted = _ratio_of_each(channels.groups, channels.fixed, model, ratios)
     sizes = {number: channels.groups[number].size for number in wanted}
     for done in range(1, rounds + 1):
         if done > 1:
@@ -331,9 +331,11 @@ def _share_of(size: int, ratio: float) -> int:
     return min(round(ratio * size), size - 1)
 
 
-def _ratio_of_each(channels: Channels, model: nn.Module, ratios: _Ratios) -> dict[int, float]:
+def _ratio_of_each(
+    groups: Sequence[ChannelGroup], fixed: Mapping[str, str], model: nn.Module, ratios: _Ratios
+) -> dict[int, float]:
     """The numbers of the groups that are to be pruned, each with its ratio."""
-    groups, fixed, modules = channels.groups, channels.fixed, dict(model.named_modules())
+    modules = dict(model.named_modules())
     if not isinstance(ratios, Mapping):
         ratio = _check_ratio(ratios, "ratios")
         return dict.fromkeys(range(len(groups)), ratio)

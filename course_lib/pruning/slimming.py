@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from course_lib import tracing
 from course_lib.pruning.criteria import bn_scale, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
-from course_lib.pruning.graph.follow import _followed
+from course_lib.pruning.graph.follow import _known
 from course_lib.validation import check_number
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -158,7 +158,7 @@ def channel_scales(
         }
     if not layers:
         raise ValueError(f"the model has no batch norm with scales. {_REMEDY}")
-    scored = [(group, group.mean_scores(layers)) for group in _followed(model, example).groups]
+    scored = [(group, group.mean_scores(layers)) for group in _known(model, example)[0]]
     ranked = [(group, scales) for group, scales in scored if scales is not None]
     if not ranked:
         raise ValueError(f"no batch norm follows a layer whose channels can be removed. {_REMEDY}")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from course_lib import tracing
 from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
-from course_lib.pruning.graph.follow import _followed
+from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.graph.ties import _named_tensors, _tensors_along
 from course_lib.validation import unknown_name
 
@@ -169,8 +169,7 @@ def _cuts(
     model: nn.Module, example: Tensor | Channels, plan: _Plan, consumers: bool = True
 ) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
     """For each axis of each layer concerned, which indices go."""
-    channels = _followed(model, example)
-    groups, fixed = channels.groups, channels.fixed
+    groups, fixed = _known(model, example)
     modules = dict(model.named_modules())
     outputs: dict[str, list[tuple[int, LayerAxis]]] = {}
     for number, group in enumerate(groups):

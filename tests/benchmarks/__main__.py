@@ -41,6 +41,7 @@ def main() -> None:
         *training_speed.against_data_loader(images, arguments.repeats),
         *training_speed.against_bare_loop(arguments.repeats),
         *surgery_speed.against_torch_pruning(arguments.repeats),
+        *search_speed.following(arguments.repeats),
         *search_speed.judging(arguments.repeats),
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),

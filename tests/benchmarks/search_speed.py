@@ -1,22 +1,25 @@
-"""Judging pruned candidates: two workers beside one, and judging one beside fine-tuning it."""
+"""Judging pruned candidates: following channels once, two workers beside one, and judging beside fine-tuning."""
 
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
 from course_lib import checkpoints, data, training
 from course_lib.data import Dataset, to_float
 from course_lib.pruning.eagleeye import Strategy, sample_strategies, search
-from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.filters import filter_plan, sensitivity, untied_layers
 from course_lib.pruning.surgery import remove_channels
 from course_lib.training import Recipe
 from tests.benchmarks.row import Row
 
 GOAL_WORKERS = 1.7
 GOAL_JUDGING = 20.0
+GOAL_FOLLOWING = 2.0
 _NAME = "glyphs-vgg-narrow"
+_FOLLOWED = ("glyphs-vgg", "glyphs-mobilenet", "glyphs-resnet")  # the networks of chapters 04 and 05
+_RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9)
 _CANDIDATES = 100
 _TUNING = Recipe(epochs=2, learning_rate=0.03, schedule="cosine", augment="shift", channels_last=True)
 
@@ -30,6 +33,57 @@ def judging(repeats: int) -> Iterator[Row]:
     )
     yield _workers(model, dataset, strategies, repeats)
     yield _judging(model, dataset, strategies, repeats)
+
+
+def following(repeats: int) -> Iterator[Row]:
+    """Channels followed once, beside followed at every call. What is measured is the part that prunes: evaluation takes
+    what it takes on either side, so `sensitivity` gets an accuracy for nothing and `search` scores a single image."""
+    dataset = data.load_dataset("glyphs")
+    for name in _FOLLOWED:
+        yield from _following(name, checkpoints.load(name), dataset, repeats)
+
+
+def _following(name: str, model: nn.Module, dataset: Dataset, repeats: int) -> Iterator[Row]:
+    example, one = to_float(dataset.validation.images[:1]), dataset.validation.subset(torch.arange(1))
+    layers = untied_layers(model, example)[:6]
+    strategies = sample_strategies(model, example, count=8, mac_range=(0.3, 0.5), max_ratio=0.95, seed=0)
+
+    def cut(ratios: dict[str, float]) -> nn.Module:
+        return remove_channels(model, example, filter_plan(model, example, ratios))
+
+    yield _paired(
+        f"sensitivity of {len(layers)} layers of {name}",
+        lambda: sensitivity(model, example, lambda _: 0.5, layers=layers, ratios=_RATIOS),
+        lambda: [cut({layer: ratio}) for layer in layers for ratio in _RATIOS],
+        repeats,
+    )
+    yield _paired(
+        f"search of {len(strategies)} candidates of {name}",
+        lambda: search(model, dataset, strategies, calibration_images=0, scoring_images=1, workers=1),
+        lambda: [training.on_one_thread(training.evaluate, cut(s.ratios), one) for s in strategies],
+        repeats,
+    )
+
+
+def _paired(what: str, once: Callable[[], object], each: Callable[[], object], repeats: int) -> Row:
+    """Run both in turn; the first pair warms up, and the ratio is the median of those within the pairs."""
+    runs = []
+    for repeat in range(repeats + 1):
+        seconds = {}
+        for side in (once, each) if repeat % 2 else (each, once):
+            started = time.perf_counter()
+            side()
+            seconds[side] = time.perf_counter() - started
+        runs.append((seconds[once], seconds[each]))
+    ratio = statistics.median(slow / quick for quick, slow in runs[1:])
+    return Row(
+        f"{what}, followed once / at each call",
+        f"{statistics.median(quick for quick, _ in runs[1:]) * 1000:,.0f} ms",
+        f"{statistics.median(slow for _, slow in runs[1:]) * 1000:,.0f} ms",
+        f"{ratio:.2f}",
+        f">= {GOAL_FOLLOWING:.2f}",
+        "yes" if ratio >= GOAL_FOLLOWING else "no",
+    )
 
 
 def _workers(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy], repeats: int) -> Row:

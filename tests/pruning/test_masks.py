@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize, prune
 
 from course_lib import cost
 from course_lib.pruning.masks import (
-    GRANULARITIES,
+    _GRANULARITIES,
     freeze,
     global_magnitude_masks,
     magnitude_mask,
@@ -47,7 +47,7 @@ def units_of(mask, granularity):
 
 
 @laws
-@given(shapes, sparsities, st.sampled_from(GRANULARITIES), st.sampled_from(DTYPES), st.integers(0, 9))
+@given(shapes, sparsities, st.sampled_from(_GRANULARITIES), st.sampled_from(DTYPES), st.integers(0, 9))
 def test_counts_are_exact_units_whole_and_the_lowest_go(shape, sparsity, granularity, dtype, seed):
     weight = torch.randint(0, 4, shape, generator=seeded(seed)).to(dtype)  # many ties
     if dtype not in (torch.uint8,):

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from course_lib import cost, tracing
 from course_lib.pruning.filters import unit_scores
 from course_lib.pruning.graph import Channels
-from course_lib.pruning.graph.follow import _followed, _input
+from course_lib.pruning.graph.follow import _input, _known
 
 
 class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
     def __init__(self, model: nn.Module, example: Tensor | Channels) -> None:
-        self.groups = [group for group in _followed(model, example).groups if group.size > 1]
+        self.groups = [group for group in _known(model, example)[0] if group.size > 1]
         if not self.groups:
             raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
         self.names = [group.producers[0].layer for group in self.groups]

@@ -20,6 +20,8 @@ _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "tensor": "input",
 }
 
+_NOTHING = torch.zeros(0, dtype=torch.int64)
+
 
 def normalised(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
     """Name the arguments of a node, however they were given: by position, by keyword, or under another name.
@@ -32,13 +34,16 @@ def normalised(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
     Returns:
         {name: argument}, where nodes stand for tensors and for numbers that are computed; what is not given is missing.
     """
-    positional, last = list(node.args), names[-1]
-    if last.startswith("*") and len(positional) > len(names) - 1:
+    positional = node.args
+    if names[-1].startswith("*"):
+        names = (*names[:-1], names[-1][1:])
         rest = positional[len(names) - 1 :]
-        several = len(rest) > 1 or isinstance(rest[0], int)
-        positional[len(names) - 1 :] = [tuple(rest) if several else rest[0]]
-    named = dict(zip((name.lstrip("*") for name in names), positional, strict=False))
-    return named | {_OTHER_NAMES.get(name, name): value for name, value in node.kwargs.items()}
+        several = len(rest) > 1 or (rest and isinstance(rest[0], int))
+        positional = (*positional[: len(names) - 1], *([rest] if several else rest))
+    named = dict(zip(names, positional, strict=False))
+    for name, value in node.kwargs.items():
+        named[_OTHER_NAMES.get(name, name)] = value
+    return named
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,11 @@ class Known:
 
     def count(self, nodes: Iterable[object]) -> Tensor:
         """The labels of all channels that these numbers count, or that go into them."""
-        nodes = [node for node in nodes if isinstance(node, fx.Node)]
-        numbers = [self.counted.get(node) for node in nodes]
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *tensors_in(numbers)])
+        numbers = [self.counted[node] for node in nodes if isinstance(node, fx.Node) and node in self.counted]
+        return torch.cat([_NOTHING, *tensors_in(numbers)]) if numbers else _NOTHING
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call in a traced network, as a rule sees it.
 
@@ -140,6 +144,9 @@ class Call:
 
 
 def tensors_in(value: object) -> list[Tensor]:
+    """All tensors in a nest of lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
     return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 

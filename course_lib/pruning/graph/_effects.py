@@ -94,6 +94,8 @@ def same(call: Call) -> Labels:
 
 def elementwise(call: Call) -> Labels:
     """Labels that meet are tied."""
+    if len(call.node.all_input_nodes) == 1:
+        return call.known.labels[call.node.all_input_nodes[0]]
     tensors = _aligned(call)
     operands = [tensor for tensor in tensors if tensor[0].op != "get_attr"] or tensors
     _, result, _ = max(operands, key=lambda o: (o[1].numel(), np.prod(o[2])))
@@ -186,7 +188,7 @@ def _counts_of_sizes(call: Call) -> list[Tensor | None]:
 
 def _axes(call: Call) -> list[int]:
     """The axes that the argument `dim` names; all where it names none."""
-    axes, ndim = call.arguments.get("dim"), call.labels.ndim
+    axes, ndim = call.evaluated("dim"), call.labels.ndim
     axes = [axes] if isinstance(axes, int) else axes or range(ndim)
     return [axis % ndim for axis in axes]
 
@@ -195,19 +197,19 @@ def reduced(call: Call) -> Labels:
     axes = _axes(call)
     if set(axes) & set(changing(call.labels)):
         call.ties.fix(call.labels, f"{call.node.name!r} mixes them")
-    return call.labels.amax(axes, keepdim=bool(call.arguments.get("keepdim", False)))
+    return call.labels.amax(axes, keepdim=bool(call.evaluated("keepdim", False)))
 
 
 def mixed_along(call: Call) -> Labels:
     """Softmax and its kin: each channel depends on all others along the axis."""
-    axis = call.layer.dim if call.layer is not None else call.arguments.get("dim")
+    axis = call.layer.dim if call.layer is not None else call.evaluated("dim")
     if axis is None or axis % call.labels.ndim in changing(call.labels):
         call.ties.fix(call.labels, f"{call.node.name!r} mixes them")
     return call.labels
 
 
 def concatenated(call: Call) -> Labels:
-    axis = call.arguments.get("dim", 0) % call.value.ndim
+    axis = call.evaluated("dim", 0) % call.value.ndim
     labels = []
     for part, its_labels in zip(
         call.evaluated("tensors"),
@@ -232,7 +234,7 @@ def concatenated(call: Call) -> Labels:
 
 def chunked(call: Call) -> tuple[Labels, ...]:
     """A number of sections: of equal size, they stay equal if each loses the same places."""
-    return _divided(call, in_step=not len(call.known.count([call.arguments["chunks"]])))
+    return _divided(call, in_step=True)  # a number of channels does not stay; the row fixes those
 
 
 def split(call: Call) -> tuple[Labels, ...]:
@@ -246,7 +248,7 @@ def split(call: Call) -> tuple[Labels, ...]:
 
 def _divided(call: Call, *, in_step: bool) -> tuple[Labels, ...]:
     labels = call.labels
-    axis = call.arguments.get("dim", 0) % labels.ndim
+    axis = call.evaluated("dim", 0) % labels.ndim
     if labels.size(axis) == 1:
         return tuple(labels for _ in call.value)
     sizes = [part.size(axis) for part in call.value]
@@ -291,9 +293,9 @@ def output(call: Call) -> None:
 
 def fixed(call: Call) -> None:
     """The result depends on the number, so the channels that it counts have to stay."""
-    call.ties.fix(
-        call.known.count(call.node.all_input_nodes), f"{call.node.name!r} computes with their number"
-    )
+    counted = call.known.count(call.node.all_input_nodes)
+    if len(counted):
+        call.ties.fix(counted, f"{call.node.name!r} computes with their number")
 
 
 def judged_with_labels(call: Call) -> None:
@@ -309,11 +311,13 @@ def pinned(call: Call, labels: object = None) -> None:
 
 def scales(call: Call, labels: Labels) -> None:
     """A parameter that meets channels is one of their followers."""
+    if all(node.op != "get_attr" for node in call.node.all_input_nodes):
+        return
     axes = changing(labels)
     for node, _, shape in _aligned(call):
-        wide = [axis for axis in axes if shape[axis] > 1]
         if node.op != "get_attr":
             continue
+        wide = [axis for axis in axes if shape[axis] > 1]
         if wide and len(axes) > 1:
             call.refuse("a parameter meets channels that lie along several axes")
         if not wide:

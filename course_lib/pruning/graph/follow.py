@@ -49,17 +49,9 @@ def follow(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> Channels:
         >>> follow(model, torch.rand(1, 1, 8, 8)).fixed
         {'2': "they are the network's output"}
     """
-    tracing.check(model, example)
-    ties = _Ties(model)
-    # One at a time: while a model is lent, its mode is not its own, and other threads may share it.
-    with tracing.alone(), tracing.borrowed(model):
+    with tracing.alone():  # so that nothing happens to the model between the two
+        groups, reasons = _find(model, example)
         structure = _structure(model)
-        graph, training_matters = _trace(model, ties)
-        _Follower(model, graph, ties).follow(example)
-        if training_matters:
-            _follow_train_mode(model, example, ties)
-    ties.settle()
-    groups, reasons = ties.groups()
     return Channels(groups, reasons, tuple(example.shape), example.dtype, structure)
 
 
@@ -96,11 +88,33 @@ def channel_groups(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> list
         Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023 (groups of dependent layers; the labels are
         our own way to find them).
     """
-    return list(follow(model, example).groups)
+    return _find(model, example)[0]
+
+
+def _find(model: nn.Module, example: Tensor) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """The groups, and for each layer with channels in none of them the reason."""
+    tracing.check(model, example)
+    ties = _Ties(model)
+    # One at a time: while a model is lent, its mode is not its own, and other threads may share it.
+    with tracing.alone(), tracing.borrowed(model):
+        graph, training_matters = _trace(model, ties)
+        _Follower(model, graph, ties).follow(example)
+        if training_matters:
+            _follow_train_mode(model, example, ties)
+    ties.settle()
+    return ties.groups()
+
+
+def _known(model: nn.Module, example: Tensor | Channels) -> tuple[list[ChannelGroup], dict[str, str]]:
+    """What `_find` gives, from channels where they are given in place of an example."""
+    if isinstance(example, Channels):
+        example.check(model)
+        return example.groups, example.fixed
+    return _find(model, example)
 
 
 def _followed(model: nn.Module, example: Tensor | Channels) -> Channels:
-    """The channels that are given in place of an example, if they are those of the model; else followed now."""
+    """The same as channels, to be handed on."""
     if isinstance(example, Channels):
         example.check(model)
         return example
@@ -212,11 +226,10 @@ class _Follower(fx.Interpreter):
         super().__init__(model, graph=graph)
         self.layers = ties.layers
         self.known = Known(ties)
-        self.rules = {node: _rule_of(node, self.layers) for node in graph.nodes}
-        self.arguments = {
-            node: normalised(node, rule.arguments if rule else ("input",))
-            for node, rule in self.rules.items()
-        }
+        self.rules: dict[fx.Node, tuple[_Rule | None, dict[str, object]]] = {}
+        for node in graph.nodes:
+            rule = _rule_of(node, self.layers)
+            self.rules[node] = rule, normalised(node, rule.arguments) if rule else {}
 
     def follow(self, example: Tensor) -> None:
         """Run the network, and find out on the way."""
@@ -230,8 +243,9 @@ class _Follower(fx.Interpreter):
             tracing.run(self.module, self.example)  # says what is wrong with the example
             raise
         layer = self.layers[n.target] if n.op == "call_module" else None
-        call = Call(self.known, n, value, layer, self.arguments[n])
-        labels = self.known.labels[n] = self._labels(call, self.rules[n])
+        rule, arguments = self.rules[n]
+        call = Call(self.known, n, value, layer, arguments)
+        labels = self.known.labels[n] = self._labels(call, rule)
         if isinstance(value, Tensor) and n.op != "output":
             self.known.shapes[n] = value.shape
             sizes = zip(labels.shape, value.shape, strict=False)
@@ -249,12 +263,10 @@ class _Follower(fx.Interpreter):
             known.counted[node] = _counted(known, node)
             pinned(call)
             return None
-        foreign = not any(
-            labels.any() for labels in tensors_in([known.labels[i] for i in node.all_input_nodes])
-        )
-        if foreign and not (
-            rule and call.layer
-        ):  # nothing of what goes in is a channel, and no layer makes some
+        labels = (part for source in node.all_input_nodes for part in tensors_in(known.labels[source]))
+        foreign = not any(part.any() for part in labels)
+        # Nothing of what goes in is a channel, and no layer makes some.
+        if foreign and (rule is None or call.layer is None):
             fixed(call)
             pinned(call)
             return _no_labels(call.value)

@@ -45,10 +45,7 @@ _TABLE = (
         nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
     )),
     _Rule(effects.group_norm, (nn.GroupNorm,)),
-    _Rule(
-        effects.same, (nn.LayerNorm, F.layer_norm),
-        arguments=("input", "normalized_shape", "weight"), parameters=effects.of_layer_norm,
-    ),
+    _Rule(effects.same, (nn.LayerNorm, F.layer_norm), parameters=effects.of_layer_norm),
     _Rule(effects.prelu, (nn.PReLU,)),
     # Channels stay where they are
     _Rule(effects.elementwise, (
@@ -58,7 +55,7 @@ _TABLE = (
         operator.neg, torch.neg, ".neg", torch.maximum, ".maximum", torch.minimum, ".minimum", torch.where,
         ".expand_as", torch.exp, ".exp", torch.log, ".log", torch.abs, ".abs", torch.sqrt, ".sqrt", torch.rsqrt,
         ".rsqrt", torch.square, ".square", torch.clamp, ".clamp", ".clamp_", torch.erf,
-        nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", nn.ReLU6, F.relu6, nn.LeakyReLU, F.leaky_relu,
+        nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", F.relu6, nn.LeakyReLU, F.leaky_relu,
         nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish,
         nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid, nn.Hardtanh, F.hardtanh,
         nn.Sigmoid, torch.sigmoid, ".sigmoid", ".sigmoid_", nn.LogSigmoid, F.logsigmoid,
@@ -82,9 +79,9 @@ _TABLE = (
         nn.MaxPool3d, F.max_pool3d, nn.AvgPool3d, F.avg_pool3d,
         nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d,
     )),
-    _Rule(effects.window(None), (nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, F.interpolate)),
+    _Rule(effects.window(None), (nn.Upsample, F.interpolate)),
     _Rule(
-        effects.padded, (nn.ZeroPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, F.pad),
+        effects.padded, (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, F.pad),
         arguments=("input", "pad"),
     ),
     # Channels move
@@ -105,10 +102,7 @@ _TABLE = (
         arguments=("input", "*shape"), counts=effects.judged_with_labels,
     ),
     _Rule(effects.concatenated, (torch.cat, torch.concat), arguments=("tensors", "dim")),
-    _Rule(
-        effects.chunked, (torch.chunk, ".chunk"),
-        arguments=("input", "chunks", "dim"), counts=effects.judged_with_labels,
-    ),
+    _Rule(effects.chunked, (torch.chunk, ".chunk"), arguments=("input", "chunks", "dim")),
     _Rule(
         effects.split, (torch.split, ".split"),
         arguments=("input", "split_size_or_sections", "dim"), counts=effects.judged_with_labels,

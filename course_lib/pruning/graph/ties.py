@@ -195,6 +195,9 @@ class _Ties:
         for (layer, axis), (kind, labels) in self.axes.items():
             labels = labels.numpy()
             groups = group_of[labels]
+            if groups[0] >= 0 and (groups == groups[0]).all():  # nearly always
+                found[groups[0]][kind].append(LayerAxis(layer, axis, torch.from_numpy(unit_of[labels])))
+                continue
             for group in np.unique(groups[groups >= 0]).tolist():
                 units = np.where(groups == group, unit_of[labels], -1)
                 found[group][kind].append(LayerAxis(layer, axis, torch.from_numpy(units)))

@@ -227,6 +227,7 @@ def source(tmp_path, monkeypatch):
         "references",
         "teaching",
         "results",
+        "design",
         *(f"api/{name}" for name in re.findall(r"api/(\w+)", extension.CONTENTS)),
     ):
         path = folder / f"{name}.md"

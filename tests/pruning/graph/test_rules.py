@@ -282,6 +282,12 @@ CASES = {
         f".{name}": after(lambda x, name=name: getattr(x, name)(dim=-1)[:, :, :, None] + x)
         for name in ("mean", "sum", "amax", "amin")
     },
+    "a number of channels in an output": lambda: Net(
+        lambda s, x: {"classes": s.head(y := s.stem(x)), "channels": y.size(1)}, stem=conv(3, 6), head=head(6)
+    ),
+    "a number of channels in a named tuple": lambda: Net(
+        lambda s, x: Outputs(s.head(y := s.stem(x)), maps=y.size(1)), stem=conv(3, 6), head=head(6)
+    ),
     "numpy's names": after(lambda x: torch.mean(x, axis=(2, 3), keepdims=True) * x),
     **{
         f"{name} along another axis": after(operation)
@@ -400,6 +406,7 @@ FIXED = {
     "a number that enters an interpolation": lambda s, x: s.head(
         F.interpolate(y := s.stem(x), size=y.size(1))
     ),
+    "a number that enters a mean": lambda s, x: s.head((y := s.stem(x)).mean(y.size(1) - 4, keepdim=True)),
     "a squeeze that might drop them": lambda s, x: s.head(s.stem(x).squeeze(1)),
 }
 
@@ -423,6 +430,27 @@ def test_channels_of_a_parameter_that_is_used_by_itself_have_to_stay(name):
     members = {"head": head(5), "fc": nn.Linear(10, 3)}
     model = Net(lambda s, x: operation(s, s.stem(x) * s.gain.scale), stem=conv(3, 5), gain=Gain(5), **members)
     assert "uses 'gain.scale' by itself" in follow(model, EXAMPLE.float()).fixed["stem"]
+
+
+ALONG_CHANNELS = {
+    "nn.AvgPool1d": lambda s, x: s.head(s.pool(x.flatten(2).transpose(1, 2)).transpose(1, 2)[:, :, :, None]),
+    "F.avg_pool1d": lambda s, x: s.head(
+        F.avg_pool1d(x[:, :, 0].transpose(1, 2), 1).transpose(1, 2)[..., None]
+    ),
+    "F.max_pool2d": lambda s, x: s.head(F.max_pool2d(x.transpose(1, 3), 1).transpose(1, 3)),
+    "F.avg_pool3d": lambda s, x: s.head(F.avg_pool3d(x.unsqueeze(1), 1).squeeze(1)),
+    "F.interpolate": lambda s, x: s.head(F.interpolate(x.transpose(1, 2), scale_factor=1).transpose(1, 2)),
+    "nn.MaxPool2d with indices": lambda s, x: s.head(s.indexed(x)[0]),
+}
+
+
+@pytest.mark.parametrize("name", ALONG_CHANNELS)
+def test_pooling_along_the_channels_is_refused(name):
+    operation = ALONG_CHANNELS[name]
+    members = {"pool": nn.AvgPool1d(1), "indexed": nn.MaxPool2d(1, return_indices=True), "head": head(6)}
+    model = Net(lambda s, x: operation(s, s.stem(x)), stem=conv(3, 6), **members)
+    with pytest.raises(ValueError, match="it works along the axis of the channels"):
+        follow(model, EXAMPLE.float())
 
 
 def test_a_layer_norm_by_a_function_without_a_layer_is_refused():
