@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from course_lib.pruning.graph.ties import Labels, _Ties
+from course_lib.pruning.graph.ties import _Labels, _Ties
 
 _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "axis": "dim",
@@ -108,7 +108,7 @@ class Call:
         return self.known.labels[self.source]
 
     @property
-    def full_labels(self) -> Labels:
+    def full_labels(self) -> _Labels:
         """Labels of the first input, one for each of its elements."""
         return self.labels.expand(self.known.shapes[self.source])
 
@@ -126,7 +126,7 @@ class Call:
             self.refuse(f"it is made for {length} channels and is given {labels.numel()}")
         return labels.reshape(-1).expand(length)
 
-    def along(self, axis: int, vector: Tensor) -> Labels:
+    def along(self, axis: int, vector: Tensor) -> _Labels:
         """Labels of the result that change along one axis."""
         shape = [1] * self.value.ndim
         shape[axis] = -1

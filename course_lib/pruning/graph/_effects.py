@@ -9,12 +9,12 @@ from torch import Tensor, fx, nn
 
 from course_lib import tracing
 from course_lib.pruning.graph._calls import Call, changing, compact, tensors_in
-from course_lib.pruning.graph.ties import Labels, _Ties
+from course_lib.pruning.graph.ties import _Labels, _Ties
 
 # ---- labels: layers with weights ---------------------------------------------------------------------------
 
 
-def convolution(call: Call) -> Labels:
+def convolution(call: Call) -> _Labels:
     layer, ties, name, groups = _plain(call), call.ties, call.name, call.layer.groups
     axis = call.value.ndim - layer.weight.ndim + 1  # of the channels, also where the batch axis is missing
     inputs = call.vector(axis, layer.in_channels)
@@ -32,7 +32,7 @@ def convolution(call: Call) -> Labels:
     return call.along(axis, outputs)
 
 
-def linear(call: Call) -> Labels:
+def linear(call: Call) -> _Labels:
     layer, last = _plain(call), call.value.ndim - 1
     call.ties.record("consumer", call.name, 1, call.vector(last, layer.in_features))
     return call.along(last, _outputs(call.ties, call.name, 0, layer.out_features))
@@ -45,11 +45,11 @@ def _outputs(ties: _Ties, name: str, axis: int, count: int) -> Tensor:
     return ties.record("producer", name, axis, ties.fresh(count))
 
 
-def batch_norm(call: Call) -> Labels:
+def batch_norm(call: Call) -> _Labels:
     return _followed_by(call, call.vector(1, _plain(call).num_features))
 
 
-def group_norm(call: Call) -> Labels:
+def group_norm(call: Call) -> _Labels:
     layer = _plain(call)
     vector = call.vector(1, layer.num_channels)
     if layer.num_groups < layer.num_channels:  # otherwise each channel is a group and goes with it
@@ -58,19 +58,19 @@ def group_norm(call: Call) -> Labels:
     return _followed_by(call, vector)
 
 
-def prelu(call: Call) -> Labels:
+def prelu(call: Call) -> _Labels:
     if call.layer.num_parameters == 1:
         return call.labels
     return _followed_by(call, call.vector(1, _plain(call).num_parameters))
 
 
-def channel_shuffle(call: Call) -> Labels:
+def channel_shuffle(call: Call) -> _Labels:
     rows = call.vector(1, call.value.size(1)).reshape(call.layer.groups, -1)
     call.ties.tie(rows, rows[:1])
     return call.along(1, rows.T.reshape(-1))
 
 
-def _followed_by(call: Call, vector: Tensor) -> Labels:
+def _followed_by(call: Call, vector: Tensor) -> _Labels:
     """The layer has a number for each of these channels."""
     return call.along(1, call.ties.record("follower", call.name, 0, vector))
 
@@ -88,11 +88,11 @@ def _plain(call: Call) -> nn.Module:
 # ---- labels: operations without weights --------------------------------------------------------------------
 
 
-def same(call: Call) -> Labels:
+def same(call: Call) -> _Labels:
     return call.labels
 
 
-def elementwise(call: Call) -> Labels:
+def elementwise(call: Call) -> _Labels:
     """Labels that meet are tied."""
     if len(call.node.all_input_nodes) == 1:
         return call.known.labels[call.node.all_input_nodes[0]]
@@ -109,7 +109,7 @@ def elementwise(call: Call) -> Labels:
     return result
 
 
-def _aligned(call: Call) -> list[tuple[fx.Node, Labels, list[int]]]:
+def _aligned(call: Call) -> list[tuple[fx.Node, _Labels, list[int]]]:
     """The tensors that go in, each with its labels and shape, with as many axes as the result."""
     known, found = call.known, []
     for node in call.node.all_input_nodes:
@@ -120,10 +120,10 @@ def _aligned(call: Call) -> list[tuple[fx.Node, Labels, list[int]]]:
     return found
 
 
-def window(axes: int | None) -> Callable[[Call], Labels]:
+def window(axes: int | None) -> Callable[[Call], _Labels]:
     """The rule of operations that work on the last `axes` axes (all but two where None), as pooling does."""
 
-    def window(call: Call) -> Labels:
+    def window(call: Call) -> _Labels:
         labels = call.labels
         count = labels.ndim - 2 if axes is None else axes
         if not isinstance(call.value, Tensor) or any(a >= labels.ndim - count for a in changing(labels)):
@@ -133,32 +133,32 @@ def window(axes: int | None) -> Callable[[Call], Labels]:
     return window
 
 
-def padded(call: Call) -> Labels:
+def padded(call: Call) -> _Labels:
     return window(len(call.layer.padding if call.layer else call.arguments["pad"]) // 2)(call)
 
 
-def moved(function: Callable) -> Callable[[Call], Labels]:
+def moved(function: Callable) -> Callable[[Call], _Labels]:
     """The rule of permutations and new axes: they do to the labels what they do to the tensor."""
 
-    def moved(call: Call) -> Labels:
+    def moved(call: Call) -> _Labels:
         others = {name: call.evaluated(name) for name in call.arguments if name != "input"}
         return function(call.labels, **others)
 
     return moved
 
 
-def reshaped(call: Call) -> Labels:
+def reshaped(call: Call) -> _Labels:
     return compact(call.full_labels.reshape(call.value.shape))
 
 
-def squeezed(call: Call) -> Labels:
+def squeezed(call: Call) -> _Labels:
     if set(_axes(call)) & set(changing(call.labels)):
         what = f"{call.node.name!r} would drop their axis if one were left; name the axes to drop, as in squeeze(-1)"
         call.ties.fix(call.labels, what)
     return reshaped(call)
 
 
-def viewed(call: Call) -> Labels:
+def viewed(call: Call) -> _Labels:
     """Reshaping to sizes that are given: what is written as a number stays when the channels become fewer."""
     ties, labels, name = call.ties, reshaped(call), call.node.name
     counts = _counts_of_sizes(call)
@@ -193,14 +193,14 @@ def _axes(call: Call) -> list[int]:
     return [axis % ndim for axis in axes]
 
 
-def reduced(call: Call) -> Labels:
+def reduced(call: Call) -> _Labels:
     axes = _axes(call)
     if set(axes) & set(changing(call.labels)):
         call.ties.fix(call.labels, f"{call.node.name!r} mixes them")
     return call.labels.amax(axes, keepdim=bool(call.evaluated("keepdim", False)))
 
 
-def mixed_along(call: Call) -> Labels:
+def mixed_along(call: Call) -> _Labels:
     """Softmax and its kin: each channel depends on all others along the axis."""
     axis = call.layer.dim if call.layer is not None else call.evaluated("dim")
     if axis is None or axis % call.labels.ndim in changing(call.labels):
@@ -208,7 +208,7 @@ def mixed_along(call: Call) -> Labels:
     return call.labels
 
 
-def concatenated(call: Call) -> Labels:
+def concatenated(call: Call) -> _Labels:
     axis = call.evaluated("dim", 0) % call.value.ndim
     labels = []
     for part, its_labels in zip(
@@ -232,12 +232,12 @@ def concatenated(call: Call) -> Labels:
     return compact(joined)
 
 
-def chunked(call: Call) -> tuple[Labels, ...]:
+def chunked(call: Call) -> tuple[_Labels, ...]:
     """A number of sections: of equal size, they stay equal if each loses the same places."""
     return _divided(call, in_step=True)  # a number of channels does not stay; the row fixes those
 
 
-def split(call: Call) -> tuple[Labels, ...]:
+def split(call: Call) -> tuple[_Labels, ...]:
     """Sections of a size: only channels // 2 and the like is the same share of fewer channels."""
     size = call.arguments["split_size_or_sections"]
     share = isinstance(size, fx.Node) and size.target is operator.floordiv and isinstance(size.args[1], int)
@@ -246,7 +246,7 @@ def split(call: Call) -> tuple[Labels, ...]:
     )
 
 
-def _divided(call: Call, *, in_step: bool) -> tuple[Labels, ...]:
+def _divided(call: Call, *, in_step: bool) -> tuple[_Labels, ...]:
     labels = call.labels
     axis = call.evaluated("dim", 0) % labels.ndim
     if labels.size(axis) == 1:
@@ -309,7 +309,7 @@ def pinned(call: Call, labels: object = None) -> None:
             call.ties.pin(node.target, call.node)
 
 
-def scales(call: Call, labels: Labels) -> None:
+def scales(call: Call, labels: _Labels) -> None:
     """A parameter that meets channels is one of their followers."""
     if all(node.op != "get_attr" for node in call.node.all_input_nodes):
         return
@@ -329,7 +329,7 @@ def scales(call: Call, labels: Labels) -> None:
             call.ties.record("follower", node.target, axis, labels.reshape(-1))
 
 
-def of_layer_norm(call: Call, labels: Labels) -> None:
+def of_layer_norm(call: Call, labels: _Labels) -> None:
     """Scale and shift of a layer norm are followers, also where a subclass with axes of its own calls F.layer_norm."""
     name, layer = call.node.target, call.layer
     if layer is None:

@@ -10,7 +10,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx, nn
 
-Labels = Int64[
+_Labels = Int64[
     Tensor, "..."
 ]  # as many axes as the tensor they describe, of size 1 where the label does not change
 
