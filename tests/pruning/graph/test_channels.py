@@ -4,6 +4,7 @@ import copy
 import importlib
 import pickle
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -284,6 +285,45 @@ def test_threads_that_share_a_model_find_and_leave_the_same():
 
     in_threads(*[work] * 4)
     assert [module.training for module in model.modules()] == modes
+
+
+WHILE_TRACED = {
+    "check": lambda m, c: c.check(m),
+    "filter_plan": lambda m, c: filter_plan(m, c, 0.5),
+    "slimming_plan": lambda m, c: slimming_plan(m, c, 0.4),
+    "remove_channels": lambda m, c: remove_channels(m, c, {"first": [0]}),
+    "channel_masks": lambda m, c: channel_masks(m, c, {"first": [0]}),
+    "sample_strategies": lambda m, c: sample_strategies(m, c, **SAMPLING),
+}
+
+
+@pytest.mark.parametrize("function", WHILE_TRACED)
+def test_what_is_asked_while_another_thread_traces_the_model_waits_for_its_parameters(function, monkeypatch):
+    """torch.fx gives proxies instead of parameters meanwhile, and keeps constants in the model."""
+    if function != "check":  # which waits, too; here the trace begins after it
+        monkeypatch.setattr(Channels, "check", lambda *_: None)
+    tracing, go_on = threading.Event(), threading.Event()
+    go_on.set()
+
+    def forward(s, x):
+        x = s.norm(s.first(x)) * torch.tensor(2.0)  # kept in the model as long as it is traced
+        tracing.set()
+        go_on.wait(timeout=30)
+        return s.head(x)
+
+    model = Net(forward, first=conv(1, 8), norm=nn.BatchNorm2d(8), head=head(8)).eval()
+    channels = follow(model, EXAMPLE)
+    expected = WHILE_TRACED[function](model, channels)
+    go_on.clear(), tracing.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(follow, model, EXAMPLE)
+        assert tracing.wait(timeout=30)
+        second = pool.submit(WHILE_TRACED[function], model, channels)
+        time.sleep(0.3)
+        go_on.set()
+        first.result()
+        assert expected is None or same(second.result(), expected)
+        second.result()
 
 
 def test_threads_that_use_networks_while_one_is_followed_are_not_disturbed_and_do_not_disturb():

@@ -369,6 +369,8 @@ def test_every_spelling_of_every_row_is_among_the_cases(monkeypatch):
         (("input", "*shape"), ("x", 6), {}, {"input": "x", "shape": (6,)}),
         (("input", "*shape"), ("x",), {"size": (2, 3)}, {"input": "x", "shape": (2, 3)}),
         (("input", "*shape"), ("x",), {}, {"input": "x"}),
+        (("input", "*shape"), ("x", "x", 3), {}, {"input": "x", "shape": ("x", 3)}),
+        (("input", "*shape"), ("x", "x"), {}, {"input": "x", "shape": "x"}),
         (("input",), ("x", 5), {}, {"input": "x"}),
         (("input", "dim0", "dim1"), ("x",), {"axis1": 1, "axis0": 0}, {"input": "x", "dim0": 0, "dim1": 1}),
         (
@@ -389,7 +391,7 @@ def test_arguments_have_one_name_however_they_are_given(names, arguments, keywor
     )
     node = graph.call_function(torch.relu, arguments, keywords)
     found = _calls.normalised(node, names)
-    assert {name: "x" if value is x else value for name, value in found.items()} == expected
+    assert fx.node.map_arg(found, lambda _: "x") == expected
 
 
 FIXED = {
