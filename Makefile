@@ -47,7 +47,8 @@ site: $(SITE_INSTALLED)
 site-test: site
 	@command -v chromium >/dev/null || { apt-get update -q && apt-get install -y -q chromium; } || \
 		{ echo "The site is tested in Debian's chromium. It is not here, and apt-get could not install it (are you root?)."; exit 1; }
-	COURSE_SITE=$(SITE) $(BIN)/python -m pytest tests/book/site $(ARGS)
+	COURSE_SITE=$(SITE) $(BIN)/python -m pytest tests/book/site \
+		'tests/test_docstrings.py::test_the_examples_run[course_lib.book.site.extension]' $(ARGS)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 from course_lib.pruning.criteria import _check_generator, _check_weight, _is_lowest, _magnitudes, l1_norm
 from course_lib.validation import check_choice, check_model, check_number, unknown_name
 
-GRANULARITIES = ("weight", "kernel", "filter")
+_GRANULARITIES = ("weight", "kernel", "filter")
 _SPARSITY_HINT = "It is the share that goes: 0.9 removes nine of ten."
 
 
@@ -379,7 +379,7 @@ def _reorder(module: nn.Module, order: tuple[str, ...]) -> None:
 
 def _units(weight: Tensor, granularity: str) -> int:
     """How many weights, kernels or filters a weight has."""
-    check_choice(granularity, "granularity", GRANULARITIES)
+    check_choice(granularity, "granularity", _GRANULARITIES)
     if granularity == "weight":
         return weight.numel()
     if weight.ndim < 2:

@@ -16,7 +16,7 @@ from course_lib.pruning.log import Attempt, PruningLog, RollbackError
 from course_lib.pruning.surgery import channel_masks, remove_channels
 from course_lib.validation import check_choice, check_count, check_model, check_number
 
-MODES = ("hard", "soft")
+_MODES = ("hard", "soft")
 _SLACK = 1e-9  # 0.8 - 0.1 is a little more than 0.7 in floating point; such a difference decides nothing
 
 _Proposal = Mapping[str, Sequence[int] | Tensor]
@@ -127,7 +127,7 @@ def prune_with_rollback(
         hint="It is a share of all images: 0.01 is one point of accuracy.",
     )
     target = _check_target(target)
-    check_choice(mode, "mode", MODES)
+    check_choice(mode, "mode", _MODES)
     check_count(max_attempts, "max_attempts")
     measure = complexity or _nonzero_parameters
 

@@ -1,11 +1,14 @@
 """What of a notebook runs to grade it: the teacher's set-up and checks, and what the learner wrote for them."""
 
+import sys
+
 import nbformat
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+import course_lib.checks
 from course_lib.book import exercises, notebooks
 from tests.book.conftest import marks
 
@@ -91,13 +94,18 @@ def test_the_place_of_a_cell_in_the_submission_does_not_matter():
     assert run(submission, released) == (RUNS, [])
 
 
-def test_before_each_check_its_module_is_imported_anew():
+def test_before_each_check_its_module_is_imported_anew(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("course_lib.checks")]:
+        monkeypatch.setitem(
+            sys.modules, name, sys.modules[name]
+        )  # the other tests have these, and get them back
+    monkeypatch.setattr(course_lib, "checks", course_lib.checks)
     prepared, _ = exercises.prepare(chapter(), chapter())
     fresh = prepared.cells[3].source
     assert fresh.endswith("\nfrom course_lib.checks import chapter00 as checks")
     space = {}
     exec(IMPORTS, space)
-    space["checks"].check_conv_parameters = print
+    monkeypatch.setattr(space["checks"], "check_conv_parameters", print)
     exec(fresh, space)
     assert space["checks"].check_conv_parameters is not print
 

@@ -214,7 +214,7 @@ class _Engine(NBClientEngine):
             kernel_manager_class=_ThisPython,
             startup_timeout=300,  # of a loaded machine; a kernel that dies is noticed at once
             log=_quiet,
-            extra_arguments=["--log-level=CRITICAL"],
+            extra_arguments=["--log-level=CRITICAL", _NO_LAST_WORDS],
             on_cell_start=before,
             on_cell_execute=lambda **_: watchdog.cell_begins(),
             on_cell_executed=after,
@@ -224,6 +224,10 @@ class _Engine(NBClientEngine):
             task.client.execute(cwd=str(task.folder), env={**os.environ, **QUIET, **task.environment})
         finally:
             watchdog.end()
+
+
+# A kernel that is told to end may find its socket closed, and would print a traceback that is nobody's fault.
+_NO_LAST_WORDS = "--IPKernelApp.logging_config={'loggers': {'tornado.general': {'level': 'CRITICAL'}}}"
 
 
 class _Watchdog:
