@@ -38,12 +38,10 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
     """Write slides of chapters, one page each, with all that a browser needs to show them without a network.
 
     Args:
-        out: the folder.
-        words: chapters as typed; all of them by default.
-        force: write over what is there; what else lies there stays.
+        out, words, force: as in `course_lib.book.classroom.release.write`.
 
     Returns:
-        The names of the chapters.
+        The names of the chapters that have slides now.
 
     Raises:
         CourseError: an unknown chapter, a folder that is not free (see `folders`), or no extra `site`.
