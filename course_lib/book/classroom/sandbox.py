@@ -142,8 +142,7 @@ def run(
         try:
             reason = _watched(process, folder, limits, before, stopping or threading.Event())
         finally:
-            _end_all(before)
-            process.wait()
+            _end_all(process, before)
         return Outcome(process.returncode, _printed(out), _printed(err), reason)
 
 
@@ -174,12 +173,16 @@ def _below(before: Sequence[Any] = ()) -> list[Any]:
     return [one for one in psutil.Process().children(recursive=True) if one not in before]
 
 
-def _end_all(before: Sequence[Any]) -> None:
+def _end_all(process: subprocess.Popen, before: Sequence[Any]) -> None:
+    """Kill a process and what it started, and wait until they are gone."""
     import psutil
 
-    for one in _below(before):
+    started = _below(before)
+    for one in started:
         with contextlib.suppress(psutil.Error):
             one.kill()
+    process.wait()  # by the one that keeps its status
+    psutil.wait_procs([one for one in started if one.pid != process.pid], timeout=10)
 
 
 def _resident(process: Any) -> int:
