@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.site.conftest import SITE, Browser, complaints
+from tests.book.site.browser.conftest import SITE, Browser, complaints
 
 from course_lib import files
 from course_lib.book import notebooks

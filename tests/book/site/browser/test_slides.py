@@ -1,7 +1,7 @@
 """Slides as a class sees them: shown by Chromium from a folder, with nothing else to be reached."""
 
 import pytest
-from tests.site.conftest import Browser, complaints
+from tests.book.site.browser.conftest import Browser, complaints
 
 from course_lib.book.site import slides
 
