@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.book.site.browser.conftest import SITE, Browser, complaints
 
 from course_lib import files
 from course_lib.book import notebooks
+from tests.book.site.browser.conftest import SITE, Browser, complaints
 
 PAGES = sorted(
     path.relative_to(SITE).as_posix()

@@ -1,9 +1,9 @@
 """Slides as a class sees them: shown by Chromium from a folder, with nothing else to be reached."""
 
 import pytest
-from tests.book.site.browser.conftest import Browser, complaints
 
 from course_lib.book.site import slides
+from tests.book.site.browser.conftest import Browser, complaints
 
 NUMBER = "() => [Reveal.getIndices().h, Reveal.getIndices().v]"
 # Wider than its place, with no way to scroll there.
