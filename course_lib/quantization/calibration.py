@@ -308,6 +308,8 @@ METHODS: dict[str, Callable[..., float]] = {
 
 `counts` and `width` are those of the histogram; `levels` is the number of integers for ``|x|``. A function that needs
 only some of these takes the rest as ``**_``. A threshold beyond the largest value becomes that value.
+
+:meta hide-value:
 """
 
 

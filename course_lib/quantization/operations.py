@@ -305,4 +305,7 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
 }
-"""{name: row}. A tensor with a range of its own that is no layer's takes the name, such as "3.add"."""
+"""{name: row}. A tensor with a range of its own that is no layer's takes the name, such as "3.add".
+
+:meta hide-value:
+"""
