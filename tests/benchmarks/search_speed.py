@@ -4,9 +4,10 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import nn
 
-from course_lib import checkpoints, data, training
+from course_lib import checkpoints, data, jobs, training
 from course_lib.data import Dataset, to_float
 from course_lib.pruning.eagleeye import Strategy, sample_strategies, search
 from course_lib.pruning.filters import filter_plan, sensitivity, untied_layers
@@ -60,7 +61,7 @@ def _following(name: str, model: nn.Module, dataset: Dataset, repeats: int) -> I
     yield _paired(
         f"search of {len(strategies)} candidates of {name}",
         lambda: search(model, dataset, strategies, calibration_images=0, scoring_images=1, workers=1),
-        lambda: [training.on_one_thread(training.evaluate, cut(s.ratios), one) for s in strategies],
+        lambda: [jobs.on_one_thread(training.evaluate, cut(s.ratios), one) for s in strategies],
         repeats,
     )
 
