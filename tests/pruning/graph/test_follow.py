@@ -287,3 +287,20 @@ def test_nothing_of_the_tracing_stays_behind():
     with pytest.raises(ValueError, match="cannot trace"):
         channel_groups(one(lambda s, x: s.head(s.stem(x)) if x.sum() > 0 else x), EXAMPLE)
     assert set(vars(nn.Module)) == before
+
+
+class Beside(nn.Module):
+    """The bias of `hidden` is also added along the width, where no channels lie: it has to keep its length."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.hidden, self.last = nn.Conv2d(1, 3, 1), nn.Linear(3 * 4 * 4, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.hidden((self.conv(x) + self.hidden.bias).flatten(1)).relu())
+
+
+def test_a_parameter_that_meets_no_channels_keeps_those_of_its_own_layer():
+    fixed = follow(Beside(), torch.rand(2, 1, 4, 4)).fixed
+    assert "uses 'hidden.bias' by itself" in fixed["hidden"]
+    assert "conv" not in fixed
