@@ -3,7 +3,7 @@
 import contextlib
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -99,6 +99,20 @@ def borrowed(model: nn.Module) -> Iterator[None]:
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
+
+
+def call(model, example):
+    if isinstance(example, tuple):
+        return model(*example)
+    return model(**example) if isinstance(example, Mapping) else model(example)
+
+
+def shapes(example):
+    if isinstance(example, Tensor):
+        return str(list(example.shape))
+    if isinstance(example, Mapping):
+        return "{" + ", ".join(f"{k}: {shapes(v)}" for k, v in example.items()) + "}"
+    return "(" + ", ".join(shapes(v) for v in example) + ")" if isinstance(example, tuple) else repr(example)
 
 
 def run(model: nn.Module, example: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from course_lib import tracing
 from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
 from course_lib.pruning.graph.follow import _known
-from course_lib.pruning.graph.ties import _named_tensors, _tensors_along
+from course_lib.pruning.graph.ties import _named_tensors, _tensors_along, _whole
 from course_lib.validation import unknown_name
 
 _Plan = Mapping[str, Sequence[int] | Tensor]
@@ -78,19 +78,19 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
         if tensor is None or (id(tensor), axis) in done:  # layers may share a parameter
             return
         done.add((id(tensor), axis))
-        shorter = memo.get(id(tensor), tensor).detach().index_select(axis, keep.to(tensor.device))
+        places = _whole(keep, tensor.size(axis)).nonzero().flatten()
+        shorter = memo.get(id(tensor), tensor).detach().index_select(axis, places.to(tensor.device))
         if isinstance(tensor, nn.Parameter):
             shorter = nn.Parameter(shorter, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = shorter
 
     # Rows first: whole rows are copied quickly, and then fewer of them have columns to be cut.
     for (name, axis), removed in sorted(cuts.items(), key=lambda cut: cut[0][1]):
-        keep = torch.nonzero(~removed).flatten()
         if name in modules:
             for tensor, its_axis in _tensors_along(modules[name], axis):
-                shorten(tensor, its_axis, keep)
+                shorten(tensor, its_axis, ~removed)
         else:
-            shorten(tensors[name], axis, keep)
+            shorten(tensors[name], axis, ~removed)
     for layer in modules.values():
         if not layer._modules and type(layer).__module__.startswith("torch.nn.modules."):
             memo[id(layer)] = _copied(layer, memo)
@@ -161,7 +161,8 @@ def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str
             if id(tensor) not in names:
                 continue  # no bias, or a buffer
             mask = masks.setdefault(names[id(tensor)], torch.ones_like(tensor, dtype=torch.bool))
-            mask.index_fill_(its_axis, torch.nonzero(removed).flatten().to(mask.device), False)
+            places = _whole(removed, tensor.size(its_axis)).nonzero().flatten()
+            mask.index_fill_(its_axis, places.to(mask.device), False)
     return masks
 
 
@@ -277,8 +278,17 @@ def _set_sizes(layer: nn.Module, axis: int, kept: int) -> None:
     """Bring the numbers that a layer keeps about itself in line with its tensors."""
     if isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Embedding):
+        layer.embedding_dim = kept
+    elif isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        layer.input_size = kept
+    elif isinstance(layer, nn.MultiheadAttention):
+        layer.num_heads = kept // layer.head_dim
+        layer.embed_dim = layer.kdim = layer.vdim = kept
     elif isinstance(layer, nn.modules.conv._ConvTransposeNd):
-        layer.in_channels, layer.out_channels = layer.weight.shape[:2]
+        if layer.groups == layer.in_channels and layer.groups > 1:  # depthwise
+            layer.groups = len(layer.weight)
+        layer.in_channels, layer.out_channels = len(layer.weight), layer.weight.shape[1] * layer.groups
     elif isinstance(layer, nn.modules.conv._ConvNd):
         if layer.groups == layer.in_channels and layer.groups > 1:  # depthwise
             layer.groups = layer.weight.shape[0] * layer.groups // layer.out_channels
@@ -288,7 +298,7 @@ def _set_sizes(layer: nn.Module, axis: int, kept: int) -> None:
         if layer.num_groups == layer.num_channels:
             layer.num_groups = kept
         layer.num_channels = kept
-    elif isinstance(layer, nn.LayerNorm):
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
         shape = list(layer.normalized_shape)
         shape[axis] = kept
         layer.normalized_shape = tuple(shape)

@@ -1,14 +1,19 @@
-"""One operation of a traced network: its arguments by their names, and the labels of what goes in."""
+"""One operation of a network: its arguments by their names, and the labels of what goes in."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NoReturn
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
 
+from course_lib.pruning.graph._counts import Count
 from course_lib.pruning.graph.ties import _Labels, _Ties
+
+if TYPE_CHECKING:
+    from course_lib.pruning.graph.follow import _Follower
 
 _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "axis": "dim",
@@ -18,112 +23,85 @@ _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "size": "shape",
     "split_size": "split_size_or_sections",
     "tensor": "input",
+    "self": "input",
+    "x": "input",
 }
 
-_NOTHING = torch.zeros(0, dtype=torch.int64)
+
+class Unknown(Exception):
+    """What a call does to channels is not known: the channels that go in have to stay."""
 
 
-def normalised(node: fx.Node, names: Sequence[str]) -> dict[str, object]:
-    """Name the arguments of a node, however they were given: by position, by keyword, or under another name.
+def normalised(
+    args: Sequence[object], kwargs: Mapping[str, object], names: Sequence[str]
+) -> dict[str, object]:
+    """Name the arguments of a call, however they were given: by position, by keyword, or under another name.
 
     Args:
-        node: of a traced graph.
+        args, kwargs: of the call.
         names: of the arguments by position. A star before the last one says that it may be given as several numbers:
             with ("input", "*shape"), x.view(2, 3) and x.view((2, 3)) are the same.
 
     Returns:
-        {name: argument}, where nodes stand for tensors and for numbers that are computed; what is not given is missing.
+        {name: argument}; what is not given is missing.
     """
-    positional = node.args
     if names[-1].startswith("*"):
         names = (*names[:-1], names[-1][1:])
-        rest = positional[len(names) - 1 :]
+        rest = args[len(names) - 1 :]
         several = len(rest) > 1 or (rest and isinstance(rest[0], int))
-        positional = (*positional[: len(names) - 1], *([rest] if several else rest))
-    named = dict(zip(names, positional, strict=False))
-    for name, value in node.kwargs.items():
+        args = (*args[: len(names) - 1], *([tuple(rest)] if several else rest))
+    named = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
         named[_OTHER_NAMES.get(name, name)] = value
     return named
 
 
-@dataclass(frozen=True)
-class Known:
-    """What is known of a network while its channels are followed.
-
-    Attributes:
-        ties: of the labels, over all that was followed so far.
-        labels: of each node that gives a tensor; a tuple of them for several tensors, None for numbers.
-        shapes: of each node that gives a tensor.
-        counted: for a number the labels of the channels that it counts; for a shape, those of each of its sizes.
-        values: what each node gives.
-    """
-
-    ties: _Ties
-    labels: dict[fx.Node, object] = field(default_factory=dict)
-    shapes: dict[fx.Node, torch.Size] = field(default_factory=dict)
-    counted: dict[fx.Node, Tensor | tuple[Tensor, ...]] = field(default_factory=dict)
-    values: dict[fx.Node, object] = field(default_factory=dict)
-
-    def count(self, nodes: Iterable[object]) -> Tensor:
-        """The labels of all channels that these numbers count, or that go into them."""
-        numbers = [self.counted[node] for node in nodes if isinstance(node, fx.Node) and node in self.counted]
-        return torch.cat([_NOTHING, *tensors_in(numbers)]) if numbers else _NOTHING
-
-
 @dataclass(eq=False, slots=True)
 class Call:
-    """One call in a traced network, as a rule sees it.
+    """One call of a function on tensors, as a rule sees it.
 
     Attributes:
-        known: of the network so far.
-        node: of the traced graph.
-        value: what the call gives.
-        layer: that is called; None for functions and methods.
+        run: that follows the network.
+        name: of the function.
         arguments: by name, see `normalised`.
+        tensors: all tensors that go in.
+        counts: all counts of channels that go in.
+        value: what the call gives.
     """
 
-    known: Known
-    node: fx.Node
-    value: object
-    layer: nn.Module | None
+    run: _Follower
+    name: str
     arguments: Mapping[str, object]
+    tensors: Sequence[Tensor]
+    counts: Sequence[Count]
+    value: object
 
     @property
     def ties(self) -> _Ties:
-        return self.known.ties
+        return self.run.ties
 
     @property
-    def name(self) -> str:
-        """The name of the layer that is called."""
-        return self.node.target
-
-    @property
-    def source(self) -> fx.Node:
-        """Where the first input comes from."""
+    def input(self) -> Tensor:
+        """The first tensor."""
         return self.arguments["input"]
 
     @property
-    def labels(self) -> object:
-        """Labels of the first input."""
-        return self.known.labels[self.source]
+    def labels(self) -> _Labels:
+        """Labels of the first tensor."""
+        return self.run.labels(self.input)
 
     @property
     def full_labels(self) -> _Labels:
-        """Labels of the first input, one for each of its elements."""
-        return self.labels.expand(self.known.shapes[self.source])
+        """Labels of the first tensor, one for each of its elements."""
+        return self.labels.expand(self.input.shape)
 
-    def evaluated(self, name: str, default: object = None) -> object:
-        """An argument with the values of its nodes."""
-        return fx.node.map_arg(self.arguments.get(name, default), lambda node: self.known.values[node])
-
-    def vector(self, axis: int, length: int) -> Tensor:
-        """The labels along one axis of the first input, [length]; along the others they must not change."""
-        labels = self.labels
+    def vector(self, axis: int, length: int, tensor: Tensor | None = None) -> Tensor:
+        """The labels along one axis of a tensor (the first), [length]; along the others they must not change."""
+        labels = self.labels if tensor is None else self.run.labels(tensor)
         if labels.numel() != labels.size(axis):
-            shape = list(self.known.shapes[self.source])
-            self.refuse(f"the channels lie along another axis of its input {shape} than axis {axis}")
+            raise Unknown(f"the channels lie along another axis of its input than axis {axis}")
         if labels.numel() not in (1, length):
-            self.refuse(f"it is made for {length} channels and is given {labels.numel()}")
+            raise Unknown(f"it is made for {length} channels and is given {labels.numel()}")
         return labels.reshape(-1).expand(length)
 
     def along(self, axis: int, vector: Tensor) -> _Labels:
@@ -132,22 +110,46 @@ class Call:
         shape[axis] = -1
         return vector.reshape(shape)
 
-    def refuse(self, why: str) -> NoReturn:
-        """Raise ValueError with the name of the call and its place in the network."""
-        stack = list((self.node.meta.get("nn_module_stack") or {"": ("",)}).values())[-1][0]
-        where = f" in {stack!r}" if stack else ""
-        raise ValueError(
-            f"channels cannot be followed through {self.node.name!r}{where}: {why}. Accepted are convolutions, linear "
-            "and normalisation layers, element-wise operations, pooling, reshaping, permuting, concatenating and "
-            "chunking. Write that part with these, or prune the parts of the model around it one by one."
-        )
+    def fix(self, labels: Tensor, what: str, remedy: str = "") -> None:
+        """These channels have to stay, since this call `what`."""
+        self.run.fix(labels, f"{self.name!r} {what}", remedy)
+
+    def layer(self, kind: type | tuple[type, ...], *tensors: Tensor | None) -> tuple[str, nn.Module]:
+        """The layer of a kind that these tensors are the weight, bias and statistics of.
+
+        Raises:
+            Unknown: they are of no such layer, or computed from other parameters.
+        """
+        if all(tensor is None for tensor in tensors) and isinstance(self.run.module, kind):
+            return self.run.stack[-1]
+        owners = [self.run.owners(tensor) for tensor in tensors if tensor is not None]
+        for name in owners[0] if owners else ():
+            if isinstance(self.ties.layers.get(name), kind) and all(name in others for others in owners):
+                return name, self.ties.layers[name]
+        raise Unknown(self.run.why_no_layer())
 
 
 def tensors_in(value: object) -> list[Tensor]:
     """All tensors in a nest of lists, tuples and dicts."""
+    return collected(value, [], [])[0]
+
+
+def collected(value: object, tensors: list[Tensor], counts: list[Count]) -> tuple[list[Tensor], list[Count]]:
+    """The tensors and the counts in a nest of lists, tuples, dicts and slices, in order."""
     if isinstance(value, Tensor):
-        return [value]
-    return [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
+        tensors.append(value)
+    elif isinstance(value, Count):
+        counts.append(value)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            if not isinstance(part, int) or isinstance(part, Count):
+                collected(part, tensors, counts)
+    elif isinstance(value, dict):
+        for part in value.values():
+            collected(part, tensors, counts)
+    elif isinstance(value, slice):
+        collected((value.start, value.stop, value.step), tensors, counts)
+    return tensors, counts
 
 
 def compact(labels: Tensor) -> Tensor:
@@ -160,4 +162,10 @@ def compact(labels: Tensor) -> Tensor:
 
 
 def changing(labels: Tensor) -> list[int]:
+    """The axes along which the labels change."""
     return [axis for axis, size in enumerate(labels.shape) if size > 1]
+
+
+def zeros(ndim: int) -> _Labels:
+    """Labels of a tensor that holds no channels."""
+    return torch.zeros([1] * ndim, dtype=torch.int64)

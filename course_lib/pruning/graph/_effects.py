@@ -1,91 +1,17 @@
-"""What operations do to the labels of channels, to numbers of channels, and to parameters: the parts of the rules."""
+"""What operations without weights do to the labels of channels: the second part of the rules."""
 
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from course_lib import tracing
-from course_lib.pruning.graph._calls import Call, changing, compact, tensors_in
-from course_lib.pruning.graph.ties import _Labels, _Ties
+from course_lib.pruning.graph._calls import Call, Unknown, changing, compact, zeros
+from course_lib.pruning.graph._counts import Count
+from course_lib.pruning.graph.ties import _Labels
 
-# ---- labels: layers with weights ---------------------------------------------------------------------------
-
-
-def convolution(call: Call) -> _Labels:
-    layer, ties, name, groups = _plain(call), call.ties, call.name, call.layer.groups
-    axis = call.value.ndim - layer.weight.ndim + 1  # of the channels, also where the batch axis is missing
-    inputs = call.vector(axis, layer.in_channels)
-    transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
-    if transposed and groups > 1:
-        call.refuse(f"{name!r} is a transposed convolution of {groups} groups")
-    if groups == layer.in_channels and groups > 1:  # depthwise: each input channel has outputs of its own
-        outputs = inputs.repeat_interleave(layer.out_channels // groups)
-        return call.along(axis, ties.record("follower", name, 0, outputs))
-    ties.record("consumer", name, 0 if transposed else 1, inputs.reshape(groups, -1)[0])
-    outputs = _outputs(ties, name, 1 if transposed else 0, layer.out_channels)
-    if groups > 1:  # every group must lose as many channels as the others: the same places go from each
-        for per_group in (inputs.reshape(groups, -1), outputs.reshape(groups, -1)):
-            ties.tie(per_group, per_group[:1])
-    return call.along(axis, outputs)
-
-
-def linear(call: Call) -> _Labels:
-    layer, last = _plain(call), call.value.ndim - 1
-    call.ties.record("consumer", call.name, 1, call.vector(last, layer.in_features))
-    return call.along(last, _outputs(call.ties, call.name, 0, layer.out_features))
-
-
-def _outputs(ties: _Ties, name: str, axis: int, count: int) -> Tensor:
-    """New labels for the outputs of a layer; those it already has if it is called a second time."""
-    if (name, axis) in ties.axes:
-        return ties.axes[name, axis][1]
-    return ties.record("producer", name, axis, ties.fresh(count))
-
-
-def batch_norm(call: Call) -> _Labels:
-    return _followed_by(call, call.vector(1, _plain(call).num_features))
-
-
-def group_norm(call: Call) -> _Labels:
-    layer = _plain(call)
-    vector = call.vector(1, layer.num_channels)
-    if layer.num_groups < layer.num_channels:  # otherwise each channel is a group and goes with it
-        per_group = vector.reshape(layer.num_groups, -1)
-        call.ties.tie(per_group, per_group[:1])
-    return _followed_by(call, vector)
-
-
-def prelu(call: Call) -> _Labels:
-    if call.layer.num_parameters == 1:
-        return call.labels
-    return _followed_by(call, call.vector(1, _plain(call).num_parameters))
-
-
-def channel_shuffle(call: Call) -> _Labels:
-    rows = call.vector(1, call.value.size(1)).reshape(call.layer.groups, -1)
-    call.ties.tie(rows, rows[:1])
-    return call.along(1, rows.T.reshape(-1))
-
-
-def _followed_by(call: Call, vector: Tensor) -> _Labels:
-    """The layer has a number for each of these channels."""
-    return call.along(1, call.ties.record("follower", call.name, 0, vector))
-
-
-def _plain(call: Call) -> nn.Module:
-    """The layer, if its weight and bias are parameters of its own."""
-    if computed := tracing.computed_parameter(call.layer):
-        call.refuse(
-            f"the {computed} of {call.name!r} is computed from other parameters, by a mask or parametrisation; "
-            f"{tracing.MAKE_PERMANENT}"
-        )
-    return call.layer
-
-
-# ---- labels: operations without weights --------------------------------------------------------------------
+# ---- channels stay where they are --------------------------------------------------------------------------
 
 
 def same(call: Call) -> _Labels:
@@ -94,57 +20,172 @@ def same(call: Call) -> _Labels:
 
 def elementwise(call: Call) -> _Labels:
     """Labels that meet are tied."""
-    if len(call.node.all_input_nodes) == 1:
-        return call.known.labels[call.node.all_input_nodes[0]]
-    tensors = _aligned(call)
-    operands = [tensor for tensor in tensors if tensor[0].op != "get_attr"] or tensors
-    _, result, _ = max(operands, key=lambda o: (o[1].numel(), np.prod(o[2])))
+    if len(call.tensors) == 1 and not call.run.wide(call.tensors[0]):
+        return call.run.labels(call.tensors[0])
+    aligned = [(tensor, *_aligned(call, tensor)) for tensor in call.tensors]
+    operands = [part for part in aligned if call.run.wide(part[0]) is None] or aligned
+    _, result, _ = max(operands, key=lambda part: (_is_computed(call, part[0]), part[1].numel(), np.prod(part[2])))
     axes = changing(result)
     for _, labels, shape in operands:
         if any(axis not in axes for axis in changing(labels)):
-            call.refuse("its inputs have their channels along different axes")
+            call.fix(labels, "meets them with channels along another axis")
         # An axis of size 1 is repeated for every channel of the other, however many there are.
-        if labels is not result and any(shape[axis] > 1 for axis in axes):
+        elif labels is not result and any(shape[axis] > 1 for axis in axes):
             call.ties.tie(result, labels)
+    for tensor, _, shape in aligned:
+        if name := call.run.wide(tensor):
+            _scale(call, name, tensor, shape, result)
     return result
 
 
-def _aligned(call: Call) -> list[tuple[fx.Node, _Labels, list[int]]]:
-    """The tensors that go in, each with its labels and shape, with as many axes as the result."""
-    known, found = call.known, []
-    for node in call.node.all_input_nodes:
-        labels, shape = known.labels[node], known.shapes.get(node)
-        if labels is not None:
-            lead = [1] * (call.value.ndim - labels.ndim)
-            found.append((node, labels.reshape([*lead, *labels.shape]), [*lead, *shape]))
-    return found
+def _is_computed(call: Call, tensor: Tensor) -> bool:
+    return id(tensor) not in call.ties.names and call.run.labels(tensor).numel() > 1
 
 
-def window(axes: int | None) -> Callable[[Call], _Labels]:
+def _aligned(call: Call, tensor: Tensor) -> tuple[_Labels, list[int]]:
+    """Labels and shape of a tensor, with as many axes as the result."""
+    labels = call.run.labels(tensor)
+    lead = [1] * (call.value.ndim - labels.ndim)
+    return labels.reshape([*lead, *labels.shape]), [*lead, *tensor.shape]
+
+
+def _scale(call: Call, name: str, tensor: Tensor, shape: Sequence[int], labels: _Labels) -> None:
+    """A parameter of several axes that meets channels is one of their followers."""
+    axes = changing(labels)
+    wide = [axis for axis in axes if shape[axis] > 1]
+    if wide and len(axes) > 1:
+        raise Unknown(f"the parameter {name!r} meets channels that lie along several axes")
+    if wide:
+        call.ties.record("follower", name, wide[0] - (call.value.ndim - tensor.ndim), labels.reshape(-1))
+    else:
+        call.run.pin(tensor, call.name)
+
+
+def window(axes: int | None) -> Callable[[Call], object]:
     """The rule of operations that work on the last `axes` axes (all but two where None), as pooling does."""
 
-    def window(call: Call) -> _Labels:
+    def window(call: Call) -> object:
         labels = call.labels
         count = labels.ndim - 2 if axes is None else axes
-        if not isinstance(call.value, Tensor) or any(a >= labels.ndim - count for a in changing(labels)):
-            call.refuse("it works along the axis of the channels")
-        return labels
+        if any(axis >= labels.ndim - count for axis in changing(labels)):
+            raise Unknown("it works along the axis of the channels")
+        return for_each(call, labels)
 
     return window
 
 
+def for_each(call: Call, labels: _Labels) -> object:
+    """The same labels for every tensor that the call gives."""
+    return labels if isinstance(call.value, Tensor) else tuple(labels for _ in call.value)
+
+
 def padded(call: Call) -> _Labels:
-    return window(len(call.layer.padding if call.layer else call.arguments["pad"]) // 2)(call)
+    """Padding with a constant, also along the channels: the new ones are constants, and stay."""
+    labels, pad = call.labels, list(call.arguments["pad"])
+    by_axis = dict(enumerate(zip(pad[::2], pad[1::2], strict=True)))
+    along = {axis: by_axis.get(labels.ndim - 1 - axis, (0, 0)) for axis in changing(labels)}
+    if not any(before or after for before, after in along.values()):
+        return labels
+    if call.arguments.get("mode", "constant") != "constant" or any(min(both) < 0 for both in along.values()):
+        raise Unknown("it works along the axis of the channels")
+    widths = [along.get(axis, (0, 0)) for axis in reversed(range(labels.ndim))]
+    return torch.nn.functional.pad(labels, [int(width) for both in widths for width in both])
+
+
+def mixed_along(call: Call) -> _Labels:
+    """Softmax and its kin: each channel depends on all others along the axis."""
+    if set(_axes(call)) & set(changing(call.labels)):
+        call.fix(call.labels, "mixes them")
+    return for_each(call, call.labels)
+
+
+def reduced(call: Call) -> object:
+    axes = _axes(call)
+    if set(axes) & set(changing(call.labels)):
+        call.fix(call.labels, "mixes them")
+    labels = call.labels.amax(axes, keepdim=bool(call.arguments.get("keepdim", False)))
+    return for_each(call, labels)
+
+
+def extreme(call: Call) -> object:
+    """max and min: of two tensors, or over an axis."""
+    if len(call.tensors) > 1:
+        return elementwise(call)
+    if call.run.wide(call.input):
+        call.run.pin(call.input, call.name)
+    return reduced(call)
+
+
+def _axes(call: Call) -> list[int]:
+    """The axes that the argument `dim` names; all where it names none."""
+    axes, ndim = call.arguments.get("dim"), call.labels.ndim
+    axes = [axes] if isinstance(axes, int) else axes or range(ndim)
+    return [axis % max(ndim, 1) for axis in axes]
+
+
+# ---- channels move -----------------------------------------------------------------------------------------
 
 
 def moved(function: Callable) -> Callable[[Call], _Labels]:
     """The rule of permutations and new axes: they do to the labels what they do to the tensor."""
 
     def moved(call: Call) -> _Labels:
-        others = {name: call.evaluated(name) for name in call.arguments if name != "input"}
-        return function(call.labels, **others)
+        return function(call.labels, **{k: v for k, v in call.arguments.items() if k != "input"})
 
     return moved
+
+
+def channel_shuffle(call: Call) -> _Labels:
+    rows = call.vector(1, call.value.size(1)).reshape(call.arguments["groups"], -1)
+    call.ties.tie(rows, rows[:1])
+    return call.along(1, rows.T.reshape(-1))
+
+
+def pixel_shuffle(call: Call) -> _Labels:
+    """r x r channels become one: they go together."""
+    axis = call.value.ndim - 3
+    rows = call.vector(axis, call.input.size(axis)).reshape(call.value.size(axis), -1)
+    call.ties.tie(rows, rows[:, :1])
+    return call.along(axis, rows[:, 0])
+
+
+def pixel_unshuffle(call: Call) -> _Labels:
+    """One channel becomes r x r of them."""
+    axis = call.value.ndim - 3
+    vector = call.vector(axis, call.input.size(axis))
+    return call.along(axis, vector.repeat_interleave(call.value.size(axis) // len(vector)))
+
+
+def repeated(call: Call) -> _Labels:
+    """Each channel several times in a row."""
+    labels, axis = call.labels, call.arguments.get("dim")
+    if not isinstance(call.arguments["repeats"], int) or axis is None:
+        raise Unknown("it repeats by numbers of their own, or along no axis")
+    return labels.repeat_interleave(call.arguments["repeats"], axis) if labels.size(axis) > 1 else labels
+
+
+def tiled(call: Call) -> _Labels:
+    """All channels several times."""
+    labels, sizes = call.labels, call.arguments["shape"]
+    labels = labels.reshape([1] * (len(sizes) - labels.ndim) + list(labels.shape))
+    return labels.repeat([size if labels.size(axis) > 1 else 1 for axis, size in enumerate(sizes)])
+
+
+def expanded(call: Call) -> _Labels:
+    """Repeating along axes of size 1; a size that counts channels goes with them."""
+    labels, sizes = call.labels, call.arguments["shape"]
+    lead = len(sizes) - labels.ndim
+    labels = labels.reshape([1] * lead + list(labels.shape))
+    for axis, size in enumerate(sizes):
+        counts = isinstance(size, Count)
+        if axis in changing(labels):
+            if size != -1 and not (counts and size.times == 1 and _same_set(size.labels, labels)):
+                call.fix(labels, f"expands to the fixed size {int.__int__(size)}", "write -1")
+        elif counts:
+            if size.times != 1 or changing(labels) or len(size.labels) != size:
+                raise Unknown("it repeats by their number")
+            labels = call.along(axis, size.labels)
+    return labels
 
 
 def reshaped(call: Call) -> _Labels:
@@ -153,75 +194,77 @@ def reshaped(call: Call) -> _Labels:
 
 def squeezed(call: Call) -> _Labels:
     if set(_axes(call)) & set(changing(call.labels)):
-        what = f"{call.node.name!r} would drop their axis if one were left; name the axes to drop, as in squeeze(-1)"
-        call.ties.fix(call.labels, what)
+        what = "would drop their axis if one were left"
+        call.fix(call.labels, what, "name the axes to drop, as in squeeze(-1)")
     return reshaped(call)
 
 
 def viewed(call: Call) -> _Labels:
     """Reshaping to sizes that are given: what is written as a number stays when the channels become fewer."""
-    ties, labels, name = call.ties, reshaped(call), call.node.name
-    counts = _counts_of_sizes(call)
-    own, counted = labels.unique(), [count.unique() for count in counts if count is not None and len(count)]
-    if any(not torch.equal(count, own) for count in counted):
-        ties.fix(torch.cat([own, *counted]), f"{name!r} reshapes by the number of others")
+    sizes = call.arguments["shape"]
+    if not isinstance(sizes, tuple | list | int):
+        raise Unknown("it reads the bits as another dtype")
+    sizes = sizes if isinstance(sizes, tuple | list) else (sizes,)
+    return _by_sizes(call, sizes)
+
+
+def viewed_as(call: Call) -> _Labels:
+    """Reshaping to the shape of another tensor."""
+    return _by_sizes(call, call.run.sizes(call.arguments["other"]))
+
+
+def unflattened(call: Call) -> _Labels:
+    sizes, axis = call.run.sizes(call.input), call.arguments["dim"] % call.input.ndim
+    return _by_sizes(call, [*sizes[:axis], *call.arguments["sizes"], *sizes[axis + 1 :]])
+
+
+def _by_sizes(call: Call, sizes: Sequence[int]) -> _Labels:
+    labels = reshaped(call)
+    counted = [size.labels for size in sizes if isinstance(size, Count)]
+    if any(not _same_set(others, labels) for others in counted):
+        call.fix(torch.cat([labels.reshape(-1), *counted]), "reshapes by the number of others")
     axes = changing(labels)
-    fixed = [axis for axis in axes if counts[axis] is not None and not len(counts[axis])]
+    fixed = [axis for axis in axes if not isinstance(sizes[axis], Count) and sizes[axis] != -1]
     if len(axes) - len(fixed) != min(len(axes), 1):
         what = " x ".join(str(call.value.size(axis)) for axis in axes)
-        ties.fix(labels, f"{name!r} reshapes them to {'the fixed size ' if fixed else ''}{what}")
+        call.fix(
+            labels,
+            f"reshapes them to {'the fixed size ' if fixed else ''}{what}",
+            "write their number as -1 or take it from the shape",
+        )
     for axis in fixed:  # so many rows whatever happens: the same place goes from each
-        ties.tie(labels, labels.narrow(axis, 0, 1))
+        call.ties.tie(labels, labels.narrow(axis, 0, 1))
     return labels
 
 
-def _counts_of_sizes(call: Call) -> list[Tensor | None]:
-    """For each size that a reshaping gives the labels of the channels that it counts; None where it is -1."""
-    shape, known = call.arguments["shape"], call.known
-    if isinstance(known.counted.get(shape) if isinstance(shape, fx.Node) else None, tuple):
-        return list(known.counted[shape])  # the shape of another tensor
-    sizes = shape if isinstance(shape, tuple | list) else (shape,)
-    if len(sizes) == call.value.ndim:
-        return [None if size == -1 else known.count([size]) for size in sizes]
-    return [known.count(sizes)] * call.value.ndim  # a shape put together
+def _same_set(first: Tensor, second: Tensor) -> bool:
+    return torch.equal(first.unique(), second.unique())
 
 
-def _axes(call: Call) -> list[int]:
-    """The axes that the argument `dim` names; all where it names none."""
-    axes, ndim = call.evaluated("dim"), call.labels.ndim
-    axes = [axes] if isinstance(axes, int) else axes or range(ndim)
-    return [axis % ndim for axis in axes]
-
-
-def reduced(call: Call) -> _Labels:
-    axes = _axes(call)
-    if set(axes) & set(changing(call.labels)):
-        call.ties.fix(call.labels, f"{call.node.name!r} mixes them")
-    return call.labels.amax(axes, keepdim=bool(call.evaluated("keepdim", False)))
-
-
-def mixed_along(call: Call) -> _Labels:
-    """Softmax and its kin: each channel depends on all others along the axis."""
-    axis = call.layer.dim if call.layer is not None else call.evaluated("dim")
-    if axis is None or axis % call.labels.ndim in changing(call.labels):
-        call.ties.fix(call.labels, f"{call.node.name!r} mixes them")
-    return call.labels
+# ---- channels are joined and divided -----------------------------------------------------------------------
 
 
 def concatenated(call: Call) -> _Labels:
-    axis = call.evaluated("dim", 0) % call.value.ndim
-    labels = []
-    for part, its_labels in zip(
-        call.evaluated("tensors"),
-        fx.node.map_arg(call.arguments["tensors"], call.known.labels.get),
-        strict=True,
-    ):
-        shape = list(its_labels.shape)
-        shape[axis] = part.size(axis)
-        labels.append(its_labels.expand(shape))
-    widest = [max(sizes) for sizes in zip(*(part.shape for part in labels), strict=True)]
+    return _joined(call, [call.run.labels(t) for t in call.tensors], [t.shape for t in call.tensors])
+
+
+def stacked(call: Call) -> _Labels:
+    axis = call.arguments.get("dim", 0)
+    labels = [call.run.labels(tensor).unsqueeze(axis) for tensor in call.tensors]
+    return _joined(call, labels, [tensor.unsqueeze(axis).shape for tensor in call.tensors])
+
+
+def _joined(call: Call, labels: Iterable[_Labels], shapes: Iterable[Sequence[int]]) -> _Labels:
+    axis = call.arguments.get("dim", 0) % call.value.ndim
+    parts = []
+    for part, shape in zip(labels, shapes, strict=True):
+        if part.ndim == call.value.ndim:  # not the empty tensor that cat() passes over
+            sizes = list(part.shape)
+            sizes[axis] = shape[axis]
+            parts.append(part.expand(sizes))
+    widest = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
     whole = []
-    for part in labels:
+    for part in parts:
         widest[axis] = part.size(axis)
         whole.append(part.expand(widest))
     along_another = any(size > 1 for place, size in enumerate(widest) if place != axis)
@@ -240,15 +283,14 @@ def chunked(call: Call) -> tuple[_Labels, ...]:
 def split(call: Call) -> tuple[_Labels, ...]:
     """Sections of a size: only channels // 2 and the like is the same share of fewer channels."""
     size = call.arguments["split_size_or_sections"]
-    share = isinstance(size, fx.Node) and size.target is operator.floordiv and isinstance(size.args[1], int)
     return _divided(
-        call, in_step=share and torch.equal(call.known.count([size]).unique(), call.labels.unique())
+        call, in_step=isinstance(size, Count) and bool(size.times) and _same_set(size.labels, call.labels)
     )
 
 
 def _divided(call: Call, *, in_step: bool) -> tuple[_Labels, ...]:
     labels = call.labels
-    axis = call.evaluated("dim", 0) % labels.ndim
+    axis = call.arguments.get("dim", 0) % labels.ndim
     if labels.size(axis) == 1:
         return tuple(labels for _ in call.value)
     sizes = [part.size(axis) for part in call.value]
@@ -257,93 +299,152 @@ def _divided(call: Call, *, in_step: bool) -> tuple[_Labels, ...]:
         for section in sections[1:]:
             call.ties.tie(section, sections[0])
     else:
-        counted = call.known.count(call.node.all_input_nodes)
-        what = f"{call.node.name!r} cuts them at fixed places"
-        call.ties.fix(torch.cat([labels.reshape(-1), counted]), what)
+        counted = [count.labels for count in call.counts]
+        call.fix(torch.cat([labels.reshape(-1), *counted]), "cuts them at fixed places")
     return tuple(compact(section) for section in sections)
 
 
-def item(call: Call) -> object:
-    if isinstance(call.labels, tuple | list):
-        return call.labels[call.arguments["index"]]
-    index = call.evaluated("index")
-    item = compact(call.full_labels[index])
-    parts = index if isinstance(index, tuple) else (index,)
-    places = any(not (part is None or part is Ellipsis or isinstance(part, int | slice)) for part in parts)
-    if places or item.numel() != call.labels.numel():
-        call.ties.fix(call.labels, f"{call.node.name!r} picks some of them by their place")
-    return item
+def unbound(call: Call) -> tuple[_Labels, ...]:
+    """The slices along an axis, one by one."""
+    axis = call.arguments.get("dim", 0) % call.labels.ndim
+    if call.labels.size(axis) > 1:
+        call.fix(call.labels, "picks some of them by their place")
+        return tuple(zeros(part.ndim) for part in call.value)
+    return tuple(call.labels.squeeze(axis) for _ in call.value)
 
 
-def gathered(call: Call) -> tuple:
-    """A named tuple of tensors."""
-    place = call.known.labels.get
-    return call.node.target(
-        *fx.node.map_arg(call.node.args, place), **fx.node.map_arg(call.node.kwargs, place)
-    )
+def gated(call: Call) -> _Labels:
+    """GLU: the second half gates the first."""
+    labels, axis = call.labels, call.arguments.get("dim", -1) % call.labels.ndim
+    if labels.size(axis) == 1:
+        return labels
+    first, second = labels.chunk(2, axis)
+    call.ties.tie(first, second)
+    return first
+
+
+def item(call: Call) -> _Labels:
+    """Indexing: by place, channels stay; a share of them, from a share of their number to another, keeps in step."""
+    labels, index = call.labels, call.arguments["index"]
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if not all(part is None or part is Ellipsis or _is_plain(part) for part in parts):
+        for tensor in call.tensors:
+            call.fix(call.run.labels(tensor), "picks some of them by their place")
+        return zeros(call.value.ndim)
+    named = sum(part is not None and part is not Ellipsis for part in parts)
+    if Ellipsis in [part for part in parts if not isinstance(part, Tensor)]:
+        place = next(i for i, part in enumerate(parts) if part is Ellipsis)
+        parts[place : place + 1] = [slice(None)] * (labels.ndim - named)
+    axis, chosen = 0, []
+    for part in parts:
+        if part is None:
+            chosen.append(None)
+            continue
+        if labels.size(axis) == 1:
+            part = slice(None) if isinstance(part, slice) else 0
+        elif not isinstance(part, slice) or not _in_step(call, part, axis):
+            if not isinstance(part, slice) or len(range(*part.indices(labels.size(axis)))) < labels.size(axis):
+                call.fix(labels, "picks some of them by their place")
+        chosen.append(part)
+        axis += 1
+    return compact(labels[tuple(chosen)])
+
+
+def _is_plain(part: object) -> bool:
+    return (isinstance(part, int) and not isinstance(part, bool)) or isinstance(part, slice)
+
+
+def _in_step(call: Call, part: slice, axis: int) -> bool:
+    """Tie the sections between shares of the channels, if the slice is bounded by such."""
+    labels = call.labels
+    bounds = [bound for bound in (part.start, part.stop) if bound is not None and bound != 0]
+    if part.step not in (None, 1) or not bounds or changing(labels) != [axis]:
+        return False
+    own = all(isinstance(b, Count) and b.times and _same_set(b.labels, labels) for b in bounds)
+    if not own or any(b.times > 1 for b in bounds):
+        return False
+    sections = int(np.lcm.reduce([Fraction(b.times).denominator for b in bounds]))
+    rows = labels.reshape(sections, -1)
+    call.ties.tie(rows, rows[:1])
+    return True
+
+
+def written(call: Call) -> None:
+    """Writing into a part of a tensor."""
+    for tensor in call.tensors:
+        base = getattr(tensor, "_base", None)
+        for part in (tensor, *([base] if base is not None else [])):
+            call.fix(call.run.labels(part), "writes into a part of a tensor")
+
+
+def created(call: Call) -> _Labels:
+    """A new tensor of sizes: where a size counts channels, every one of them has the same numbers."""
+    labels = zeros(call.value.ndim)
+    sizes = call.arguments.get("shape", ())
+    sizes = sizes if isinstance(sizes, tuple | list) else (sizes,)
+    counted = [(axis, size) for axis, size in enumerate(sizes) if isinstance(size, Count)]
+    if len(counted) != len(call.counts) or len(counted) > 1:
+        raise Unknown("it makes a tensor by their number")
+    for axis, size in counted:
+        if size.times != 1 or len(size.labels) != size:
+            raise Unknown("it makes a tensor of several times their number")
+        labels = call.along(axis, size.labels)
+    return labels
+
+
+# ---- products of matrices ----------------------------------------------------------------------------------
+
+
+def multiplied(call: Call) -> _Labels:
+    """Matrix products: channels that are summed over go together, those of rows, columns and batches pass."""
+    first, second = call.tensors
+    if call.run.wide(first) or call.run.wide(second) or min(first.ndim, second.ndim) < 2:
+        raise Unknown("a parameter is multiplied as a matrix, or a vector")
+    (rows, shape), (columns, other_shape) = _aligned(call, first), _aligned(call, second)
+    ndim = call.value.ndim
+    if max(len(changing(rows)), len(changing(columns))) > 1:
+        raise Unknown("the channels lie along several axes")
+    summed = [
+        labels.reshape(-1) for labels, axis in ((rows, ndim - 1), (columns, ndim - 2)) if labels.size(axis) > 1
+    ]
+    if summed:
+        call.ties.tie(summed[0], summed[1] if len(summed) > 1 else torch.zeros(1, dtype=torch.int64))
+    passed = [
+        (changing(labels)[0], labels, others, size)
+        for labels, axis, others, size in (
+            (rows, ndim - 1, columns, other_shape),
+            (columns, ndim - 2, rows, shape),
+        )
+        if labels.numel() > 1 and labels.size(axis) == 1
+    ]
+    if len({axis for axis, *_ in passed}) > 1:
+        raise Unknown("its rows and its columns are channels")
+    for axis, labels, others, size in passed:
+        if axis < ndim - 2 and size[axis] > 1:  # of a batch: both have it
+            call.ties.tie(labels, others.reshape(-1)[:1] if others.size(axis) == 1 else others)
+    return passed[0][1] if passed else zeros(ndim)
+
+
+def attended(call: Call) -> _Labels:
+    """Scaled dot-product attention: the scale is a number of channels, those of the values pass."""
+    query, key, value = (call.arguments[name] for name in ("query", "key", "value"))
+    last = value.ndim - 1
+    for tensor in call.tensors:
+        labels = call.run.labels(tensor)
+        if tensor is not value and changing(labels) and changing(labels)[-1] >= labels.ndim - 2:
+            call.fix(labels, "divides by the root of their number")
+    labels, _ = _aligned(call, value)
+    others = [call.run.labels(part) for part in (query, key)]
+    axes = changing(labels)
+    if axes == [last] or (not axes and all(not changing(other) for other in others)):
+        for other in others:
+            call.fix(other, "meets them with channels along another axis")
+        return labels
+    for other in (labels, *others):
+        call.fix(other, "works on their heads by itself")
+    return labels
 
 
 def output(call: Call) -> None:
-    for labels in tensors_in(fx.node.map_arg(call.node.args, call.known.labels.get)):
-        call.ties.fix(labels, "they are the network's output")
-
-
-# ---- counts, and parameters --------------------------------------------------------------------------------
-
-
-def fixed(call: Call) -> None:
-    """The result depends on the number, so the channels that it counts have to stay."""
-    counted = call.known.count(call.node.all_input_nodes)
-    if len(counted):
-        call.ties.fix(counted, f"{call.node.name!r} computes with their number")
-
-
-def judged_with_labels(call: Call) -> None:
-    """Sizes to reshape or divide by follow the channels; the rule's `labels` says which do not."""
-
-
-def pinned(call: Call, labels: object = None) -> None:
-    """The parameters that go in have to stay as they are."""
-    for node in call.node.all_input_nodes:
-        if node.op == "get_attr":
-            call.ties.pin(node.target, call.node)
-
-
-def scales(call: Call, labels: _Labels) -> None:
-    """A parameter that meets channels is one of their followers."""
-    if all(node.op != "get_attr" for node in call.node.all_input_nodes):
-        return
-    axes = changing(labels)
-    for node, _, shape in _aligned(call):
-        if node.op != "get_attr":
-            continue
-        wide = [axis for axis in axes if shape[axis] > 1]
-        if wide and len(axes) > 1:
-            call.refuse("a parameter meets channels that lie along several axes")
-        if not wide:
-            call.ties.pin(node.target, call.node)
-        elif node.target not in call.ties.tensors:  # a plain tensor, which stays as it is
-            call.ties.tie(labels, torch.zeros(1, dtype=torch.int64))
-        else:
-            axis = wide[0] - (call.value.ndim - len(call.known.shapes[node]))
-            call.ties.record("follower", node.target, axis, labels.reshape(-1))
-
-
-def of_layer_norm(call: Call, labels: _Labels) -> None:
-    """Scale and shift of a layer norm are followers, also where a subclass with axes of its own calls F.layer_norm."""
-    name, layer = call.node.target, call.layer
-    if layer is None:
-        weight = call.arguments.get("weight")
-        attribute = isinstance(weight, fx.Node) and weight.op == "get_attr"
-        name = weight.target.rpartition(".")[0] if attribute else None
-        layer = call.ties.layers.get(name)
-        if not isinstance(layer, nn.LayerNorm):
-            call.refuse("F.layer_norm without the weight of an nn.LayerNorm has a fixed shape")
-    else:
-        _plain(call)
-    start, axes = call.value.ndim - len(layer.normalized_shape), changing(labels)
-    if any(axis >= start for axis in axes):
-        if len(axes) > 1:
-            call.refuse("the channels lie along several axes of its input")
-        vector = call.vector(axes[0], call.value.size(axes[0]))
-        call.ties.record("follower", name, axes[0] - start, vector)
+    for tensor in call.tensors:
+        call.run.fix(call.run.labels(tensor), "they are the network's output")

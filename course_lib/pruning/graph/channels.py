@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from course_lib import tracing
 from course_lib.pruning.graph.ties import ChannelGroup
@@ -22,19 +23,18 @@ class Channels:
     Attributes:
         groups: of channels that go together, in the order in which the network computes them.
         fixed: {layer: reason} for each layer with channels in no group.
-        example_shape, example_dtype: of the example that the network was followed with.
+        example: the inputs that the network was followed with, on the device meta: shapes and dtypes without values.
         structure: layers, settings, shapes and shared parameters of the network.
 
     Example:
         >>> from course_lib.pruning import follow
         >>> follow(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3)), torch.rand(1, 1, 8, 8))
-        Channels(1 group, 1 layer fixed, example [1, 1, 8, 8] of torch.float32)
+        Channels(1 group, 1 layer fixed, example [1, 1, 8, 8])
     """
 
     groups: list[ChannelGroup]
     fixed: dict[str, str]
-    example_shape: tuple[int, ...]
-    example_dtype: torch.dtype
+    example: object
     structure: Mapping[str, object]
 
     def __repr__(self) -> str:
@@ -43,7 +43,7 @@ class Channels:
             for count, what in ((len(self.groups), "group"), (len(self.fixed), "layer"))
         )
         return (
-            f"Channels({groups}, {layers} fixed, example {list(self.example_shape)} of {self.example_dtype})"
+            f"Channels({groups}, {layers} fixed, example {tracing.shapes(self.example)})"
         )
 
     def check(self, model: nn.Module) -> None:
@@ -63,10 +63,12 @@ class Channels:
                 f"{_difference(self.structure, structure)}. Follow it again: channels = follow(model, example)."
             )
 
-    def zeros(self, model: nn.Module) -> Tensor:
+    def zeros(self, model: nn.Module) -> object:
         """An input like the example, of zeros, on the device of the model."""
         device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), None)
-        return torch.zeros(self.example_shape, dtype=self.example_dtype, device=device)
+        return tree_map(
+            lambda t: torch.zeros_like(t, device=device) if isinstance(t, Tensor) else t, self.example
+        )
 
 
 def _structure(model: nn.Module) -> dict[str, object]:

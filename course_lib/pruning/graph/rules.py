@@ -1,15 +1,13 @@
 """One table of rules: what each kind of operation does to the channels that go in, with every way to write it."""
 
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from course_lib.pruning.graph import _effects as effects
+from course_lib.pruning.graph import _layers as layers
 from course_lib.pruning.graph._calls import Call
 
 
@@ -19,140 +17,182 @@ class _Rule:
 
     Attributes:
         labels: gives the labels of its result, ties those that go together, and fixes those that have to stay.
-        spelled: every way to write it: types of layers, functions (or their dotted names, where they are another
-            library's), and ".name" for methods of tensors.
+        functions: every way to write it, as PyTorch reports the call to a `TorchFunctionMode`; nn.Conv2d calls
+            torch.conv2d, so layers need no row of their own.
         arguments: their names by position, see `_calls.normalised`.
-        counts: what becomes of channels whose number goes in.
-        parameters: what becomes of parameters that go in directly; called with the labels of the result.
+        weights: whether the rule says itself what becomes of parameters that go in; else those of several axes have to
+            stay as they are.
+        counts: whether the rule says itself what becomes of counts of channels that go in; else those have to stay.
     """
 
     labels: Callable[[Call], object]
-    spelled: tuple[object, ...]
+    functions: tuple[Callable, ...]
     arguments: tuple[str, ...] = ("input",)
-    counts: Callable[[Call], None] = effects.fixed
-    parameters: Callable[[Call, object], None] = effects.pinned
+    weights: bool = False
+    counts: bool = False
+
+
+def _named(*names: str) -> tuple[Callable, ...]:
+    """The functions of these names in torch, torch.nn.functional and among the methods of tensors, in place too."""
+    found = []
+    for name in names:
+        for spelled in (name, f"{name}_"):
+            places = (torch, F, torch.Tensor, torch._C._nn)
+            found += [getattr(place, spelled, None) for place in places]
+    return tuple(dict.fromkeys(function for function in found if callable(function)))  # not torch.float
+
+
+def _pools(axes: int) -> tuple[Callable, ...]:
+    kinds = ("max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "lp_pool")
+    functions = _named(*(f"{kind}{axes}d" for kind in kinds))
+    return functions + tuple(
+        getattr(F, name)
+        for name in (f"max_pool{axes}d_with_indices", f"adaptive_max_pool{axes}d_with_indices")
+        if hasattr(F, name)
+    )
 
 
 # fmt: off
+_CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
+_RNN = ("input", "hx", "params", "params", "params")
+_SCALED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+_ATTENTION = (
+    "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
+    "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias",
+)
+
 _TABLE = (
     # Layers with weights
-    _Rule(effects.convolution, (
-        nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
-    )),
-    _Rule(effects.linear, (nn.Linear,)),
-    _Rule(effects.batch_norm, (
-        nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm,
-        nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d,
-    )),
-    _Rule(effects.group_norm, (nn.GroupNorm,)),
-    _Rule(effects.same, (nn.LayerNorm, F.layer_norm), parameters=effects.of_layer_norm),
-    _Rule(effects.prelu, (nn.PReLU,)),
+    _Rule(layers.convolution, (torch.conv1d, torch.conv2d, torch.conv3d), _CONVOLUTION, weights=True),
+    _Rule(
+        layers.transposed_convolution, (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d),
+        _TRANSPOSED, weights=True,
+    ),
+    _Rule(layers.linear, (F.linear,), ("input", "weight", "bias"), weights=True),
+    _Rule(
+        layers.embedding, (F.embedding, torch.embedding), ("input", "weight", "padding_idx", "max_norm"), weights=True,
+    ),
+    _Rule(
+        layers.batch_norm, (F.batch_norm, F.instance_norm),
+        ("input", "running_mean", "running_var", "weight", "bias"), weights=True,
+    ),
+    _Rule(
+        layers.group_norm, (F.group_norm, torch.group_norm), ("input", "num_groups", "weight", "bias"), weights=True,
+    ),
+    _Rule(
+        layers.layer_norm, (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm),
+        ("input", "normalized_shape", "weight", "bias"), weights=True, counts=True,
+    ),
+    _Rule(layers.prelu, (F.prelu, torch.prelu, torch.Tensor.prelu), ("input", "weight"), weights=True),
+    _Rule(layers.attention, (F.multi_head_attention_forward,), _ATTENTION, weights=True, counts=True),
+    _Rule(layers.recurrent, (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _RNN, weights=True),
+    _Rule(
+        layers.recurrent_cell, (torch.lstm_cell, torch.gru_cell, torch.rnn_tanh_cell, torch.rnn_relu_cell),
+        ("input", "hx", "weight_ih", "weight_hh", "bias_ih", "bias_hh"), weights=True,
+    ),
     # Channels stay where they are
-    _Rule(effects.elementwise, (
-        operator.add, torch.add, ".add", ".add_", operator.sub, torch.sub,
-        ".sub", ".sub_", operator.mul, torch.mul, ".mul", ".mul_",
-        operator.truediv, torch.div, ".div", ".div_", operator.pow, torch.pow, ".pow",
-        operator.neg, torch.neg, ".neg", torch.maximum, ".maximum", torch.minimum, ".minimum", torch.where,
-        ".expand_as", torch.exp, ".exp", torch.log, ".log", torch.abs, ".abs", torch.sqrt, ".sqrt", torch.rsqrt,
-        ".rsqrt", torch.square, ".square", torch.clamp, ".clamp", ".clamp_", torch.erf,
-        nn.ReLU, torch.relu, F.relu, F.relu_, ".relu", ".relu_", F.relu6, nn.LeakyReLU, F.leaky_relu,
-        nn.ELU, F.elu, nn.SELU, F.selu, nn.CELU, nn.GELU, F.gelu, nn.SiLU, F.silu, nn.Mish, F.mish,
-        nn.Hardswish, F.hardswish, nn.Hardsigmoid, F.hardsigmoid, nn.Hardtanh, F.hardtanh,
-        nn.Sigmoid, torch.sigmoid, ".sigmoid", ".sigmoid_", nn.LogSigmoid, F.logsigmoid,
-        nn.Tanh, torch.tanh, ".tanh", ".tanh_", nn.Softplus, F.softplus,
-    ), parameters=effects.scales),
-    _Rule(effects.same, (
-        nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout,
-        F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout,
-        "torchvision.ops.stochastic_depth.stochastic_depth",
-        ".contiguous", ".clone", ".detach", ".to", ".float", ".double", ".half", ".bfloat16",
-    )),
-    _Rule(effects.window(1), (
-        nn.MaxPool1d, F.max_pool1d, torch.max_pool1d, nn.AvgPool1d, F.avg_pool1d, nn.LPPool1d,
-        nn.AdaptiveAvgPool1d, F.adaptive_avg_pool1d, nn.AdaptiveMaxPool1d, F.adaptive_max_pool1d,
-    )),
-    _Rule(effects.window(2), (
-        nn.MaxPool2d, F.max_pool2d, torch.max_pool2d, nn.AvgPool2d, F.avg_pool2d, nn.LPPool2d,
-        nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d,
-    )),
-    _Rule(effects.window(3), (
-        nn.MaxPool3d, F.max_pool3d, nn.AvgPool3d, F.avg_pool3d,
-        nn.AdaptiveAvgPool3d, F.adaptive_avg_pool3d, nn.AdaptiveMaxPool3d, F.adaptive_max_pool3d,
-    )),
-    _Rule(effects.window(None), (nn.Upsample, F.interpolate)),
-    _Rule(
-        effects.padded, (nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d, F.pad),
-        arguments=("input", "pad"),
-    ),
+    _Rule(effects.elementwise, _named(
+        "add", "sub", "rsub", "mul", "multiply", "div", "divide", "true_divide", "floor_divide", "pow", "float_power",
+        "remainder", "fmod", "neg", "negative", "positive", "exp", "expm1", "exp2", "log", "log2", "log10", "log1p",
+        "abs", "sqrt", "rsqrt", "square", "reciprocal", "sign", "sin", "cos", "tan", "asin", "acos", "atan", "sinh",
+        "cosh", "erf", "erfc", "floor", "ceil", "round", "trunc", "frac", "clamp", "clip", "clamp_min", "clamp_max",
+        "maximum", "minimum", "fmax", "fmin", "where", "lerp", "addcmul", "addcdiv", "masked_fill",
+        "nan_to_num", "copy", "hypot", "atan2", "logaddexp", "sinc",
+        "gt", "ge", "lt", "le", "eq", "ne", "greater", "greater_equal", "less", "less_equal", "not_equal",
+        "logical_and", "logical_or", "logical_not", "logical_xor", "bitwise_not", "isnan", "isinf", "isfinite",
+        "relu", "relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish",
+        "hardsigmoid", "hardtanh", "hardshrink", "softshrink", "tanhshrink", "threshold", "sigmoid", "logsigmoid",
+        "logit", "tanh", "softplus", "softsign", "expand_as", "type_as",
+    ) + (
+        torch.Tensor.__rsub__, torch.Tensor.__rdiv__, torch.Tensor.__rpow__, torch.Tensor.__pow__,
+        torch.Tensor.__rtruediv__, torch.Tensor.__floordiv__, torch.Tensor.__ipow__,
+        torch.Tensor.__and__, torch.Tensor.__or__, torch.Tensor.__invert__,
+    ), weights=True),
+    _Rule(effects.same, _named(
+        "dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout", "feature_dropout",
+        "contiguous", "clone", "detach", "to", "float", "double", "half", "bfloat16", "type", "cpu", "cuda",
+        "requires_grad", "fill", "zero", "normal", "uniform", "bernoulli", "alias", "pin_memory",
+        "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
+    ) + (torch.Tensor.data.__get__, torch.Tensor.real.__get__)),
+    _Rule(effects.window(1), _pools(1)),
+    _Rule(effects.window(2), _pools(2)),
+    _Rule(effects.window(3), _pools(3)),
+    _Rule(effects.window(None), (F.interpolate, F.upsample, F.grid_sample, torch.grid_sampler)),
+    _Rule(effects.padded, (F.pad,), ("input", "pad", "mode", "value")),
     # Channels move
-    _Rule(effects.channel_shuffle, (nn.ChannelShuffle,)),
-    _Rule(effects.moved(torch.permute), (torch.permute, ".permute"), arguments=("input", "*dims")),
+    _Rule(effects.channel_shuffle, _named("channel_shuffle"), ("input", "groups")),
+    _Rule(effects.pixel_shuffle, _named("pixel_shuffle"), ("input", "upscale_factor")),
+    _Rule(effects.pixel_unshuffle, _named("pixel_unshuffle"), ("input", "downscale_factor")),
+    _Rule(effects.moved(torch.permute), (torch.permute, torch.Tensor.permute), ("input", "*dims")),
     _Rule(
-        effects.moved(torch.transpose), (torch.transpose, ".transpose", torch.swapaxes, ".swapaxes"),
-        arguments=("input", "dim0", "dim1"),
+        effects.moved(torch.transpose),
+        (torch.transpose, torch.Tensor.transpose, torch.swapaxes, torch.Tensor.swapaxes), ("input", "dim0", "dim1"),
     ),
     _Rule(
-        effects.moved(torch.movedim), (torch.movedim, ".movedim"), arguments=("input", "source", "destination"),
+        effects.moved(torch.movedim),
+        (torch.movedim, torch.Tensor.movedim, torch.moveaxis, torch.Tensor.moveaxis),
+        ("input", "source", "destination"),
     ),
-    _Rule(effects.moved(torch.unsqueeze), (torch.unsqueeze, ".unsqueeze"), arguments=("input", "dim")),
-    _Rule(effects.reshaped, (nn.Flatten, torch.flatten, ".flatten")),
-    _Rule(effects.squeezed, (torch.squeeze, ".squeeze"), arguments=("input", "dim")),
+    _Rule(effects.moved(torch.unsqueeze), (torch.unsqueeze, torch.Tensor.unsqueeze), ("input", "dim")),
+    _Rule(effects.moved(torch.t), (torch.t, torch.Tensor.t, torch.Tensor.T.__get__)),
+    _Rule(effects.moved(torch.adjoint), (torch.Tensor.mT.__get__,)),
+    _Rule(effects.moved(torch.flip), (torch.flip, torch.Tensor.flip), ("input", "*dims")),
+    _Rule(effects.reshaped, (torch.flatten, torch.Tensor.flatten, torch.ravel, torch.Tensor.ravel)),
+    _Rule(effects.squeezed, (torch.squeeze, torch.Tensor.squeeze), ("input", "dim")),
     _Rule(
-        effects.viewed, (torch.reshape, ".reshape", ".view"),
-        arguments=("input", "*shape"), counts=effects.judged_with_labels,
+        effects.viewed, (torch.reshape, torch.Tensor.reshape, torch.Tensor.view), ("input", "*shape"), counts=True,
     ),
-    _Rule(effects.concatenated, (torch.cat, torch.concat), arguments=("tensors", "dim")),
-    _Rule(effects.chunked, (torch.chunk, ".chunk"), arguments=("input", "chunks", "dim")),
     _Rule(
-        effects.split, (torch.split, ".split"),
-        arguments=("input", "split_size_or_sections", "dim"), counts=effects.judged_with_labels,
+        effects.viewed_as, (torch.Tensor.reshape_as, torch.Tensor.view_as), ("input", "other"), counts=True,
     ),
-    _Rule(effects.item, (operator.getitem,), arguments=("input", "index")),
-    _Rule(effects.gathered, (tuple,), counts=effects.judged_with_labels),
-    _Rule(effects.output, ("output",), counts=effects.judged_with_labels),
+    _Rule(
+        effects.unflattened, (torch.unflatten, torch.Tensor.unflatten), ("input", "dim", "sizes"), counts=True,
+    ),
+    _Rule(
+        effects.expanded, (torch.Tensor.expand, torch.broadcast_to, torch.Tensor.broadcast_to),
+        ("input", "*shape"), counts=True,
+    ),
+    _Rule(effects.tiled, (torch.Tensor.repeat, torch.tile, torch.Tensor.tile), ("input", "*shape")),
+    _Rule(
+        effects.repeated, (torch.repeat_interleave, torch.Tensor.repeat_interleave), ("input", "repeats", "dim"),
+    ),
+    _Rule(effects.concatenated, (torch.cat, torch.concat, torch.concatenate), ("tensors", "dim")),
+    _Rule(effects.stacked, (torch.stack,), ("tensors", "dim")),
+    _Rule(effects.chunked, (torch.chunk, torch.Tensor.chunk), ("input", "chunks", "dim")),
+    _Rule(
+        effects.split, (torch.split, torch.Tensor.split), ("input", "split_size_or_sections", "dim"), counts=True,
+    ),
+    _Rule(effects.unbound, (torch.unbind, torch.Tensor.unbind, torch.Tensor.__iter__), ("input", "dim")),
+    _Rule(effects.gated, (F.glu,), ("input", "dim")),
+    _Rule(effects.item, (torch.Tensor.__getitem__,), ("input", "index"), counts=True),
+    _Rule(effects.written, (torch.Tensor.__setitem__,), ("input", "index", "value")),
+    _Rule(
+        effects.created, (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn), ("*shape",), counts=True,
+    ),
+    _Rule(
+        effects.created, (torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty),
+        ("input", "*shape"), counts=True,
+    ),
+    _Rule(effects.created, (torch.full,), ("shape", "fill_value"), counts=True),
+    _Rule(effects.created, (torch.Tensor.new_full,), ("input", "shape", "fill_value"), counts=True),
     # Channels are mixed
-    _Rule(
-        effects.reduced, (torch.mean, ".mean", torch.sum, ".sum", torch.amax, ".amax", torch.amin, ".amin"),
-        arguments=("input", "dim", "keepdim"),
-    ),
-    _Rule(
-        effects.mixed_along,
-        (
-            nn.Softmax, F.softmax, torch.softmax, ".softmax",
-            nn.LogSoftmax, F.log_softmax, torch.log_softmax, ".log_softmax",
-        ),
-        arguments=("input", "dim"),
-    ),
+    _Rule(effects.reduced, _named(
+        "mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "argmax", "argmin", "any", "all",
+        "median", "nanmean", "nansum", "count_nonzero",
+    ), ("input", "dim", "keepdim")),
+    _Rule(effects.reduced, (*_named("norm"), torch.linalg.vector_norm), ("input", "ord", "dim", "keepdim")),
+    _Rule(effects.extreme, _named("max", "min"), ("input", "dim", "keepdim"), weights=True),
+    _Rule(effects.mixed_along, _named(
+        "softmax", "log_softmax", "softmin", "cumsum", "cumprod", "sort", "argsort", "cummax", "cummin",
+    ), ("input", "dim")),
+    _Rule(effects.mixed_along, (F.normalize,), ("input", "p", "dim")),
+    _Rule(effects.mixed_along, (torch.roll, torch.Tensor.roll), ("input", "shifts", "dim")),
+    _Rule(effects.multiplied, (
+        torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm, torch.mm,
+        torch.Tensor.mm,
+    ), ("input", "other")),
+    _Rule(effects.attended, (F.scaled_dot_product_attention,), _SCALED),
 )
 # fmt: on
-_RULE_OF = {spelling: rule for rule in _TABLE for spelling in rule.spelled}
-
-
-def _rule_of(node: fx.Node, layers: Mapping[str, nn.Module]) -> _Rule | None:
-    """The row of the table for a node of a traced network; None if there is none."""
-    if node.op == "call_module":
-        return _RULE_OF.get(_known_type(layers[node.target]))
-    if node.op == "call_method":
-        return _RULE_OF.get(f".{node.target}")
-    if node.op == "output":
-        return _RULE_OF["output"]
-    if isinstance(node.target, type) and issubclass(node.target, tuple):  # a named tuple of outputs
-        return _RULE_OF[tuple]
-    if node.op != "call_function":  # an input, or a parameter
-        return None
-    return _RULE_OF.get(node.target, _RULE_OF.get(_dotted_name(node.target)))
-
-
-def _dotted_name(function: object) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__name__', function)}"
-
-
-def _known_type(layer: nn.Module) -> type | None:
-    """The type of layer whose forward() this is: a subclass that overrides it is something else."""
-    kind = next((kind for kind in type(layer).__mro__ if kind in _RULE_OF), None)
-    if is_parametrized(layer):
-        return kind
-    if kind is None or "forward" in vars(layer):
-        return None
-    methods = [name for name in ("forward", "_conv_forward") if hasattr(kind, name)]
-    return kind if all(getattr(type(layer), name) is getattr(kind, name) for name in methods) else None
+_RULE_OF = {function: rule for rule in _TABLE for function in rule.functions}

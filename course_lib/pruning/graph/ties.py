@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 _Labels = Int64[
     Tensor, "..."
@@ -106,7 +106,11 @@ class _Ties:
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = dict(model.named_modules())
+        self.layer_names = {id(layer): name for name, layer in self.layers.items()}
         self.tensors = _named_tensors(self.layers)
+        self.names: dict[int, list[str]] = {}  # id of a parameter or buffer -> its names
+        for name, tensor in self.tensors.items():
+            self.names.setdefault(id(tensor), []).append(name)
         self.labels = 1
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.tied: list[tuple[Tensor, Tensor]] = []
@@ -114,6 +118,7 @@ class _Ties:
             (torch.zeros(1, dtype=torch.int64), "they are tied to the network's input or to a constant")
         ]
         self.pinned: dict[int, str] = {}  # id of a tensor or layer -> reason
+        self.left_out: dict[str, str] = {}  # layer of which no axis is known -> reason
 
     def fresh(self, count: int) -> Tensor:
         self.labels += count
@@ -136,10 +141,10 @@ class _Ties:
             self.axes[layer, axis] = (kind, labels)
         return self.axes[layer, axis][1]
 
-    def pin(self, parameter: str, node: fx.Node) -> None:
+    def pin(self, parameter: str, reason: str) -> None:
         """The network uses this parameter or buffer in another way than as the weight of a layer."""
-        if parameter in self.tensors:
-            self.pinned.setdefault(id(self.tensors[parameter]), f"{node.name!r} uses {parameter!r} by itself")
+        self.pinned.setdefault(id(self.tensors[parameter]), reason)
+        self.left_out.setdefault(parameter.rpartition(".")[0], reason)
 
     def pin_layer(self, layer: nn.Module, reason: str) -> None:
         """The channels of this layer have to stay."""
@@ -167,10 +172,12 @@ class _Ties:
         for labels, reason in self.fixed:
             for root in roots[labels.numpy()].tolist():
                 reasons.setdefault(root, reason)
+        produced = [labels.numpy() for kind, labels in self.axes.values() if kind == "producer"]
+        idle = np.setdiff1d(roots, roots[np.concatenate([np.zeros(1, int), *produced])])
+        reasons |= {root: "no layer computes them" for root in idle.tolist() if root not in reasons}
         free = ~np.isin(roots, list(reasons))
 
         # Units whose channels one layer computes are in one group.
-        produced = [labels.numpy() for kind, labels in self.axes.values() if kind == "producer"]
         produced = [roots[labels[free[labels]]] for labels in produced]
         together = [(units[:-1], units[1:]) for units in produced if len(units)]
         families = _connected(self.labels, together)[roots]  # [labels] -> family
@@ -202,7 +209,9 @@ class _Ties:
                 units = np.where(groups == group, unit_of[labels], -1)
                 found[group][kind].append(LayerAxis(layer, axis, torch.from_numpy(units)))
             if kind != "consumer" and (groups < 0).any():
-                refused[layer] = reasons[roots[labels[groups < 0][0]]]
+                refused.setdefault(layer, reasons[roots[labels[groups < 0][0]]])
+        known = {layer for layer, _ in self.axes}
+        refused |= {layer: why for layer, why in self.left_out.items() if layer not in known and _has_weight(self.layers.get(layer))}
         return [
             ChannelGroup(size, *(tuple(axes[kind]) for kind in ("producer", "consumer", "follower")))
             for size, axes in zip(sizes.tolist(), found, strict=True)
@@ -219,13 +228,33 @@ def _named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
+def _has_weight(layer: nn.Module | None) -> bool:
+    return hasattr(layer, "weight")
+
+
 def _tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
-    """The tensors of a layer that have this axis of it, and which of theirs it is."""
+    """The tensors of a layer that have this axis of it, and which of theirs it is.
+
+    A tensor may be several times as long as the axis; it then has the same entries in each of its parts.
+    """
+    if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+        depthwise = layer.groups == layer.in_channels and layer.groups > 1
+        return [(layer.weight, axis), *([(layer.bias, 0)] if axis == 1 or depthwise else [])]
     if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
-        outputs = axis == (1 if isinstance(layer, nn.modules.conv._ConvTransposeNd) else 0)
-        return [(layer.weight, axis), (layer.bias, 0)] if outputs else [(layer.weight, axis)]
+        return [(layer.weight, axis), *([(layer.bias, 0)] if axis == 0 else [])]
+    if isinstance(layer, nn.MultiheadAttention):
+        return [(layer.in_proj_weight, axis), *([(layer.in_proj_bias, 0)] if axis == 0 else [])]
+    if isinstance(layer, nn.RNNBase):
+        return [(getattr(layer, name, None), axis) for name in ("weight_ih_l0", "weight_ih_l0_reverse")]
+    if isinstance(layer, nn.RNNCellBase):
+        return [(layer.weight_ih, axis)]
     names = ("weight", "bias", "running_mean", "running_var")
     return [(getattr(layer, name, None), axis) for name in names]
+
+
+def _whole(selected: Tensor, length: int) -> Tensor:
+    """Which entries of a tensor of this length an axis selects: the same in each of its parts."""
+    return selected.repeat(length // len(selected))
 
 
 def _connected(count: int, pairs: Sequence[tuple]) -> np.ndarray:

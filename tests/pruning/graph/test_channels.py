@@ -51,8 +51,8 @@ def network(name, seed=0):
 @pytest.fixture
 def follows(monkeypatch):
     """The models that are followed."""
-    seen, trace = [], follow_module._trace
-    monkeypatch.setattr(follow_module, "_trace", lambda model, ties: seen.append(model) or trace(model, ties))
+    seen, find = [], follow_module._find
+    monkeypatch.setattr(follow_module, "_find", lambda model, example: seen.append(model) or find(model, example))
     return seen
 
 
@@ -136,9 +136,10 @@ def test_what_is_found_knows_its_groups_reasons_and_example():
     ]
     last = list(channels.fixed)
     assert last == [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1:]
-    assert (channels.example_shape, channels.example_dtype) == ((1, 1, 16, 16), torch.float32)
+    assert (channels.example.shape, channels.example.dtype) == ((1, 1, 16, 16), torch.float32)
+    assert channels.example.device.type == "meta"
     assert torch.equal(channels.zeros(model), torch.zeros(1, 1, 16, 16))
-    assert "example [1, 1, 16, 16] of torch.float32" in repr(channels)
+    assert "example [1, 1, 16, 16])" in repr(channels)
 
 
 def test_weights_modes_gradients_and_hooks_may_change_and_copies_are_accepted():

@@ -1,6 +1,6 @@
 """Groups of channels: what they hold, and what is refused instead of guessed."""
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
 
 import pytest
 import torch
@@ -128,16 +128,16 @@ def with_tensor():
         (one(lambda s, x: s.head((y := s.stem(x)) * y.mean(1, keepdim=True))), "'mean' mixes them"),
         (one(lambda s, x: s.head((y := s.stem(x)) * y.mean())), "'mean' mixes them"),
         (one(lambda s, x: s.head((y := s.stem(x)) * y.mean(dim=()))), "'mean' mixes them"),
-        (one(lambda s, x: s.head((y := s.stem(x)) / y.shape[1])), "'truediv' computes with their number"),
-        (one(lambda s, x: s.head((y := s.stem(x)) * y.size(1) ** -0.5)), "'mul' computes with their number"),
-        (one(lambda s, x: s.head((y := s.stem(x)) / y.numel())), "'truediv' computes with their number"),
+        (one(lambda s, x: s.head((y := s.stem(x)) / y.shape[1])), "'div' computes with their number"),
+        (one(lambda s, x: s.head((y := s.stem(x)) * y.size(1) ** -0.5)), "computes with their number (pow)"),
+        (one(lambda s, x: s.head((y := s.stem(x)) / y.numel())), "'div' computes with their number"),
         (
             one(lambda s, x: s.head((y := s.stem(x)) * torch.ones(y.size(1)).sum())),
-            "'ones' computes with their number",
+            "'sum' mixes them",
         ),
         (
-            one(lambda s, x: s.head(s.stem(x)) + F.conv2d(x, s.stem.weight).mean()),
-            "'conv2d' uses 'stem.weight' by itself",
+            one(lambda s, x: s.head(s.stem(x)) + s.stem.weight.mean()),
+            "'mean' uses 'stem.weight' by itself",
         ),
         (one(lambda s, x: s.head(s.stem(x)) / s.stem.weight.shape[0]), "uses 'stem.weight' by itself"),
         (
@@ -169,9 +169,10 @@ def with_tensor():
         ),
         (
             one(lambda s, x: s.head(s.stem(x) / s.stem.out_channels)),
-            "computes with the out_channels of a layer",
+            "'div' computes with their number",
         ),
-        (one(lambda s, x: s.head(s.stem(x)) * s.stem.out_channels**-0.5), "computes with the out_channels"),
+        (one(lambda s, x: s.head(s.stem(x)) * s.stem.out_channels**-0.5), "computes with their number (pow)"),
+
         (one(lambda s, x: s.head(s.stem(x) + x), channels=3), "tied to the network's input or to a constant"),
         (
             one(lambda s, x: s.head(s.stem(x) + torch.ones(1, 6, 1, 1))),
@@ -190,60 +191,71 @@ def test_channels_that_must_stay_are_in_no_group(model, reason):
     assert reason in reasons["stem"]
 
 
+def with_attention():
+    return one(
+        lambda s, x: s.head(s.att(y := s.stem(x).flatten(2), y, y)[0].unflatten(2, (6, 6))),
+        att=nn.MultiheadAttention(36, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (one(lambda s, x: s.head(torch.fft.fft(s.stem(x)).real)), "'fft_fft', and it is none of the operations"),
+        (one(lambda s, x: s.head(torch.einsum("nchw,cd->ndhw", s.stem(x), torch.eye(6)))), "'einsum'"),
+        (one(lambda s, x: s.head(s.stem(x).cumsum(1))), "'cumsum' mixes them"),
+        (
+            nn.Sequential(OrderedDict(stem=conv(3, 4), norm=nn.LocalResponseNorm(2), head=head(4))),
+            "local_response_norm",
+        ),
+        (with_attention(), "lie along another axis of its input than axis 2 in 'att'"),
+        (
+            nn.Sequential(OrderedDict(stem=conv(3, 4), own=Standardised(4, 5, 1), head=head(5))),
+            "its weights are not those of a layer of PyTorch, or are computed in 'own'",
+        ),
+        (
+            nn.Sequential(OrderedDict(stem=conv(3, 4), wide=nn.Linear(6, 6), head=head(4))),
+            "lie along another axis of its input than axis 3 in 'wide'",
+        ),
+        (
+            nn.Sequential(OrderedDict(stem=parametrizations.weight_norm(conv(3, 4)), head=head(4))),
+            "weight of 'stem' is computed from other parameters",
+        ),
+        (
+            nn.Sequential(OrderedDict(stem=parametrizations.spectral_norm(conv(3, 4)), head=head(4))),
+            "make it permanent first",
+        ),
+        (
+            nn.Sequential(OrderedDict(stem=prune.l1_unstructured(conv(3, 4), "weight", 3), head=head(4))),
+            "torch.nn.utils.prune.remove",
+        ),
+    ],
+)
+def test_what_enters_an_operation_that_is_not_known_stays_and_says_why(model, reason):
+    channels = follow(model, EXAMPLE)
+    assert not [axis for group in channels.groups for axis in group.producers if axis.layer == "stem"]
+    assert reason in channels.fixed["stem"]
+
+
+def test_a_reason_names_the_line_of_the_networks_code():
+    model = one(lambda s, x: s.head(torch.fft.fft(s.stem(x)).real))
+    line = model.function.__code__.co_firstlineno
+    assert f"(test_follow.py, line {line})" in follow(model, EXAMPLE).fixed["stem"]
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (one(lambda s, x: s.head(torch.fft.fft(s.stem(x)).real)), r"'fft_fft': the function 'torch.*fft_fft"),
-        (one(lambda s, x: s.head((y := s.stem(x)) @ y)), "through 'matmul': the function '_operator.matmul'"),
-        (one(lambda s, x: s.head(s.stem(x).cumsum(1))), "the tensor method 'cumsum'"),
-        (
-            nn.Sequential(conv(3, 4), nn.PixelShuffle(2), head(1)),
-            r"through '_1' in '1': PixelShuffle \('1'\)",
-        ),
-        (nn.Sequential(conv(3, 4), nn.LocalResponseNorm(2), head(4)), "LocalResponseNorm"),
-        (nn.Sequential(conv(3, 4), nn.Flatten(2), nn.MultiheadAttention(36, 1)), None),
-        (
-            one(
-                lambda s, x: s.head(s.att(y := s.stem(x).flatten(2), y, y)[0]),
-                att=nn.MultiheadAttention(36, 1),
-            ),
-            "MultiheadAttention",
-        ),
-        (nn.Sequential(conv(3, 4), OwnForward(4, 5, 1), head(5)), "through .* in '1'"),
-        (nn.Sequential(conv(3, 4), Standardised(4, 5, 1), head(5)), "the function 'torch.conv2d'"),
-        (
-            nn.Sequential(conv(3, 4), nn.Linear(6, 6), head(4)),
-            r"lie along another axis of its input \[2, 4, 6, 6\] than axis 3",
-        ),
-        (
-            one(lambda s, x: s.head(F.pad(s.stem(x), (0, 0, 0, 0, 1, 1))[:, 1:-1])),
-            "along the axis of the channels",
-        ),
-        (
-            nn.Sequential(conv(3, 4), nn.ConvTranspose2d(4, 4, 1, groups=2), head(4)),
-            "transposed convolution of 2 groups",
-        ),
-        (
-            nn.Sequential(parametrizations.weight_norm(conv(3, 4)), head(4)),
-            "weight of '0' is computed from other parameters",
-        ),
-        (nn.Sequential(parametrizations.spectral_norm(conv(3, 4)), head(4)), "make it permanent first"),
-        (
-            nn.Sequential(prune.l1_unstructured(conv(3, 4), "weight", 3), head(4)),
-            "torch.nn.utils.prune.remove",
-        ),
-        (
-            one(lambda s, x: s.head(s.stem(x)) if x.sum() > 0 else x),
-            "torch.fx cannot trace the model: in its forward.*control flow",
-        ),
+        (one(lambda s, x: s.head(s.stem(x)) if x.sum() > 0 else x), "'__bool__' turns values of a tensor"),
         (
             nn.Sequential(conv(3, 4), Net(lambda s, x: x if x.max() > 0 else -x), head(4)),
-            "cannot trace the model: in '1'",
+            r"values of a tensor into Python's in '1' \(test_follow.py, line \d+\)",
         ),
+        (one(lambda s, x: s.head(s.stem(x) * x.max().item())), "'item' turns values of a tensor"),
     ],
 )
-def test_what_cannot_be_followed_is_refused_by_name(model, message):
+def test_what_decides_by_values_is_refused_with_its_place(model, message):
     with pytest.raises(ValueError, match=message):
         channel_groups(model, EXAMPLE)
 
@@ -284,7 +296,7 @@ def test_branches_that_differ_in_their_wiring_alone_are_followed():
 def test_nothing_of_the_tracing_stays_behind():
     before = set(vars(nn.Module))
     channel_groups(one(lambda s, x: s.head(s.stem(x) / s.stem.out_channels)), EXAMPLE)
-    with pytest.raises(ValueError, match="cannot trace"):
+    with pytest.raises(ValueError, match="cannot be followed"):
         channel_groups(one(lambda s, x: s.head(s.stem(x)) if x.sum() > 0 else x), EXAMPLE)
     assert set(vars(nn.Module)) == before
 
@@ -302,5 +314,5 @@ class Beside(nn.Module):
 
 def test_a_parameter_that_meets_no_channels_keeps_those_of_its_own_layer():
     fixed = follow(Beside(), torch.rand(2, 1, 4, 4)).fixed
-    assert "uses 'hidden.bias' by itself" in fixed["hidden"]
+    assert "'add' meets them with channels along another axis" in fixed["hidden"]
     assert "conv" not in fixed
