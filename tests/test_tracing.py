@@ -1,5 +1,9 @@
 """A borrowed network comes back as it was."""
 
+import contextlib
+import copy
+from collections import OrderedDict, deque
+
 import pytest
 import torch
 from torch import nn
@@ -50,3 +54,117 @@ def test_what_the_model_does_not_take_is_said_with_its_shape():
         tracing.check("resnet", torch.rand(1))
     with pytest.raises(ValueError, match=r"shape \[\]; it must be \[N, \.\.\.\]"):
         tracing.check(nn.Linear(3, 4), torch.tensor(1.0))
+
+
+class Changing(nn.Module):
+    """Changes all that a forward() can reach: containers of each kind, its own hooks, and weights past autograd."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 5))
+        self.plain = torch.zeros(3)
+        self.cache = {"old": 1, "deep": [{"tensor": torch.zeros(2)}, ({1, 2}, OrderedDict(a=1, b=2))]}
+        self.queue = deque([1, 2], maxlen=3)
+        self.names, self.seen = ["a", "b"], {1, 2}
+        self.once = self.register_forward_pre_hook(self.first)
+        self.second = self.register_forward_pre_hook(lambda module, args: None)
+
+    def first(self, module, args):
+        self.once.remove()
+        self.register_forward_hook(lambda module, args, output: output + 1)
+
+    def forward(self, x):
+        self.weight.data.clamp_(0, 0.1)
+        self.plain += 1
+        deep = self.cache["deep"]
+        deep[0]["tensor"].fill_(7)
+        deep[0]["new"] = x
+        deep[1][0].add(3)
+        deep[1][1].move_to_end("a")
+        deep.append(x)
+        del self.cache["old"]
+        self.cache["new"] = self
+        self.queue += [3, 4]
+        self.names.reverse()
+        self.seen.clear()
+        return x
+
+    def all_it_holds(self):
+        deep = self.cache["deep"]
+        tensors = [tensor.tolist() for tensor in (self.weight, self.plain, deep[0]["tensor"])]
+        rest = deep[1:], list(deep[0]), list(deep[1][1]), list(self.cache), self.queue, self.names, self.seen
+        hooks = [list(self._forward_pre_hooks.values()), list(self._forward_hooks)]
+        return copy.deepcopy([tensors, rest]), hooks
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_containers_and_what_they_hold_come_back_in_place(fails):
+    model = nn.Sequential(Changing(), nn.Sequential(Changing()))
+    objects = [
+        value
+        for module in (model[0], model[1][0])
+        for value in (*vars(module).values(), module.weight, *module.cache["deep"], *module.cache["deep"][1])
+    ]
+    ids, before = [id(value) for value in objects], [model[0].all_it_holds(), model[1][0].all_it_holds()]
+    with contextlib.suppress(ZeroDivisionError), tracing.borrowed(model):
+        model(torch.ones(1))
+        assert model[0].all_it_holds() != before[0]
+        assert model[0].weight.max() == 0.1
+        model[0].weight.data = torch.zeros(9)
+        model.append(nn.ReLU())
+        1 / (not fails)
+    assert [model[0].all_it_holds(), model[1][0].all_it_holds()] == before
+    after = [
+        value
+        for module in (model[0], model[1][0])
+        for value in (*vars(module).values(), module.weight, *module.cache["deep"], *module.cache["deep"][1])
+    ]
+    assert [id(value) for value in after] == ids
+    assert len(model) == 2
+
+
+def test_weights_that_layers_change_themselves_come_back():
+    embedding, bag = nn.Embedding(10, 4, max_norm=0.1), nn.EmbeddingBag(10, 4, max_norm=0.1)
+    recurrent = nn.LSTM(4, 4)
+    for model, example in ((embedding, torch.arange(10)), (bag, torch.arange(10)[None])):
+        weight, before = model.weight, model.weight.detach().clone()
+        with tracing.borrowed(model):
+            model(example)
+            assert not torch.equal(weight, before)
+        assert model.weight is weight
+        assert torch.equal(weight, before)
+    before = [weight.detach().clone() for weight in recurrent.parameters()]
+    with tracing.borrowed(recurrent):
+        recurrent(torch.rand(2, 1, 4))
+    assert all(torch.equal(a, b) for a, b in zip(recurrent.parameters(), before, strict=True))
+
+
+def test_weights_share_their_memory_with_their_copies_and_can_be_trained_afterwards():
+    model, alias = nn.Linear(3, 2), nn.Module()
+    alias.weight = nn.Parameter(model.weight.detach()[:1])  # a view: in one memory before and after
+    both = nn.ModuleList([model, alias])
+    address = model.weight.data_ptr()
+    with tracing.borrowed(both), tracing.borrowed(both):
+        model(torch.rand(1, 3))
+        assert torch._C._is_cow_tensor(model.weight)  # nothing was copied
+    with torch.no_grad():
+        model.weight.fill_(5)
+    assert alias.weight.tolist() == [[5, 5, 5]]
+    assert model.weight.data_ptr() == address
+    with tracing.borrowed(both):
+        model.weight.zero_()
+    assert alias.weight.tolist() == [[5, 5, 5]]
+
+
+def test_tensors_of_other_kinds_are_no_trouble():
+    model = nn.Module()
+    model.register_buffer("sparse", torch.eye(2).to_sparse())
+    model.register_buffer("meta", torch.empty(2, device="meta"))
+    model.register_buffer("none", None)
+    model.register_buffer("nan", torch.tensor([float("nan")]))
+    model.register_buffer("wide", torch.zeros(1).expand(4))
+    model.lazy = nn.LazyLinear(3)
+    with tracing.borrowed(model):
+        model.nan.fill_(0)
+    assert model.nan.isnan().all()
+    assert list(dict(model.named_buffers())) == ["sparse", "meta", "nan", "wide"]
