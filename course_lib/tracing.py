@@ -2,14 +2,19 @@
 
 import contextlib
 import itertools
+import operator
 import threading
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
 _LOCK = threading.RLock()  # torch.fx changes nn.Module while it traces, for every thread of the process
+
+_Container = dict | list | set | deque
+_HOLDERS = (dict, list, set, deque, tuple, Tensor)
 
 
 def check(model: object, example: object) -> None:
@@ -61,8 +66,10 @@ def check(model: object, example: object) -> None:
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Put a model into evaluation mode without gradients for a block; restore it afterwards.
 
-    Restored are the mode of each module, its attributes, parameters and buffers (also their values), and the states of
-    the random number generators. The values of parameters are not copied: the block must not change them in place.
+    Restored are the mode of each module and its attributes; what the dicts, lists, sets and deques among them hold, at
+    any depth (caches, hooks), in these same containers; the values of buffers and of other tensors among them; and the
+    states of the random number generators. The values of parameters are not copied: the block must not change them in
+    place. Not restored is what other objects among the attributes hold.
 
     Example:
         >>> model = nn.Dropout()
@@ -73,12 +80,11 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         True
     """
     modules = list(model.modules())
-    # Shallow copies: a hook or a forward() may set attributes (torch.nn.utils.prune sets `weight` at every call).
-    tables = [module.__dict__ for module in modules]
-    members = [table.get(name) for table in tables for name in ("_parameters", "_buffers")]
-    tables += [table for table in members if isinstance(table, dict)]  # not in scripted modules
-    before = [(table, dict(table)) for table in tables]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    containers, tensors = _state(modules)
+    copies = [
+        (tensor, tensor.detach(), None if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
+        for tensor in tensors
+    ]
     cuda = {
         t.device.index
         for t in itertools.chain(model.parameters(), model.buffers())
@@ -92,13 +98,78 @@ def borrowed(model: nn.Module) -> Iterator[None]:
                 module.training = False
             yield
         finally:
-            for table, saved in before:
-                for name in [name for name in table if name not in saved]:
-                    del table[name]
-                table.update(saved)
-            for buffer, value in values:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+            for container, held in containers:
+                _refill(container, held)
+            for tensor, alias, value in copies:
+                if _is_plain(tensor) and not tensor.is_set_to(alias):  # .data was replaced
+                    tensor.data = alias
+                if value is not None and not torch.equal(tensor, value):
+                    tensor.copy_(value)
+
+
+def _state(modules: Iterable[nn.Module]) -> tuple[list[tuple[_Container, _Container]], list[Tensor]]:
+    """Each container among the attributes of the modules with a shallow copy of it, and the tensors with values."""
+    found: dict[int, tuple[_Container, _Container]] = {}
+    tensors: dict[int, Tensor] = {}
+    # The attributes of a module are a dict as well; its parameters, buffers and hooks are dicts among them.
+    pending: list[object] = [module.__dict__ for module in modules]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Tensor):
+            if _has_values(value):
+                tensors[id(value)] = value
+        elif isinstance(value, tuple):
+            pending += [inner for inner in value if isinstance(inner, _HOLDERS)]
+        elif id(value) not in found:
+            mapping = isinstance(value, dict)
+            found[id(value)] = (
+                value,
+                (dict(value) if mapping else set(value) if isinstance(value, set) else list(value)),
+            )
+            if value:
+                pending += [i for i in (value.values() if mapping else value) if isinstance(i, _HOLDERS)]
+    return list(found.values()), list(tensors.values())
+
+
+def _refill(container: _Container, held: _Container) -> None:
+    """Bring a container back to what it held, in its order; one that holds the same objects is not touched."""
+    if not container and not held:
+        return
+    if isinstance(container, set):
+        if container != held:
+            container.clear()
+            container.update(held)
+    elif isinstance(container, dict):
+        if not _same(container, held):  # in their order: hooks are called in it
+            container.clear()
+            container.update(held)
+        elif not _same(container.values(), held.values()):
+            container.update(held)
+    elif not _same(container, held):
+        container.clear()
+        container.extend(held)
+
+
+def _same(values: Collection[object], others: Collection[object]) -> bool:
+    return len(values) == len(others) and all(map(operator.is_, values, others))
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return (
+        type(tensor) in (Tensor, nn.Parameter) and tensor.layout == torch.strided and not tensor.is_quantized
+    )
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether the values of a tensor can be kept: it is a plain one, or one of another kind and no parameter."""
+    if _is_plain(tensor):
+        return not tensor.is_meta
+    return not (
+        tensor.is_meta
+        or tensor.layout != torch.strided
+        or isinstance(tensor, nn.Parameter)
+        or is_lazy(tensor)
+    )
 
 
 def call(model, example):

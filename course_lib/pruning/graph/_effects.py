@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from course_lib.pruning.graph._calls import Call, Unknown, changing, compact, zeros
+from course_lib.pruning.graph._calls import Call, Unknown, changing, collected, compact, zeros
 from course_lib.pruning.graph._counts import Count
 from course_lib.pruning.graph.ties import _Labels
 
@@ -340,11 +340,15 @@ def item(call: Call) -> _Labels:
         if part is None:
             chosen.append(None)
             continue
+        if labels.size(axis) == 1 or not isinstance(part, slice):
+            for count in collected(part, [], [])[1]:
+                call.fix(count.labels, "computes with their number")
         if labels.size(axis) == 1:
             part = slice(None) if isinstance(part, slice) else 0
         elif not isinstance(part, slice) or not _in_step(call, part, axis):
             if not isinstance(part, slice) or len(range(*part.indices(labels.size(axis)))) < labels.size(axis):
-                call.fix(labels, "picks some of them by their place")
+                counts = [count.labels for count in collected(part, [], [])[1]]
+                call.fix(torch.cat([labels.reshape(-1), *counts]), "picks some of them by their place")
         chosen.append(part)
         axis += 1
     return compact(labels[tuple(chosen)])

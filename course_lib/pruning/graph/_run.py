@@ -41,7 +41,7 @@ _HERE = str(Path(__file__).parents[1])
 _PASSED = ("/torch/", "/jaxtyping/", "/beartype/", tracing.__file__)  # code that is not the network's own
 
 
-class _Stopped(ValueError):
+class Stopped(ValueError):
     """The network cannot be followed at all."""
 
 
@@ -60,7 +60,7 @@ class _Follower(TorchFunctionMode):
         self.stack: list[tuple[str, nn.Module]] = [("", model)]
         self.listens = True
         self.training_matters = False
-        self.stopped: _Stopped | None = None
+        self.stopped: Stopped | None = None
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.bare: dict[int, _Labels] = {}
         self.constants = _plain_tensors(ties.layers.values())
@@ -73,15 +73,13 @@ class _Follower(TorchFunctionMode):
         try:
             with _watched(self), self:
                 outputs = tracing.call(self.model, inputs)
-        except Exception as error:
-            if self.stopped is not None:
-                raise self.stopped from None
-            tracing.run(self.model, example)  # says what is wrong with the example
-            raise RuntimeError(f"{self._where()}: {type(error).__name__}: {error}") from error
+        except Exception:
+            if self.stopped is None:
+                raise
         finally:
             for tensor, value in self.saved.values():
                 tensor.copy_(value)
-        if self.stopped is not None:  # and the model caught it
+        if self.stopped is not None:  # also where the model caught it
             raise self.stopped
         for tensor in collected(outputs, [], [])[0]:
             self.ties.fix(self.labels(tensor), "they are the network's output")
@@ -190,7 +188,7 @@ class _Follower(TorchFunctionMode):
         return f" in {self.stack[-1][0]!r}" if self.stack[-1][0] else ""
 
     def _stop(self, why: str) -> None:
-        self.stopped = _Stopped(
+        self.stopped = Stopped(
             f"the model cannot be followed: {why}{self._where()}. Which layers it runs must not depend on the values "
             "of the input. Rewrite that part, or prune the parts of the model that are free of it one by one."
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from course_lib import tracing
-from course_lib.pruning.graph._run import _Follower
+from course_lib.pruning.graph._run import Stopped, _Follower
 from course_lib.pruning.graph.channels import Channels, _structure
 from course_lib.pruning.graph.ties import ChannelGroup, _Ties
 
@@ -98,10 +98,24 @@ def _find(model: nn.Module, example: _Example) -> tuple[list[ChannelGroup], dict
     ties = _Ties(model)
     # One at a time: while a model is lent, its mode is not its own, and other threads may share it.
     with tracing.alone(), tracing.borrowed(model):
-        if _Follower(model, ties).follow(example):
+        if _follow_eval_mode(model, example, ties):
             _follow_train_mode(model, example, ties)
     ties.settle()
     return ties.groups()
+
+
+def _follow_eval_mode(model: nn.Module, example: _Example, ties: _Ties) -> bool:
+    """Follow the network; say whether its forward() looks at the train/eval mode."""
+    try:
+        return _Follower(model, ties).follow(example)
+    except Stopped:
+        raise
+    except Exception as error:
+        tracing.run(model, example)  # says what is wrong with the example
+        raise ValueError(
+            f"the model runs on the example, but not while it is followed: {type(error).__name__}: {error}. Rewrite that "
+            "part, or prune the parts of the model that are free of it one by one."
+        ) from error
 
 
 def _follow_train_mode(model: nn.Module, example: _Example, ties: _Ties) -> None:
@@ -110,7 +124,9 @@ def _follow_train_mode(model: nn.Module, example: _Example, ties: _Ties) -> None
         module.training = True
     try:
         _Follower(model, ties).follow(example)
-    except RuntimeError as error:
+    except Stopped:
+        raise
+    except Exception as error:
         raise ValueError(
             f"the branches that the model has in train mode alone do not run on an example of shape "
             f"{tracing.shapes(example)}: {str(error).splitlines()[0]}. Pass an example as large as those the model "

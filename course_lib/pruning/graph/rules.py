@@ -84,7 +84,7 @@ _TABLE = (
         layers.layer_norm, (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm),
         ("input", "normalized_shape", "weight", "bias"), weights=True, counts=True,
     ),
-    _Rule(layers.prelu, (F.prelu, torch.prelu, torch.Tensor.prelu), ("input", "weight"), weights=True),
+    _Rule(layers.prelu, (torch.prelu, torch.Tensor.prelu), ("input", "weight"), weights=True),
     _Rule(layers.attention, (F.multi_head_attention_forward,), _ATTENTION, weights=True, counts=True),
     _Rule(layers.recurrent, (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu), _RNN, weights=True),
     _Rule(
@@ -106,7 +106,7 @@ _TABLE = (
         "logit", "tanh", "softplus", "softsign", "expand_as", "type_as",
     ) + (
         torch.Tensor.__rsub__, torch.Tensor.__rdiv__, torch.Tensor.__rpow__, torch.Tensor.__pow__,
-        torch.Tensor.__rtruediv__, torch.Tensor.__floordiv__, torch.Tensor.__ipow__,
+        torch.Tensor.__floordiv__, torch.Tensor.__ipow__,
         torch.Tensor.__and__, torch.Tensor.__or__, torch.Tensor.__invert__,
     ), weights=True),
     _Rule(effects.same, _named(
