@@ -15,6 +15,16 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from course_lib.pruning._frozen import (
+    _foreign,
+    _held,
+    _held_keys,
+    _hold,
+    _original,
+    _own_class,
+    _reorder,
+    _slots,
+)
 from course_lib.pruning.criteria import _check_generator, _check_weight, _is_lowest, _magnitudes, l1_norm
 from course_lib.validation import check_choice, check_model, check_number, unknown_name
 
@@ -175,10 +185,7 @@ def freeze(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     owners = _checked(model, masks)
     for name, mask in masks.items():
         for module, key in owners[name]:
-            held = _held(module, key)
-            if held is None:
-                held = _Held(module, key)
-                parametrize.register_parametrization(module, key, held)
+            held = _hold(module, key)
             held.mask.logical_and_(mask.to(held.mask.device))
     zero(model, masks)
 
@@ -249,21 +256,6 @@ def make_permanent(model: nn.Module) -> None:
 # ---- how it is done
 
 
-class _Held(nn.Module):
-    """The parametrisation behind `freeze`: its parameter with zeros where the mask is False."""
-
-    def __init__(self, module: nn.Module, key: str) -> None:
-        super().__init__()
-        others = _held_keys(module)
-        # remove_parametrizations puts the parameter back last; this is the order to restore.
-        self.order = _held(module, others[0]).order if others else tuple(module._parameters)
-        self.register_buffer("mask", torch.ones_like(module._parameters[key], dtype=torch.bool))
-
-    def forward(self, original: Tensor) -> Tensor:
-        # Not a product: 0 * inf is NaN, and 0 * -1 is -0.
-        return original.masked_fill(~self.mask, 0)
-
-
 def _plain_parameters(model: nn.Module) -> dict[str, Tensor]:
     """{name: weight}, named and ordered as the parameters of the plain model, with the zeros that are held."""
     seen, parameters = set(), {}
@@ -278,39 +270,6 @@ def _plain_parameters(model: nn.Module) -> dict[str, Tensor]:
 def _frozen_names(model: nn.Module) -> list[str]:
     """The names, in the plain model, of the parameters that `freeze` holds."""
     return [name for name, module, key in _slots(model) if _held(module, key) is not None]
-
-
-def _held_keys(module: nn.Module) -> list[str]:
-    keys = module.parametrizations if parametrize.is_parametrized(module) else ()
-    return [key for key in keys if _held(module, key) is not None]
-
-
-def _held(module: nn.Module, key: str) -> _Held | None:
-    """The mask on a parameter; None if it has none."""
-    if not parametrize.is_parametrized(module, key):
-        return None
-    first = module.parametrizations[key][0]
-    return first if isinstance(first, _Held) else None
-
-
-def _original(module: nn.Module, key: str) -> nn.Parameter:
-    """The trained parameter behind a layer's parameter, masked or not."""
-    return module._parameters[key] if _held(module, key) is None else module.parametrizations[key].original
-
-
-def _slots(model: nn.Module) -> list[tuple[str, nn.Module, str]]:
-    """(name in the plain model, layer, its key) of every parameter, in that model's order; a shared one repeatedly."""
-    slots = []
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, parametrize.ParametrizationList):
-            continue
-        held = _held_keys(module)
-        keys = [key for key, parameter in module._parameters.items() if parameter is not None] + held
-        if held:
-            order = _held(module, held[0]).order
-            keys.sort(key=lambda key: order.index(key) if key in order else len(order))
-        slots += [(f"{prefix}.{key}" if prefix else key, module, key) for key in keys]
-    return slots
 
 
 def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, list[tuple[nn.Module, str]]]:
@@ -349,32 +308,6 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, list[tu
                 f"the mask of {name!r} has shape {list(mask.shape)}; it must have the parameter's, {list(shape)}."
             )
     return {name: sharing[id(_original(*place[name]))] for name in masks}
-
-
-def _foreign(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The parameters that have a parametrisation which is not ours."""
-    return [
-        (f"{prefix}.{key}" if prefix else key, module)
-        for prefix, module in model.named_modules()
-        if parametrize.is_parametrized(module)
-        for key in module.parametrizations
-        if _held(module, key) is None
-    ]
-
-
-def _own_class(module: nn.Module) -> None:
-    """Give a parametrised layer a class that no copy of it shares: PyTorch removes attributes from that class."""
-    shared = type(module)
-    own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
-    module.__class__ = type(shared.__name__, shared.__bases__, own)
-
-
-def _reorder(module: nn.Module, order: tuple[str, ...]) -> None:
-    """Put the parameters of a layer into this order, so that its state_dict and optimizer read as before."""
-    parameters = module._parameters
-    others = [key for key in parameters if key not in order]
-    for key in [*(key for key in order if key in parameters), *others]:
-        parameters[key] = parameters.pop(key)
 
 
 def _units(weight: Tensor, granularity: str) -> int:

@@ -380,6 +380,57 @@ def test_recurrent_layers_see_their_masks():
     assert torch.equal(layer(torch.ones(1, 1, 2))[0], layer(torch.zeros(1, 1, 2))[0])
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}, {"num_layers": 2}, {"bias": False}])
+def test_a_frozen_recurrent_layer_can_be_copied_after_it_ran(kind, options):
+    def build(seed):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 4), kind(4, 5, **options))
+        freeze(model, {"1.weight_hh_l0": random_mask(model[1].weight_hh_l0, 0.5, seeded())})
+        return model
+
+    with torch.random.fork_rng():
+        model, x = build(0), normal(3, 2, 4)
+        other = build(1)
+    output = model(x)[0]
+    output.sum().backward()
+    twin = copy.deepcopy(model)
+    again = copy.deepcopy(twin)  # of a copy that never ran
+    for copied in (twin, again):
+        assert copied[1]._flat_weights[0] is copied[1].weight_ih_l0  # what PyTorch computes with
+        assert torch.equal(copied(x)[0], output)
+        assert not {id(p) for p in copied.parameters()} & {id(p) for p in model.parameters()}
+    other(x)
+    other.load_state_dict(twin.state_dict())
+    assert torch.equal(other(x)[0], output)
+
+    train = torch.optim.SGD(twin.parameters(), lr=0.5, weight_decay=0.1)
+    zeros = model[1].weight_hh_l0 == 0
+    twin(x)[0].square().sum().backward()
+    train.step()
+    assert (twin[1].weight_hh_l0[zeros] == 0).all()
+    assert not torch.equal(twin(x)[0], output)  # it computes with its own weights
+    assert torch.equal(model(x)[0], output)
+    make_permanent(twin)
+    assert type(twin[1]) is kind
+    assert torch.equal(copy.deepcopy(twin)(x)[0], twin(x)[0])
+    assert torch.equal(model(x)[0], output)
+
+
+def test_a_recurrent_layer_with_a_copy_of_its_own_keeps_it():
+    class Counting(nn.LSTM):
+        copies = 0
+
+        def __deepcopy__(self, memo):
+            Counting.copies += 1
+            return "mine"
+
+    layer = Counting(2, 3)
+    freeze(layer, {"weight_hh_l0": torch.ones(12, 3, dtype=torch.bool)})
+    assert copy.deepcopy(layer) == "mine"
+    assert Counting.copies == 1
+
+
 def test_no_masks_change_nothing():
     model = network()
     freeze(model, {})
