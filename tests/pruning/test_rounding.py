@@ -18,9 +18,11 @@ from course_lib.pruning import (
     remove_channels,
     rounded_width,
     sample_strategies,
+    slimming_plan,
     unit_scores,
 )
 from course_lib.pruning.rounding import _rounded
+from course_lib.pruning.slimming import channel_scales
 from tests.pruning.reference import liven
 from tests.pruning.zoo import ALL
 
@@ -172,6 +174,23 @@ def test_strategies_have_rounded_widths_and_the_macs_they_say(name):
     )
 
 
+@given(st.sampled_from(["vgg", "resnet", "mobilenet"]), st.floats(0, 0.8), st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_slimming_rounds_every_group_and_takes_its_lowest(name, ratio, round_to):
+    if name not in NETWORKS:
+        model = liven(models.build(name), EXAMPLE)
+        NETWORKS[name] = model, follow(model, EXAMPLE)
+    model, channels = NETWORKS[name]
+    plain = slimming_plan(model, channels, ratio)
+    plan = slimming_plan(model, channels, ratio, round_to=round_to)
+    for group, scales in channel_scales(model, channels):
+        kept = kept_units(group, plan)
+        assert_multiple(group, len(kept), round_to)
+        assert kept == sorted(scales.argsort(stable=True).tolist()[group.size - len(kept) :])
+        if round_to == 1:
+            assert kept == kept_units(group, plain)
+
+
 @pytest.mark.parametrize(
     ("round_to", "error"),
     [(0, ValueError), (-8, ValueError), (8.0, TypeError), (None, TypeError), (True, TypeError)],
@@ -179,6 +198,8 @@ def test_strategies_have_rounded_widths_and_the_macs_they_say(name):
 def test_what_is_no_number_to_round_to_is_named(round_to, error):
     with pytest.raises(error, match=f"round_to is {round_to}"):
         filter_plan(VGG, VGG_CHANNELS, 0.5, round_to=round_to)
+    with pytest.raises(error, match=f"round_to is {round_to}"):
+        slimming_plan(VGG, VGG_CHANNELS, 0.5, round_to=round_to)
     with pytest.raises(error, match=f"round_to is {round_to}"):
         ratios_for_macs(VGG, VGG_CHANNELS, lambda t: t, 0.5, round_to=round_to)
     with pytest.raises(error, match=f"round_to is {round_to}"):
