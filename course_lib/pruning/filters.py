@@ -12,6 +12,7 @@ from course_lib import cost, tracing
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
+from course_lib.pruning.rounding import rounded_width
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_number, unknown_name
 
@@ -25,6 +26,7 @@ def filter_plan(
     ratios: _Ratios,
     *,
     criterion: _Criterion = l1_norm,
+    round_to: int = 1,
 ) -> dict[str, Int64[Tensor, "..."]]:
     """Choose the filters with the lowest scores of each layer.
 
@@ -40,6 +42,8 @@ def filter_plan(
             named keep all. Name one layer of those that are tied, or give all of them the same.
         criterion: scores the filters of a weight [C_out, ...] with one number each, the lowest going first: one of
             `criteria`, or a function such as `lambda weight: -l1_norm(weight)` (largest first).
+        round_to: number that the widths of the layers concerned become multiples of, such as 8; see `rounding`. A layer
+            at a ratio of 0 is rounded too.
 
     Returns:
         {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any, as
@@ -66,7 +70,8 @@ def filter_plan(
         )
     groups, fixed = _known(model, example)
     wanted = _ratio_of_each(groups, fixed, model, ratios)
-    counts = {number: _share_of(groups[number].size, ratio) for number, ratio in wanted.items()}
+    check_count(round_to, "round_to")
+    counts = {number: _lost(groups[number], ratio, round_to) for number, ratio in wanted.items()}
     return _plan(model, groups, counts, criterion)
 
 
@@ -207,6 +212,8 @@ def ratios_for_macs(
     example: Shaped[Tensor, "N *rest"] | Channels,
     ratios_at: Callable[[float], _Ratios],
     share: float,
+    *,
+    round_to: int = 1,
 ) -> _Ratios:
     """Find by bisection the mildest ratios of a family that leave at most a share of the MACs.
 
@@ -214,7 +221,7 @@ def ratios_for_macs(
     that may be lost: `lambda t: ratios_from_sensitivity(rows, baseline * (1 - t), baseline=baseline)`.
 
     Args:
-        model, example: as in `filter_plan`.
+        model, example, round_to: as in `filter_plan`; give it the same `round_to` with the ratios.
         ratios_at: gives ratios for each t in [0, 1), pruning more as t grows.
         share: of the MACs of `model` that may be left, in (0, 1].
 
@@ -239,7 +246,7 @@ def ratios_for_macs(
     steps = 1024
 
     def left(step: int) -> int:
-        plan = filter_plan(model, channels, ratios_at(step / steps))
+        plan = filter_plan(model, channels, ratios_at(step / steps), round_to=round_to)
         return cost.macs(remove_channels(model, channels, plan), one)
 
     low, high = -1, steps - 1  # `high` keeps the budget, `low` does not
@@ -262,6 +269,7 @@ def prune_iteratively(
     rounds: int,
     fine_tune: Callable[[nn.Module], object],
     criterion: _Criterion = l1_norm,
+    round_to: int = 1,
 ) -> nn.Module:
     r"""Prune in several rounds with fine-tuning after each; one round is one-shot pruning.
 
@@ -271,7 +279,7 @@ def prune_iteratively(
     .. math:: k_r = (1 - ratio)^{r / R}
 
     Args:
-        model, example, ratios, criterion: as in `filter_plan`; the shares are of the network that was given.
+        model, example, ratios, criterion, round_to: as in `filter_plan`; the shares are of the network that was given.
         rounds: at least 1.
         fine_tune: trains a network in place.
 
@@ -294,18 +302,17 @@ def prune_iteratively(
     """
     check_count(rounds, "rounds")
     one, channels = _input(model, example), _followed(model, example)
-    filter_plan(
-        model, channels, ratios, criterion=criterion
-    )  # what is wrong is said before anything is trained
+    # What is wrong is said before anything is trained.
+    filter_plan(model, channels, ratios, criterion=criterion, round_to=round_to)
     wanted = _ratio_of_each(channels.groups, channels.fixed, model, ratios)
-    sizes = {number: channels.groups[number].size for number in wanted}
+    whole = channels.groups
     for done in range(1, rounds + 1):
         if done > 1:
             channels = follow(model, one)  # the same groups in the same order, with fewer units
         groups, counts = channels.groups, {}
         for number, ratio in wanted.items():
             gone = ratio if done == rounds else 1 - (1 - ratio) ** (done / rounds)
-            counts[number] = _share_of(sizes[number], gone) - (sizes[number] - groups[number].size)
+            counts[number] = _lost(whole[number], gone, round_to) - (whole[number].size - groups[number].size)
         model = remove_channels(model, channels, _plan(model, groups, counts, criterion))
         fine_tune(model)
     return model
@@ -326,9 +333,10 @@ def _plan(
     return plan
 
 
-def _share_of(size: int, ratio: float) -> int:
-    """How many of `size` filters a ratio takes: one always stays."""
-    return min(round(ratio * size), size - 1)
+def _lost(group: ChannelGroup, ratio: float, round_to: int) -> int:
+    """How many units of a group a ratio takes: one always stays."""
+    kept = group.size - min(round(ratio * group.size), group.size - 1)
+    return group.size - rounded_width(group, kept, round_to)
 
 
 def _ratio_of_each(

@@ -8,7 +8,8 @@ from course_lib import tracing
 from course_lib.pruning.criteria import bn_scale, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _known
-from course_lib.validation import check_number
+from course_lib.pruning.rounding import rounded_width
+from course_lib.validation import check_count, check_number
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _REMEDY = (
@@ -65,7 +66,7 @@ def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
 
 
 def slimming_plan(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, ratio: float
+    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, ratio: float, *, round_to: int = 1
 ) -> dict[str, Shaped[Tensor, "..."]]:
     r"""Choose the channels with the lowest :math:`|\gamma|` of the whole network.
 
@@ -79,6 +80,8 @@ def slimming_plan(
         example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
             as `graph.follow` gives them.
         ratio: share of the ranked channels that go, in [0, 1).
+        round_to: number that the widths of the ranked groups become multiples of, such as 8, each rounded for itself in
+            the end (see `rounding`), so that somewhat more or fewer channels go than the ratio says.
 
     Returns:
         {layer: int64 indices of its output channels}, for the convolutions and linear layers that lose any, as
@@ -107,6 +110,7 @@ def slimming_plan(
         high_open=True,
         hint="It is the share of channels that go, such as 0.7.",
     )
+    check_count(round_to, "round_to")
     ranked = channel_scales(model, example)
     scores = torch.cat([scales for _, scales in ranked])
     count = round(ratio * len(scores))
@@ -125,6 +129,7 @@ def slimming_plan(
     start = 0
     for group, scales in ranked:
         mine = chosen[(chosen >= start) & (chosen < start + len(scales))] - start
+        mine = lowest(scales, group.size - rounded_width(group, group.size - len(mine), round_to))
         for layer, indices in group.channels(mine).items():
             plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
         start += len(scales)

@@ -43,6 +43,7 @@ def sample_strategies(
     mac_range: tuple[float, float],
     max_ratio: float,
     seed: int,
+    round_to: int = 1,
 ) -> list[Strategy]:
     r"""Draw random pruning strategies whose operations fall in a range.
 
@@ -65,6 +66,9 @@ def sample_strategies(
         mac_range: (low, high), shares of the MACs that may be left, in (0, 1].
         max_ratio: the largest share of a layer's filters that may go, in (0, 1).
         seed: of the draws. The same seed gives the same strategies, and a smaller count the first of them.
+        round_to: number that the widths become multiples of, such as 8; see `rounding`. The ratios of a strategy are
+            then those of its rounded widths, which `filter_plan` meets without rounding; one of them may exceed
+            `max_ratio` by what the rounding takes.
 
     Returns:
         `count` strategies, in the order in which they were drawn.
@@ -92,13 +96,15 @@ def sample_strategies(
     hint = "It is the largest share of a layer's filters that may go, such as 0.7."
     max_ratio = check_number(max_ratio, "max_ratio", low=0, high=1, low_open=True, high_open=True, hint=hint)
     low, high = _check_range(mac_range)
-    widths = _Widths(model, example)
+    widths = _Widths(model, example, check_count(round_to, "round_to"))
     generator = np.random.default_rng(seed)
     found: dict[bytes, Strategy] = {}
     nearest, inside = math.nan, 0
     for _ in range(0, _DRAWS, _AT_ONCE):
         ratios = max_ratio * generator.random((_AT_ONCE, len(widths.groups)))
         counts = widths.counts(ratios)
+        if round_to > 1:
+            ratios = counts / widths.sizes
         macs = widths.macs(counts)
         shares = widths.shares(macs)
         kept = (low <= shares) & (shares <= high)

@@ -11,17 +11,19 @@ from course_lib import cost, tracing
 from course_lib.pruning.filters import unit_scores
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
+from course_lib.pruning.rounding import _rounded, _step
 
 
 class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
-    def __init__(self, model: nn.Module, example: Tensor | Channels) -> None:
+    def __init__(self, model: nn.Module, example: Tensor | Channels, round_to: int = 1) -> None:
         self.groups = [group for group in _known(model, example)[0] if group.size > 1]
         if not self.groups:
             raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
         self.names = [group.producers[0].layer for group in self.groups]
         self.sizes = np.array([group.size for group in self.groups])
+        self.steps = np.array([_step(group, round_to) for group in self.groups])
         with tracing.alone():  # while another thread traces the model, its parameters are proxies
             positions = _positions(model, _input(model, example))
             measured = cost.macs(model, _input(model, example))
@@ -47,7 +49,8 @@ class _Widths:
 
     def counts(self, ratios: np.ndarray) -> np.ndarray:
         """[B, groups] ratios -> int64 [B, groups] units that go, as `filters.filter_plan` has it."""
-        return np.minimum(np.rint(ratios * self.sizes), self.sizes - 1).astype(np.int64)
+        kept = self.sizes - np.minimum(np.rint(ratios * self.sizes), self.sizes - 1).astype(np.int64)
+        return self.sizes - _rounded(kept, self.sizes, self.steps)
 
     def macs(self, counts: np.ndarray) -> np.ndarray:
         """[B, groups] units that go -> int64 [B] MACs; 0 where a layer would have no channel left."""
