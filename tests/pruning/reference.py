@@ -129,15 +129,19 @@ def zeroed(model: nn.Module, groups: list[ChannelGroup], plan: dict[str, list[in
     for group, gone in zip(groups, removed_units(groups, plan), strict=True):
         marks = {axis: torch.isin(axis.units, torch.tensor(sorted(gone))) for axis in group.axes}
         for axis in group.consumers:
-            with torch.no_grad():
-                model.get_submodule(axis.layer).weight.index_fill_(axis.axis, marks[axis].nonzero()[:, 0], 0)
+            layer = model.get_submodule(axis.layer)
+            names = ("weight", "in_proj_weight", "weight_ih", "weight_ih_l0", "weight_ih_l0_reverse")
+            for weight in (getattr(layer, name, None) for name in names):
+                if weight is not None:
+                    with torch.no_grad():
+                        weight.index_fill_(axis.axis, marks[axis].nonzero()[:, 0], 0)
         for axis in group.followers:
             kept[axis.layer] = kept.get(axis.layer, torch.tensor(True)) & ~marks[axis]
     for name, keep in kept.items():
         if name in dict(model.named_parameters()) or name in dict(model.named_buffers()):
             continue
         layer = model.get_submodule(name)
-        if isinstance(layer, nn.LayerNorm | nn.GroupNorm) and not keep.all():
+        if isinstance(layer, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm) and not keep.all():
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, _NormOfKept(layer, keep))
     return model
@@ -164,12 +168,14 @@ class _NormOfKept(nn.Module):
             keep, axes, shape, groups = self.keep.to(x.dtype), (-1,), [-1], None
         count = keep.expand(parts.shape).sum(axes, keepdim=True).clamp_min(1)
         mean = (parts * keep).sum(axes, keepdim=True) / count
+        if isinstance(layer, nn.RMSNorm):
+            mean = torch.zeros_like(mean)
         variance = ((parts - mean) ** 2 * keep).sum(axes, keepdim=True) / count
-        normal = (parts - mean) / (variance + layer.eps).sqrt()
+        normal = (parts - mean) / (variance + (layer.eps or torch.finfo(x.dtype).eps)).sqrt()
         if groups is not None:
             normal = normal.reshape(x.shape)
         if layer.weight is not None:
             normal = normal * layer.weight.reshape(shape) + (
-                layer.bias.reshape(shape) if layer.bias is not None else 0
+                layer.bias.reshape(shape) if getattr(layer, "bias", None) is not None else 0
             )
         return normal.movedim(-1, 1) if groups is None and channels_first else normal

@@ -41,7 +41,9 @@ class Count(int):
         if self.run.listens:
             with self.run.quiet():
                 self.run.fix(
-                    self.labels, f"forward() computes with their number ({how})", "write it as -1 or a share of it"
+                    self.labels,
+                    f"forward() computes with their number ({how})",
+                    "write it as -1 or a share of it",
                 )
 
     def _scaled(self, value: int, times: Fraction | None) -> Count:
@@ -123,7 +125,19 @@ def _fixing(name: str) -> None:
     setattr(Count, name, method)
 
 
-for _name in ("sub", "rsub", "mod", "rmod", "truediv", "rtruediv", "rfloordiv", "pow", "rpow", "divmod", "rdivmod"):
+for _name in (
+    "sub",
+    "rsub",
+    "mod",
+    "rmod",
+    "truediv",
+    "rtruediv",
+    "rfloordiv",
+    "pow",
+    "rpow",
+    "divmod",
+    "rdivmod",
+):
     _fixing(f"__{_name}__")
 for _name in ("lt", "le", "gt", "ge", "neg", "abs", "float", "int", "round", "trunc", "floor", "ceil"):
     _fixing(f"__{_name}__")

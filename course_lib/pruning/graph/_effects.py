@@ -24,7 +24,9 @@ def elementwise(call: Call) -> _Labels:
         return call.run.labels(call.tensors[0])
     aligned = [(tensor, *_aligned(call, tensor)) for tensor in call.tensors]
     operands = [part for part in aligned if call.run.wide(part[0]) is None] or aligned
-    _, result, _ = max(operands, key=lambda part: (_is_computed(call, part[0]), part[1].numel(), np.prod(part[2])))
+    _, result, _ = max(
+        operands, key=lambda part: (_is_computed(call, part[0]), part[1].numel(), np.prod(part[2]))
+    )
     axes = changing(result)
     for _, labels, shape in operands:
         if any(axis not in axes for axis in changing(labels)):
@@ -92,7 +94,7 @@ def padded(call: Call) -> _Labels:
     return torch.nn.functional.pad(labels, [int(width) for both in widths for width in both])
 
 
-def mixed_along(call: Call) -> _Labels:
+def mixed_along(call: Call) -> object:
     """Softmax and its kin: each channel depends on all others along the axis."""
     if set(_axes(call)) & set(changing(call.labels)):
         call.fix(call.labels, "mixes them")
@@ -168,6 +170,7 @@ def tiled(call: Call) -> _Labels:
     """All channels several times."""
     labels, sizes = call.labels, call.arguments["shape"]
     labels = labels.reshape([1] * (len(sizes) - labels.ndim) + list(labels.shape))
+    sizes = [1] * (labels.ndim - len(sizes)) + list(sizes)
     return labels.repeat([size if labels.size(axis) > 1 else 1 for axis, size in enumerate(sizes)])
 
 
@@ -346,7 +349,9 @@ def item(call: Call) -> _Labels:
         if labels.size(axis) == 1:
             part = slice(None) if isinstance(part, slice) else 0
         elif not isinstance(part, slice) or not _in_step(call, part, axis):
-            if not isinstance(part, slice) or len(range(*part.indices(labels.size(axis)))) < labels.size(axis):
+            if not isinstance(part, slice) or len(range(*part.indices(labels.size(axis)))) < labels.size(
+                axis
+            ):
                 counts = [count.labels for count in collected(part, [], [])[1]]
                 call.fix(torch.cat([labels.reshape(-1), *counts]), "picks some of them by their place")
         chosen.append(part)
@@ -409,7 +414,9 @@ def multiplied(call: Call) -> _Labels:
     if max(len(changing(rows)), len(changing(columns))) > 1:
         raise Unknown("the channels lie along several axes")
     summed = [
-        labels.reshape(-1) for labels, axis in ((rows, ndim - 1), (columns, ndim - 2)) if labels.size(axis) > 1
+        labels.reshape(-1)
+        for labels, axis in ((rows, ndim - 1), (columns, ndim - 2))
+        if labels.size(axis) > 1
     ]
     if summed:
         call.ties.tie(summed[0], summed[1] if len(summed) > 1 else torch.zeros(1, dtype=torch.int64))

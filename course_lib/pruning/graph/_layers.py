@@ -86,9 +86,7 @@ def layer_norm(call: Call) -> _Labels:
     vector, size = call.vector(axes[0], call.value.size(axes[0])), shape[axis]
     tensors = [tensor for name in ("weight", "bias") if (tensor := call.arguments.get(name)) is not None]
     kind = (nn.LayerNorm, nn.RMSNorm)
-    if isinstance(call.run.module, kind) or (
-        tensors and isinstance(call.run.owner_layer(tensors[0]), kind)
-    ):
+    if isinstance(call.run.module, kind) or (tensors and isinstance(call.run.owner_layer(tensors[0]), kind)):
         name, _ = call.layer(kind, *tensors)
         call.ties.record("follower", name, axis, vector)
     elif isinstance(size, Count) and size.times == 1:
@@ -130,7 +128,9 @@ def attention(call: Call) -> tuple[_Labels, ...]:
 
 def recurrent(call: Call) -> tuple[_Labels, ...]:
     """LSTM, GRU and RNN: what they read follows, what they hold stays."""
-    weights = next(value for value in call.arguments.values() if isinstance(value, list))
+    weights = next(
+        call.arguments[name] for name in ("params", "packed") if isinstance(call.arguments[name], list)
+    )
     name, _ = call.layer(nn.RNNBase, weights[0])
     return _read_by_recurrent(call, name, weights)
 
@@ -171,12 +171,12 @@ def _outputs(ties: _Ties, name: str, axis: int, count: int) -> Tensor:
     return ties.record("producer", name, axis, ties.fresh(count))
 
 
-def _followed_by(call: Call, kind: type | tuple[type, ...], tensors: list[Tensor | None], vector: Tensor) -> Tensor:
+def _followed_by(
+    call: Call, kind: type | tuple[type, ...], tensors: list[Tensor | None], vector: Tensor
+) -> Tensor:
     """There is a number for each of these channels: of a layer, or in parameters that stand by themselves."""
     tensors = [tensor for tensor in tensors if tensor is not None]
-    if isinstance(call.run.module, kind) or (
-        tensors and isinstance(call.run.owner_layer(tensors[0]), kind)
-    ):
+    if isinstance(call.run.module, kind) or (tensors and isinstance(call.run.owner_layer(tensors[0]), kind)):
         return call.ties.record("follower", call.layer(kind, *tensors)[0], 0, vector)
     for tensor in tensors:
         call.ties.tie(vector, call.run.labels(tensor).reshape(-1))

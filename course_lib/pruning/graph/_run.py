@@ -22,21 +22,51 @@ from course_lib.pruning.graph.ties import _Labels, _Ties
 _T = torch.Tensor
 _SIZES = {_T.shape.__get__, _T.size, _T.__len__, _T.numel, _T.nelement}
 _PLAIN = {  # what a tensor says of itself, whatever its values and channels
-    *(getattr(_T, name).__get__ for name in ("dtype", "device", "ndim", "layout", "requires_grad", "is_cuda")),
-    *(getattr(_T, name).__get__ for name in ("grad", "grad_fn", "is_leaf", "is_meta", "is_sparse", "is_quantized")),
-    *(getattr(_T, name).__get__ for name in ("is_nested", "is_cpu", "is_mps", "is_xpu", "is_mkldnn", "_version")),
-    *(_T.dim, _T.is_floating_point, _T.is_complex, _T.is_contiguous, _T.get_device, _T.element_size, _T.ndimension),
-    *(_T.is_signed, _T.stride, _T.__hash__, _T.__repr__, _T.data_ptr, torch.is_floating_point, torch.is_complex),
+    *(
+        getattr(_T, name).__get__
+        for name in ("dtype", "device", "ndim", "layout", "requires_grad", "is_cuda")
+    ),
+    *(
+        getattr(_T, name).__get__
+        for name in ("grad", "grad_fn", "is_leaf", "is_meta", "is_sparse", "is_quantized")
+    ),
+    *(
+        getattr(_T, name).__get__
+        for name in ("is_nested", "is_cpu", "is_mps", "is_xpu", "is_mkldnn", "_version")
+    ),
+    *(
+        _T.dim,
+        _T.is_floating_point,
+        _T.is_complex,
+        _T.is_contiguous,
+        _T.get_device,
+        _T.element_size,
+        _T.ndimension,
+    ),
+    *(
+        _T.is_signed,
+        _T.stride,
+        _T.__hash__,
+        _T.__repr__,
+        _T.data_ptr,
+        torch.is_floating_point,
+        torch.is_complex,
+    ),
     torch.is_tensor,
     torch.result_type,
     torch.can_cast,
     torch.get_default_dtype,
 }
-_SAME_IN_TRAIN_MODE = ("torch.nn.", "torchvision.ops.")  # modules whose forward() runs the same layers in both modes
+_SAME_IN_TRAIN_MODE = (
+    "torch.nn.",
+    "torchvision.ops.",
+)  # modules whose forward() runs the same layers in both modes
 _INPUTS = ("in_channels", "in_features", "num_features", "num_channels", "normalized_shape", "num_parameters")
 _OUTPUTS = ("out_channels", "out_features")
 _OF_ITSELF = ("num_groups", "groups", "normalized_shape")
-_ATTRIBUTE = "_course_channels"  # of a tensor: the run that marked it, its labels, whether the example decides it
+_ATTRIBUTE = (
+    "_course_channels"  # of a tensor: the run that marked it, its labels, whether the example decides it
+)
 _HERE = str(Path(__file__).parents[1])
 _PASSED = ("/torch/", "/jaxtyping/", "/beartype/", tracing.__file__)  # code that is not the network's own
 
@@ -250,11 +280,16 @@ class _Follower(TorchFunctionMode):
                 sizes = zip(its.shape, result.shape, strict=False)
                 if its.ndim != result.ndim or any(size not in (1, full) for size, full in sizes):
                     raise Unknown("its channels are lost")
-        except Unknown as why:
+        except Exception as error:  # also of a rule that is given arguments that it does not expect
+            why = (
+                str(error)
+                if isinstance(error, Unknown)
+                else f"it is called in a way that is not known ({error})"
+            )
             for labels in (*map(self.labels, tensors), *(count.labels for count in counts)):
                 self.fix(labels, f"they go into {name!r}, and {why}")
             self._pin_wide(tensors, name)
-            self._note_layer(name, tensors, str(why))
+            self._note_layer(name, tensors, why)
             return [zeros(result.ndim) for result in results]
         if not layer:
             self._pin_wide(tensors, name)
@@ -277,7 +312,12 @@ class _Follower(TorchFunctionMode):
     def _save(self, func: Callable, kwargs: Mapping, tensors: Sequence[Tensor]) -> None:
         """Keep the values of what is not the network's own to change, before it is changed in place."""
         name = _name(func)
-        changes = (name.endswith("_") and not name.endswith("__")) or name in ("__setitem__", "data", "detach", "set_")
+        changes = (name.endswith("_") and not name.endswith("__")) or name in (
+            "__setitem__",
+            "data",
+            "detach",
+            "set_",
+        )
         if not changes and "out" not in kwargs and kwargs.get("max_norm") is None:
             return
         for tensor in tensors:
@@ -352,7 +392,8 @@ def _plain_tensors(modules: Iterable[nn.Module]) -> set[int]:
         id(tensor)
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, Tensor | list | tuple | dict) and name not in ("_parameters", "_buffers", "_modules")
+        if isinstance(value, Tensor | list | tuple | dict)
+        and name not in ("_parameters", "_buffers", "_modules")
         for tensor in tensors_in(value)
     }
 

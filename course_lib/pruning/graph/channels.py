@@ -42,9 +42,7 @@ class Channels:
             f"{count} {what}{'' if count == 1 else 's'}"
             for count, what in ((len(self.groups), "group"), (len(self.fixed), "layer"))
         )
-        return (
-            f"Channels({groups}, {layers} fixed, example {tracing.shapes(self.example)})"
-        )
+        return f"Channels({groups}, {layers} fixed, example {tracing.shapes(self.example)})"
 
     def check(self, model: nn.Module) -> None:
         """Raise unless the model has the structure that was followed.

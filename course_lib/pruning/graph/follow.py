@@ -53,7 +53,12 @@ def follow(model: nn.Module, example: _Example) -> Channels:
     with tracing.alone():  # so that nothing happens to the model between the two
         groups, reasons = _find(model, example)
         structure = _structure(model)
-    return Channels(groups, reasons, tree_map(lambda t: torch.empty_like(t, device="meta") if isinstance(t, Tensor) else t, example), structure)
+    return Channels(
+        groups,
+        reasons,
+        tree_map(lambda t: torch.empty_like(t, device="meta") if isinstance(t, Tensor) else t, example),
+        structure,
+    )
 
 
 def channel_groups(model: nn.Module, example: _Example) -> list[ChannelGroup]:

@@ -55,7 +55,7 @@ def _pools(axes: int) -> tuple[Callable, ...]:
 # fmt: off
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
-_RNN = ("input", "hx", "params", "params", "params")
+_RNN = ("input", "hx", "params", "packed")  # of a packed sequence the parameters come one later
 _SCALED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 _ATTENTION = (
     "query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v",
@@ -71,17 +71,17 @@ _TABLE = (
     ),
     _Rule(layers.linear, (F.linear,), ("input", "weight", "bias"), weights=True),
     _Rule(
-        layers.embedding, (F.embedding, torch.embedding), ("input", "weight", "padding_idx", "max_norm"), weights=True,
+        layers.embedding, (F.embedding,), ("input", "weight", "padding_idx", "max_norm"), weights=True,
     ),
     _Rule(
         layers.batch_norm, (F.batch_norm, F.instance_norm),
         ("input", "running_mean", "running_var", "weight", "bias"), weights=True,
     ),
     _Rule(
-        layers.group_norm, (F.group_norm, torch.group_norm), ("input", "num_groups", "weight", "bias"), weights=True,
+        layers.group_norm, (F.group_norm,), ("input", "num_groups", "weight", "bias"), weights=True,
     ),
     _Rule(
-        layers.layer_norm, (F.layer_norm, torch.layer_norm, F.rms_norm, torch.rms_norm),
+        layers.layer_norm, (F.layer_norm, F.rms_norm),
         ("input", "normalized_shape", "weight", "bias"), weights=True, counts=True,
     ),
     _Rule(layers.prelu, (torch.prelu, torch.Tensor.prelu), ("input", "weight"), weights=True),
@@ -118,7 +118,7 @@ _TABLE = (
     _Rule(effects.window(1), _pools(1)),
     _Rule(effects.window(2), _pools(2)),
     _Rule(effects.window(3), _pools(3)),
-    _Rule(effects.window(None), (F.interpolate, F.upsample, F.grid_sample, torch.grid_sampler)),
+    _Rule(effects.window(None), (F.interpolate, F.grid_sample)),
     _Rule(effects.padded, (F.pad,), ("input", "pad", "mode", "value")),
     # Channels move
     _Rule(effects.channel_shuffle, _named("channel_shuffle"), ("input", "groups")),
@@ -163,7 +163,7 @@ _TABLE = (
     _Rule(
         effects.split, (torch.split, torch.Tensor.split), ("input", "split_size_or_sections", "dim"), counts=True,
     ),
-    _Rule(effects.unbound, (torch.unbind, torch.Tensor.unbind, torch.Tensor.__iter__), ("input", "dim")),
+    _Rule(effects.unbound, (torch.unbind, torch.Tensor.unbind), ("input", "dim")),
     _Rule(effects.gated, (F.glu,), ("input", "dim")),
     _Rule(effects.item, (torch.Tensor.__getitem__,), ("input", "index"), counts=True),
     _Rule(effects.written, (torch.Tensor.__setitem__,), ("input", "index", "value")),
@@ -189,7 +189,7 @@ _TABLE = (
     _Rule(effects.mixed_along, (F.normalize,), ("input", "p", "dim")),
     _Rule(effects.mixed_along, (torch.roll, torch.Tensor.roll), ("input", "shifts", "dim")),
     _Rule(effects.multiplied, (
-        torch.matmul, torch.Tensor.matmul, torch.Tensor.__matmul__, torch.bmm, torch.Tensor.bmm, torch.mm,
+        torch.matmul, torch.Tensor.matmul, torch.bmm, torch.Tensor.bmm, torch.mm,
         torch.Tensor.mm,
     ), ("input", "other")),
     _Rule(effects.attended, (F.scaled_dot_product_attention,), _SCALED),

@@ -211,7 +211,11 @@ class _Ties:
             if kind != "consumer" and (groups < 0).any():
                 refused.setdefault(layer, reasons[roots[labels[groups < 0][0]]])
         known = {layer for layer, _ in self.axes}
-        refused |= {layer: why for layer, why in self.left_out.items() if layer not in known and _has_weight(self.layers.get(layer))}
+        refused |= {
+            layer: why
+            for layer, why in self.left_out.items()
+            if layer not in known and _has_weight(self.layers.get(layer))
+        }
         return [
             ChannelGroup(size, *(tuple(axes[kind]) for kind in ("producer", "consumer", "follower")))
             for size, axes in zip(sizes.tolist(), found, strict=True)

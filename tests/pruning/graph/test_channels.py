@@ -52,7 +52,9 @@ def network(name, seed=0):
 def follows(monkeypatch):
     """The models that are followed."""
     seen, find = [], follow_module._find
-    monkeypatch.setattr(follow_module, "_find", lambda model, example: seen.append(model) or find(model, example))
+    monkeypatch.setattr(
+        follow_module, "_find", lambda model, example: seen.append(model) or find(model, example)
+    )
     return seen
 
 

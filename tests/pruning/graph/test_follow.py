@@ -172,7 +172,6 @@ def with_tensor():
             "'div' computes with their number",
         ),
         (one(lambda s, x: s.head(s.stem(x)) * s.stem.out_channels**-0.5), "computes with their number (pow)"),
-
         (one(lambda s, x: s.head(s.stem(x) + x), channels=3), "tied to the network's input or to a constant"),
         (
             one(lambda s, x: s.head(s.stem(x) + torch.ones(1, 6, 1, 1))),
@@ -201,7 +200,10 @@ def with_attention():
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (one(lambda s, x: s.head(torch.fft.fft(s.stem(x)).real)), "'fft_fft', and it is none of the operations"),
+        (
+            one(lambda s, x: s.head(torch.fft.fft(s.stem(x)).real)),
+            "'fft_fft', and it is none of the operations",
+        ),
         (one(lambda s, x: s.head(torch.einsum("nchw,cd->ndhw", s.stem(x), torch.eye(6)))), "'einsum'"),
         (one(lambda s, x: s.head(s.stem(x).cumsum(1))), "'cumsum' mixes them"),
         (
