@@ -169,3 +169,10 @@ def changing(labels: Tensor) -> list[int]:
 def zeros(ndim: int) -> _Labels:
     """Labels of a tensor that holds no channels."""
     return torch.zeros([1] * ndim, dtype=torch.int64)
+
+
+def named_axes(call: Call) -> list[int]:
+    """The axes that the argument `dim` names; all where it names none."""
+    axes, ndim = call.arguments.get("dim"), call.labels.ndim
+    axes = [axes] if isinstance(axes, int) else axes or range(ndim)
+    return [axis % max(ndim, 1) for axis in axes]

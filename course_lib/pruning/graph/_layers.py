@@ -1,6 +1,5 @@
 """What layers with weights do to the labels of channels: the first part of the rules."""
 
-import torch
 from torch import Tensor, nn
 
 from course_lib.pruning.graph._calls import Call, Unknown, changing, zeros

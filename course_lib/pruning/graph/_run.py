@@ -2,7 +2,6 @@
 
 import contextlib
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch.utils._pytree import tree_map
 from course_lib import tracing
 from course_lib.pruning.graph._calls import Call, Unknown, changing, collected, normalised, tensors_in, zeros
 from course_lib.pruning.graph._counts import Count
+from course_lib.pruning.graph._watch import OF_ITSELF, OUTPUTS, watched
 from course_lib.pruning.graph.rules import _RULE_OF
 from course_lib.pruning.graph.ties import _Labels, _Ties
 
@@ -61,9 +61,8 @@ _SAME_IN_TRAIN_MODE = (
     "torch.nn.",
     "torchvision.ops.",
 )  # modules whose forward() runs the same layers in both modes
-_INPUTS = ("in_channels", "in_features", "num_features", "num_channels", "normalized_shape", "num_parameters")
-_OUTPUTS = ("out_channels", "out_features")
-_OF_ITSELF = ("num_groups", "groups", "normalized_shape")
+# Unknown, or what a rule runs into that is given arguments of another kind.
+_NOT_AS_EXPECTED = (Unknown, RuntimeError, IndexError, KeyError, TypeError, ValueError, AttributeError)
 _ATTRIBUTE = (
     "_course_channels"  # of a tensor: the run that marked it, its labels, whether the example decides it
 )
@@ -101,7 +100,7 @@ class _Follower(TorchFunctionMode):
         for tensor in tensors_in(inputs):
             self._mark(tensor, zeros(tensor.ndim), live=True)
         try:
-            with _watched(self), self:
+            with watched(self), self:
                 outputs = tracing.call(self.model, inputs)
         except Exception:
             if self.stopped is None:
@@ -198,10 +197,23 @@ class _Follower(TorchFunctionMode):
         if bool(labels.any()):
             self.ties.fix(labels, f"{why}{self._where()}{f'; {remedy}' if remedy else ''}")
 
-    def pin(self, tensor: Tensor, function: str) -> None:
+    def pin(self, tensor: Tensor, function: str, why: str = "") -> None:
         """A parameter that is used in another way than as the weight of a layer has to stay as it is."""
         for name in self.ties.names.get(id(tensor), ()):
-            self.ties.pin(name, f"{function!r} uses {name!r} by itself{self._where()}")
+            self.ties.pin(name, (why or f"{function!r} uses {name!r} by itself") + self._where())
+
+    def opaque(
+        self, call: Callable, args: Sequence[object], kwargs: Mapping[str, object], name: str
+    ) -> object:
+        """Call what cannot be looked into, such as a scripted function: what goes in stays."""
+        tensors, counts = collected((args, kwargs), [], [])
+        with self.quiet():
+            value = call(*args, **kwargs)
+            for labels in (*map(self.labels, tensors), *(count.labels for count in counts)):
+                self.fix(labels, f"they go into {name}, which cannot be looked into")
+            for result in tensors_in(value):
+                self._mark(result, zeros(result.ndim), live=True)
+        return value
 
     def _where(self) -> str:
         """The line of the network's code that is running."""
@@ -280,31 +292,32 @@ class _Follower(TorchFunctionMode):
                 sizes = zip(its.shape, result.shape, strict=False)
                 if its.ndim != result.ndim or any(size not in (1, full) for size, full in sizes):
                     raise Unknown("its channels are lost")
-        except Exception as error:  # also of a rule that is given arguments that it does not expect
+        except _NOT_AS_EXPECTED as error:
             why = (
                 str(error)
                 if isinstance(error, Unknown)
                 else f"it is called in a way that is not known ({error})"
             )
+            why = f"they go into {name!r}, and {why}"
             for labels in (*map(self.labels, tensors), *(count.labels for count in counts)):
-                self.fix(labels, f"they go into {name!r}, and {why}")
-            self._pin_wide(tensors, name)
-            self._note_layer(name, tensors, why)
+                self.fix(labels, why)
+            self._pin_wide(tensors, name, why)
+            self._note_layer(tensors, why)
             return [zeros(result.ndim) for result in results]
         if not layer:
             self._pin_wide(tensors, name)
         return labels
 
-    def _pin_wide(self, tensors: Sequence[Tensor], name: str) -> None:
+    def _pin_wide(self, tensors: Sequence[Tensor], name: str, why: str = "") -> None:
         for tensor in tensors:
             if self.wide(tensor):
-                self.pin(tensor, name)
+                self.pin(tensor, name, why)
 
-    def _note_layer(self, function: str, tensors: Sequence[Tensor], why: str) -> None:
+    def _note_layer(self, tensors: Sequence[Tensor], why: str) -> None:
         """The layers of a call that cannot be followed are named, although none of their axes is."""
         for tensor in tensors:
             for owner in self.owners(tensor):
-                self.ties.left_out.setdefault(owner, f"they go into {function!r}, and {why}{self._where()}")
+                self.ties.left_out.setdefault(owner, f"{why}{self._where()}")
         name, module = self.stack[-1]
         if tracing.computed_parameter(module):
             self.ties.left_out[name] = f"{why}{self._where()}"
@@ -363,7 +376,7 @@ class _Follower(TorchFunctionMode):
         if name == "training":
             self.training_matters |= not home.startswith(_SAME_IN_TRAIN_MODE)
             return value
-        if not self.listens or home.startswith("torch.nn.") or (own and name in _OF_ITSELF):
+        if not self.listens or home.startswith("torch.nn.") or (own and name in OF_ITSELF):
             return value
         found = self.ties.layer_names.get(id(layer))
         if found is None or not isinstance(value, int | tuple):
@@ -371,7 +384,7 @@ class _Follower(TorchFunctionMode):
         with self.quiet():
             for axis in (0, 1):
                 kind, labels = self.ties.axes.get((found, axis), (None, None))
-                if name in _OUTPUTS and kind == "producer" and len(labels) == value:
+                if name in OUTPUTS and kind == "producer" and len(labels) == value:
                     return Count(value, labels, Fraction(1), self)
         why = f"forward() computes with the {name} of a layer that has or reads them{self._where()}"
         self.ties.pin_layer(layer, why)
@@ -396,45 +409,3 @@ def _plain_tensors(modules: Iterable[nn.Module]) -> set[int]:
         and name not in ("_parameters", "_buffers", "_modules")
         for tensor in tensors_in(value)
     }
-
-
-@contextlib.contextmanager
-def _watched(run: _Follower) -> Iterator[None]:
-    """Tell the run which module is called, and when it reads the mode or the sizes of a layer.
-
-    For the time of the block nn.Module has a property of each of these names, which stands before the attribute of
-    the instance. Other threads call, read and set as ever.
-    """
-    here, original = threading.get_ident(), nn.Module.__call__
-
-    def call(module: nn.Module, *args: object, **kwargs: object) -> object:
-        if threading.get_ident() != here:
-            return original(module, *args, **kwargs)
-        run.stack.append((run.ties.layer_names.get(id(module), ""), module))
-        try:
-            return original(module, *args, **kwargs)
-        finally:
-            run.stack.pop()
-
-    def watch(name: str) -> property:
-        def get(module: nn.Module) -> object:
-            if name not in vars(module):
-                raise AttributeError(name)  # and nn.Module looks among parameters and submodules
-            value = vars(module)[name]
-            return run.read(module, name, value) if threading.get_ident() == here else value
-
-        def set_(module: nn.Module, value: object) -> None:
-            vars(module)[name] = value
-
-        return property(get, set_)
-
-    names = {"training", *_INPUTS, *_OUTPUTS, *_OF_ITSELF}
-    for name in names:
-        setattr(nn.Module, name, watch(name))
-    nn.Module.__call__ = call
-    try:
-        yield
-    finally:
-        nn.Module.__call__ = original
-        for name in names:
-            delattr(nn.Module, name)

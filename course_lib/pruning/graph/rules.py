@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from course_lib.pruning.graph import _effects as effects
 from course_lib.pruning.graph import _layers as layers
+from course_lib.pruning.graph import _shapes as shapes
 from course_lib.pruning.graph._calls import Call
 
 
@@ -53,6 +54,7 @@ def _pools(axes: int) -> tuple[Callable, ...]:
 
 
 # fmt: off
+# ruff: noqa: RUF005
 _CONVOLUTION = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _RNN = ("input", "hx", "params", "packed")  # of a packed sequence the parameters come one later
@@ -121,61 +123,61 @@ _TABLE = (
     _Rule(effects.window(None), (F.interpolate, F.grid_sample)),
     _Rule(effects.padded, (F.pad,), ("input", "pad", "mode", "value")),
     # Channels move
-    _Rule(effects.channel_shuffle, _named("channel_shuffle"), ("input", "groups")),
-    _Rule(effects.pixel_shuffle, _named("pixel_shuffle"), ("input", "upscale_factor")),
-    _Rule(effects.pixel_unshuffle, _named("pixel_unshuffle"), ("input", "downscale_factor")),
-    _Rule(effects.moved(torch.permute), (torch.permute, torch.Tensor.permute), ("input", "*dims")),
+    _Rule(shapes.channel_shuffle, _named("channel_shuffle"), ("input", "groups")),
+    _Rule(shapes.pixel_shuffle, _named("pixel_shuffle"), ("input", "upscale_factor")),
+    _Rule(shapes.pixel_unshuffle, _named("pixel_unshuffle"), ("input", "downscale_factor")),
+    _Rule(shapes.moved(torch.permute), (torch.permute, torch.Tensor.permute), ("input", "*dims")),
     _Rule(
-        effects.moved(torch.transpose),
+        shapes.moved(torch.transpose),
         (torch.transpose, torch.Tensor.transpose, torch.swapaxes, torch.Tensor.swapaxes), ("input", "dim0", "dim1"),
     ),
     _Rule(
-        effects.moved(torch.movedim),
+        shapes.moved(torch.movedim),
         (torch.movedim, torch.Tensor.movedim, torch.moveaxis, torch.Tensor.moveaxis),
         ("input", "source", "destination"),
     ),
-    _Rule(effects.moved(torch.unsqueeze), (torch.unsqueeze, torch.Tensor.unsqueeze), ("input", "dim")),
-    _Rule(effects.moved(torch.t), (torch.t, torch.Tensor.t, torch.Tensor.T.__get__)),
-    _Rule(effects.moved(torch.adjoint), (torch.Tensor.mT.__get__,)),
-    _Rule(effects.moved(torch.flip), (torch.flip, torch.Tensor.flip), ("input", "*dims")),
-    _Rule(effects.reshaped, (torch.flatten, torch.Tensor.flatten, torch.ravel, torch.Tensor.ravel)),
-    _Rule(effects.squeezed, (torch.squeeze, torch.Tensor.squeeze), ("input", "dim")),
+    _Rule(shapes.moved(torch.unsqueeze), (torch.unsqueeze, torch.Tensor.unsqueeze), ("input", "dim")),
+    _Rule(shapes.moved(torch.t), (torch.t, torch.Tensor.t, torch.Tensor.T.__get__)),
+    _Rule(shapes.moved(torch.adjoint), (torch.Tensor.mT.__get__,)),
+    _Rule(shapes.moved(torch.flip), (torch.flip, torch.Tensor.flip), ("input", "*dims")),
+    _Rule(shapes.reshaped, (torch.flatten, torch.Tensor.flatten, torch.ravel, torch.Tensor.ravel)),
+    _Rule(shapes.squeezed, (torch.squeeze, torch.Tensor.squeeze), ("input", "dim")),
     _Rule(
-        effects.viewed, (torch.reshape, torch.Tensor.reshape, torch.Tensor.view), ("input", "*shape"), counts=True,
+        shapes.viewed, (torch.reshape, torch.Tensor.reshape, torch.Tensor.view), ("input", "*shape"), counts=True,
     ),
     _Rule(
-        effects.viewed_as, (torch.Tensor.reshape_as, torch.Tensor.view_as), ("input", "other"), counts=True,
+        shapes.viewed_as, (torch.Tensor.reshape_as, torch.Tensor.view_as), ("input", "other"), counts=True,
     ),
     _Rule(
-        effects.unflattened, (torch.unflatten, torch.Tensor.unflatten), ("input", "dim", "sizes"), counts=True,
+        shapes.unflattened, (torch.unflatten, torch.Tensor.unflatten), ("input", "dim", "sizes"), counts=True,
     ),
     _Rule(
-        effects.expanded, (torch.Tensor.expand, torch.broadcast_to, torch.Tensor.broadcast_to),
+        shapes.expanded, (torch.Tensor.expand, torch.broadcast_to, torch.Tensor.broadcast_to),
         ("input", "*shape"), counts=True,
     ),
-    _Rule(effects.tiled, (torch.Tensor.repeat, torch.tile, torch.Tensor.tile), ("input", "*shape")),
+    _Rule(shapes.tiled, (torch.Tensor.repeat, torch.tile, torch.Tensor.tile), ("input", "*shape")),
     _Rule(
-        effects.repeated, (torch.repeat_interleave, torch.Tensor.repeat_interleave), ("input", "repeats", "dim"),
+        shapes.repeated, (torch.repeat_interleave, torch.Tensor.repeat_interleave), ("input", "repeats", "dim"),
     ),
-    _Rule(effects.concatenated, (torch.cat, torch.concat, torch.concatenate), ("tensors", "dim")),
-    _Rule(effects.stacked, (torch.stack,), ("tensors", "dim")),
-    _Rule(effects.chunked, (torch.chunk, torch.Tensor.chunk), ("input", "chunks", "dim")),
+    _Rule(shapes.concatenated, (torch.cat, torch.concat, torch.concatenate), ("tensors", "dim")),
+    _Rule(shapes.stacked, (torch.stack,), ("tensors", "dim")),
+    _Rule(shapes.chunked, (torch.chunk, torch.Tensor.chunk), ("input", "chunks", "dim")),
     _Rule(
-        effects.split, (torch.split, torch.Tensor.split), ("input", "split_size_or_sections", "dim"), counts=True,
+        shapes.split, (torch.split, torch.Tensor.split), ("input", "split_size_or_sections", "dim"), counts=True,
     ),
-    _Rule(effects.unbound, (torch.unbind, torch.Tensor.unbind), ("input", "dim")),
-    _Rule(effects.gated, (F.glu,), ("input", "dim")),
-    _Rule(effects.item, (torch.Tensor.__getitem__,), ("input", "index"), counts=True),
-    _Rule(effects.written, (torch.Tensor.__setitem__,), ("input", "index", "value")),
+    _Rule(shapes.unbound, (torch.unbind, torch.Tensor.unbind), ("input", "dim")),
+    _Rule(shapes.gated, (F.glu,), ("input", "dim")),
+    _Rule(shapes.item, (torch.Tensor.__getitem__,), ("input", "index"), counts=True),
+    _Rule(shapes.written, (torch.Tensor.__setitem__,), ("input", "index", "value")),
     _Rule(
-        effects.created, (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn), ("*shape",), counts=True,
+        shapes.created, (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn), ("*shape",), counts=True,
     ),
     _Rule(
-        effects.created, (torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty),
+        shapes.created, (torch.Tensor.new_zeros, torch.Tensor.new_ones, torch.Tensor.new_empty),
         ("input", "*shape"), counts=True,
     ),
-    _Rule(effects.created, (torch.full,), ("shape", "fill_value"), counts=True),
-    _Rule(effects.created, (torch.Tensor.new_full,), ("input", "shape", "fill_value"), counts=True),
+    _Rule(shapes.created, (torch.full,), ("shape", "fill_value"), counts=True),
+    _Rule(shapes.created, (torch.Tensor.new_full,), ("input", "shape", "fill_value"), counts=True),
     # Channels are mixed
     _Rule(effects.reduced, _named(
         "mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "argmax", "argmin", "any", "all",

@@ -209,7 +209,11 @@ class _Ties:
                 units = np.where(groups == group, unit_of[labels], -1)
                 found[group][kind].append(LayerAxis(layer, axis, torch.from_numpy(units)))
             if kind != "consumer" and (groups < 0).any():
-                refused.setdefault(layer, reasons[roots[labels[groups < 0][0]]])
+                owner = layer if layer in self.layers else layer.rpartition(".")[0]
+                name = (
+                    owner if _has_weight(self.layers[owner]) else layer
+                )  # not the bias of a layer by itself
+                refused.setdefault(name, reasons[roots[labels[groups < 0][0]]])
         known = {layer for layer, _ in self.axes}
         refused |= {
             layer: why
@@ -232,7 +236,7 @@ def _named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     }
 
 
-def _has_weight(layer: nn.Module | None) -> bool:
+def _has_weight(layer: nn.Module) -> bool:
     return hasattr(layer, "weight")
 
 

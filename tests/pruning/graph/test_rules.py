@@ -323,7 +323,7 @@ NEW = {
     "max pooling with indices": after(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
     **{
         f"{name}{n} with indices": after(
-            lambda x, f=getattr(F, f"{name}{n}d"): f(x, 2, return_indices=True)[0], axes=n
+            lambda x, name=f"{name}{n}d": getattr(F, name)(x, 2, return_indices=True)[0], axes=n
         )
         for name in ("max_pool", "adaptive_max_pool")
         for n in (1, 2, 3)
