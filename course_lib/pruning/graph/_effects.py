@@ -1,4 +1,4 @@
-"""What operations without weights do to the labels of channels: where channels stay in place, are mixed, or multiplied."""
+"""What operations without weights do to labels where channels stay in place, are mixed, or are multiplied."""
 
 from collections.abc import Callable, Sequence
 
@@ -18,8 +18,8 @@ def elementwise(call: Call) -> _Labels:
     """Labels that meet are tied."""
     if len(call.tensors) == 1 and not call.run.wide(call.tensors[0]):
         return call.run.labels(call.tensors[0])
-    aligned = [(tensor, *aligned(call, tensor)) for tensor in call.tensors]
-    operands = [part for part in aligned if call.run.wide(part[0]) is None] or aligned
+    parts = [(tensor, *aligned(call, tensor)) for tensor in call.tensors]
+    operands = [part for part in parts if call.run.wide(part[0]) is None] or parts
     _, result, _ = max(
         operands, key=lambda part: (_is_computed(call, part[0]), part[1].numel(), np.prod(part[2]))
     )
@@ -30,7 +30,7 @@ def elementwise(call: Call) -> _Labels:
         # An axis of size 1 is repeated for every channel of the other, however many there are.
         elif labels is not result and any(shape[axis] > 1 for axis in axes):
             call.ties.tie(result, labels)
-    for tensor, _, shape in aligned:
+    for tensor, _, shape in parts:
         if name := call.run.wide(tensor):
             _scale(call, name, tensor, shape, result)
     return result
@@ -164,8 +164,3 @@ def attended(call: Call) -> _Labels:
     for other in (labels, *others):
         call.fix(other, "works on their heads by itself")
     return labels
-
-
-def output(call: Call) -> None:
-    for tensor in call.tensors:
-        call.run.fix(call.run.labels(tensor), "they are the network's output")

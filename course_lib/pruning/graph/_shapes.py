@@ -229,12 +229,9 @@ def item(call: Call) -> _Labels:
                 call.fix(count.labels, "computes with their number")
         if labels.size(axis) == 1:
             part = slice(None) if isinstance(part, slice) else 0
-        elif not isinstance(part, slice) or not _in_step(call, part, axis):
-            if not isinstance(part, slice) or len(range(*part.indices(labels.size(axis)))) < labels.size(
-                axis
-            ):
-                counts = [count.labels for count in collected(part, [], [])[1]]
-                call.fix(torch.cat([labels.reshape(-1), *counts]), "picks some of them by their place")
+        elif not (isinstance(part, slice) and (_is_whole(part) or _in_step(call, part, axis))):
+            counts = [count.labels for count in collected(part, [], [])[1]]
+            call.fix(torch.cat([labels.reshape(-1), *counts]), "picks some of them by their place")
         chosen.append(part)
         axis += 1
     return compact(labels[tuple(chosen)])
@@ -242,6 +239,11 @@ def item(call: Call) -> _Labels:
 
 def _is_plain(part: object) -> bool:
     return (isinstance(part, int) and not isinstance(part, bool)) or isinstance(part, slice)
+
+
+def _is_whole(part: slice) -> bool:
+    """Whether a slice takes all, and would of any size."""
+    return part.start in (None, 0) and part.stop is None and part.step in (None, 1)
 
 
 def _in_step(call: Call, part: slice, axis: int) -> bool:

@@ -118,8 +118,8 @@ def _follow_eval_mode(model: nn.Module, example: _Example, ties: _Ties) -> bool:
     except Exception as error:
         tracing.run(model, example)  # says what is wrong with the example
         raise ValueError(
-            f"the model runs on the example, but not while it is followed: {type(error).__name__}: {error}. Rewrite that "
-            "part, or prune the parts of the model that are free of it one by one."
+            f"the model runs on the example, but not while it is followed: {type(error).__name__}: {error}. Rewrite "
+            "that part, or prune the parts of the model that are free of it one by one."
         ) from error
 
 
