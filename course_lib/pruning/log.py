@@ -1,5 +1,6 @@
 """What a loop of pruning and restoring did: its attempts, to plot, keep and go on from."""
 
+import contextlib
 import json
 from dataclasses import asdict, dataclass, field
 
@@ -127,3 +128,19 @@ class RollbackError(RuntimeError):
     def __init__(self, message: str, log: PruningLog) -> None:
         super().__init__(message)
         self.log = log
+
+
+def _hand_over(log: PruningLog, error: BaseException) -> None:
+    """Put the log on whatever leaves the loop; a RollbackError of the loop has it already."""
+    if getattr(error, "log", None) is log:
+        return
+    log.stopped = f"interrupted by {type(error).__name__}: {error}".removesuffix(": ")
+    # Some kinds of exception have a `log` of their own that cannot be set.
+    with contextlib.suppress(AttributeError):
+        error.log = log
+    accepted = sum(attempt.accepted for attempt in log.attempts)
+    error.add_note(
+        f"{len(log.attempts)} attempts were made before this, {accepted} accepted. They are in the `log` of this "
+        "exception (`except ... as error: log = error.log`; after an interrupt in a notebook `sys.last_value.log`). "
+        "Go on with prune_with_rollback(log.model, ..., log=log)."
+    )

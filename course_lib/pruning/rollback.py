@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib.pruning import masks
-from course_lib.pruning.log import Attempt, PruningLog, RollbackError
+from course_lib.pruning.log import Attempt, PruningLog, RollbackError, _hand_over
 from course_lib.pruning.surgery import channel_masks, remove_channels
 from course_lib.validation import check_choice, check_count, check_model, check_number
 
@@ -102,6 +102,9 @@ def prune_with_rollback(
             of the wrong form.
         KeyError: a proposal for a layer or parameter that does not exist; the message lists the nearest ones.
 
+        Whatever leaves the loop, be it raised by `propose`, by a wrong proposal or by Ctrl-C, carries the log as its
+        attribute `log`, with all attempts that were finished; a note on it says how to go on.
+
     Example:
         >>> def smallest(model, attempt):
         ...     return {"weight": model.weight.abs() > attempt}
@@ -170,11 +173,18 @@ def prune_with_rollback(
             with _restoring(log, row, "evaluation"):
                 accuracy = _accuracy(evaluate(candidate))
             accepted, reason = _judge(accuracy, log.baseline, tolerance)
-            log.attempts.append(Attempt(**row, accuracy=accuracy, accepted=accepted, reason=reason))
+            attempts = [*log.attempts, Attempt(**row, accuracy=accuracy, accepted=accepted, reason=reason)]
             if accepted:
-                log.model, share = candidate.eval(), row["complexity"]
+                network, share, held = candidate.eval(), row["complexity"], log.held
                 if connections and mode == "hard":
-                    log.held = list(dict.fromkeys([*log.held, *proposal]))
+                    held = list(dict.fromkeys([*held, *proposal]))
+                # In one statement: Ctrl-C comes before it or after.
+                log.attempts, log.model, log.held = attempts, network, held
+            else:
+                log.attempts = attempts
+    except BaseException as error:
+        _hand_over(log, error)
+        raise
     finally:
         for name, module in log.model.named_modules():
             module.training = modes.get(name, model.training)

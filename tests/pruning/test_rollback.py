@@ -1,8 +1,11 @@
 """The loop that prunes, evaluates and restores: its laws over random proposals, every way to stop, and every error."""
 
 import copy
+import inspect
+import itertools
 import json
 import math
+import sys
 import textwrap
 
 import pytest
@@ -548,6 +551,139 @@ def test_numbers_of_other_libraries_are_numbers():
         network(), propose=sparser(0.1), evaluate=scripted(*values), tolerance=0.5, target=0.1, max_attempts=4
     )
     assert [type(row.accuracy) for row in log.attempts] == [float] * 4
+
+
+# The log survives whatever ends the loop
+
+
+def ended(error, **changes):
+    """The log on the exception that ends a run; at the third attempt unless `changes` say otherwise."""
+    options = {"propose": sparser(0.1), "evaluate": always, "tolerance": 0.5, "target": 0.3, "example": X}
+    with pytest.raises(error) as caught:
+        prune_with_rollback(network(), **options | changes)
+    return caught.value
+
+
+class Taken(Exception):
+    log = property(lambda self: "something else")
+
+
+def proposing(third):
+    """Proposes two sparser networks, then what `third` returns (or raises)."""
+    return lambda model, attempt: third(model) if attempt == 3 else sparser(0.1)(model, attempt)
+
+
+def raising(error, *args):
+    def function(model):
+        raise error(*args)
+
+    return function
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    ("third", "error"),
+    [
+        (raising(ZeroDivisionError, "mine"), ZeroDivisionError),
+        (raising(KeyboardInterrupt), KeyboardInterrupt),
+        (raising(SystemExit, 3), SystemExit),
+        (raising(RollbackError, "of another run", PruningLog(0.5, 1, "hard", 0, 0.5)), RollbackError),
+        (lambda model: {}, ValueError),
+        (lambda model: 7, TypeError),
+        (lambda model: {"00": [0]}, KeyError),
+        (lambda model: {"0": [8]}, ValueError),
+        (lambda model: {"0": [0.5]}, TypeError),
+        (lambda model: {"4": [0]}, ValueError),
+    ],
+)
+def test_whatever_ends_the_loop_carries_the_log(mode, third, error):
+    caught = ended(error, propose=proposing(third), mode=mode)
+    log = caught.log
+    assert [row.accepted for row in log.attempts] == [True, True]
+    assert log.stopped.startswith(f"interrupted by {error.__name__}")
+    assert not log.stopped.endswith(": ")
+    assert nonzero(log.model) / log.start == log.complexity == log.attempts[1].complexity
+    assert all(module.training for module in log.model.modules())
+    (note,) = caught.__notes__
+    assert note.startswith("2 attempts were made before this, 2 accepted.")
+    assert "log=log" in note
+    options = {"propose": sparser(0.1), "evaluate": always, "tolerance": 0.5, "target": 0.3, "mode": mode}
+    resumed = prune_with_rollback(log.model, **options, log=log)
+    whole = prune_with_rollback(network(), **options)
+    assert [row.attempt for row in resumed.attempts] == list(range(1, len(whole.attempts) + 1))
+    assert resumed.attempts == whole.attempts
+    assert same(resumed.model.state_dict(), whole.model.state_dict())
+
+
+@pytest.mark.parametrize("where", ["evaluate", "train", "complexity"])
+def test_an_interrupt_inside_of_what_the_caller_gave_carries_the_log_too(where):
+    calls = []
+
+    def function(model):
+        calls.append(1)
+        if len(calls) == 4 - (where == "train"):  # the others are called once for the network given
+            raise KeyboardInterrupt
+        return {"evaluate": 0.9, "train": None, "complexity": nonzero(model)}[where]
+
+    log = ended(KeyboardInterrupt, **{where: function}).log
+    assert [row.accepted for row in log.attempts] == [True, True]
+    assert nonzero(log.model) / log.start == log.complexity
+
+
+def test_an_error_whose_log_cannot_be_set_passes_with_its_note():
+    caught = ended(Taken, propose=proposing(raising(Taken)))
+    assert "2 accepted" in caught.__notes__[0]
+
+
+def test_an_error_before_the_first_attempt_and_one_with_the_log_get_no_note():
+    assert not hasattr(ended(ValueError, evaluate=lambda model: math.nan), "log")
+    assert not hasattr(ended(RollbackError, evaluate=failing_at(3, OSError("disk"))), "__notes__")
+
+
+def test_an_interrupt_at_any_line_leaves_a_log_to_resume():
+    def run(model, log=None):
+        options = {"evaluate": scripted(0.9, 0.9, 0.1, 0.9)} if log is None else {"evaluate": always}
+        return prune_with_rollback(
+            model, propose=sparser(0.2), **options, tolerance=0.5, target=0.5, log=log, max_attempts=3
+        )
+
+    def interrupted(line):
+        """Ctrl-C at the so-manieth line that the loop runs."""
+        count = 0
+
+        def tracer(frame, event, argument):
+            nonlocal count
+            if frame.f_code is not inspect.unwrap(prune_with_rollback).__code__:
+                return None
+            if event == "line":
+                count += 1
+                if count == line:
+                    raise KeyboardInterrupt
+            return tracer
+
+        before = sys.gettrace()
+        sys.settrace(tracer)
+        try:
+            run(network())
+        except KeyboardInterrupt as error:
+            return getattr(error, "log", None), True
+        finally:
+            sys.settrace(before)
+        return None, False
+
+    seen = set()
+    for line in itertools.count(1):
+        log, stopped = interrupted(line)
+        if not stopped:
+            break
+        if log is not None:
+            accepted = sum(row.accepted for row in log.attempts)
+            seen.add((len(log.attempts), accepted))
+            assert nonzero(log.model) / log.start == log.complexity
+            assert log.held == ([*dict(network().named_parameters())][::2] if accepted else [])
+            run(log.model, log)  # raises if network and log do not fit
+    assert seen == {(0, 0), (1, 1), (2, 1), (3, 2)}
 
 
 # Errors of the caller
