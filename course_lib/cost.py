@@ -123,7 +123,7 @@ def measure(model: nn.Module, example: _Example) -> Cost:
         Lin et al., "MCUNet: Tiny Deep Learning on IoT Devices", NeurIPS 2020 (peak activation memory as the limit).
         Sze et al., "Efficient Processing of Deep Neural Networks", Proceedings of the IEEE, 2017 (MACs as the unit).
     """
-    tracing.check(model, example)
+    tracing.check(model, example, one=True, plain=False)
     if isinstance(model, torch.jit.ScriptModule) or hasattr(model, "_orig_mod"):
         raise TypeError(
             f"model is a {type(model).__name__}, which hides its operations; it must be a plain torch.nn.Module. "
@@ -142,17 +142,18 @@ def measure(model: nn.Module, example: _Example) -> Cost:
     )
 
 
-def macs(model: nn.Module, example: _Example) -> int:
+def macs(model: nn.Module, example: tracing.Example) -> int:
     """Count the multiply-accumulates of one forward pass as `measure` does, without its other measurements.
 
     Args:
-        model, example: as in `measure`.
+        model: as in `measure`.
+        example: as in `measure`; or several inputs, as `tracing.call` takes them.
 
     Returns:
         The MACs of the whole batch.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or `example` is not a tensor.
+        TypeError: `model` is not an nn.Module, or one inside of a wrapper; `example` holds no tensor.
         ValueError: the model does not accept the example.
 
     Example:
@@ -196,7 +197,7 @@ def latency(model: nn.Module, example: _Example, *, threads: int = 1, min_second
     References:
         Hoefler and Belli, "Scientific Benchmarking of Parallel Computing Systems", SC 2015 (median and quartiles).
     """
-    tracing.check(model, example)
+    tracing.check(model, example, one=True, plain=False)
     check_count(threads, "threads")
     check_number(
         min_seconds, "min_seconds", low=0, low_open=True, hint="A fifth of a second is a good start."

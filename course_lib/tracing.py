@@ -17,12 +17,23 @@ _Container = dict | list | set | deque
 _HOLDERS = (dict, list, set, deque, tuple, Tensor)
 
 
-def check(model: object, example: object) -> None:
-    """Check that `model` is a network with values and `example` a tensor on its device.
+Example = Tensor | tuple | dict
+"""One input of a network, or several: a tuple is called as model(*example), a dict as model(**example)."""
+
+
+def check(model: object, example: object, *, one: bool = False, plain: bool = True) -> None:
+    """Check that `model` is a network with values, and `example` a tensor, or several, on its device.
+
+    Args:
+        model: a torch.nn.Module.
+        example: a tensor [N, ...]; or a tuple or dict with at least one, as `call` takes it.
+        one: whether a single tensor is all that the caller can deal with.
+        plain: whether a network inside of a wrapper (torch.nn.DataParallel, torch.compile, TorchScript) is refused:
+            what its layers do cannot be seen.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or `example` is not a tensor.
-        ValueError: the example is empty or on another device, or the parameters hold no values yet.
+        TypeError: `model` is not an nn.Module, or one inside of a wrapper; `example` holds no tensor.
+        ValueError: a tensor of the example is empty or on another device, or the parameters hold no values yet.
 
     Example:
         >>> check(nn.ReLU, torch.rand(1, 3))
@@ -33,33 +44,87 @@ def check(model: object, example: object) -> None:
     if not isinstance(model, nn.Module):
         given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
         raise TypeError(f"model is {given}; it must be a torch.nn.Module, built and ready to be called.")
-    if not isinstance(example, Tensor):
-        raise TypeError(
-            f"example is a {type(example).__name__}; it must be one torch.Tensor of shape [N, ...], such as "
-            "torch.rand(1, 3, 32, 32)."
-        )
-    if example.ndim == 0 or example.numel() == 0:
-        raise ValueError(
-            f"example has shape {list(example.shape)}; it must be [N, ...] with every size at least 1. Pass a batch of "
-            "one image or more."
-        )
-    tensors = list(itertools.chain(model.parameters(), model.buffers()))
+    if plain and (wrapped := _wrapped(model)):
+        raise TypeError(f"model is {wrapped}")
+    inputs = _inputs(example, one)
+    for name, tensor in inputs.items():
+        if tensor.is_nested or tensor.ndim == 0 or tensor.numel() == 0:
+            shape = "is nested" if tensor.is_nested else f"has shape {list(tensor.shape)}"
+            raise ValueError(
+                f"{name} {shape}; it must be [N, ...] with every size at least 1. Pass a batch of one image or more."
+            )
+    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    tensors = list(named.values())
     if any(is_lazy(tensor) for tensor in tensors):
         raise ValueError(
             "the model has lazy layers whose parameters have no shape yet. Call model(example) once, then try again."
         )
+    if nested := next((name for name, tensor in named.items() if tensor.is_nested), None):
+        raise ValueError(
+            f"the weight {nested!r} of the model is a nested tensor, which has no one shape; it must be a plain one. "
+            "Give the layer a torch.nn.Parameter of a dense tensor."
+        )
     devices = {tensor.device for tensor in tensors}
-    if any(device.type == "meta" for device in devices) or example.device.type == "meta":
+    if any(device.type == "meta" for device in devices | {tensor.device for tensor in inputs.values()}):
         raise ValueError(
             "the model or the example is on the device meta, where tensors hold no values; accepted is any device that "
             "computes. Build the model on the CPU and load its weights there."
         )
-    if devices and example.device not in devices:
-        names = ", ".join(sorted(str(device) for device in devices))
-        raise ValueError(
-            f"example is on {example.device} and the model on {names}; they must be on one device. Write "
-            "example.to(next(model.parameters()).device)."
+    for name, tensor in inputs.items():
+        if devices and tensor.device not in devices:
+            names = ", ".join(sorted(str(device) for device in devices))
+            raise ValueError(
+                f"{name} is on {tensor.device} and the model on {names}; they must be on one device. Write "
+                f"{name}.to(next(model.parameters()).device)."
+            )
+
+
+def _inputs(example: object, one: bool) -> dict[str, Tensor]:
+    """The tensors of an example, each with what to call it in a message."""
+    if isinstance(example, Tensor):
+        return {"example": example}
+    accepted = "it must be one torch.Tensor of shape [N, ...], such as torch.rand(1, 3, 32, 32)"
+    if not one:
+        accepted += ", or a tuple or dict of tensors, called as model(*example) or model(**example)"
+    if one or not isinstance(example, tuple | dict):
+        given = (
+            f"the class {example.__name__}" if isinstance(example, type) else f"a {type(example).__name__}"
         )
+        raise TypeError(f"example is {given}; {accepted}.")
+    named = example.items() if isinstance(example, dict) else enumerate(example)
+    inputs = {f"example[{name!r}]": tensor for name, tensor in named if isinstance(tensor, Tensor)}
+    if not inputs:
+        raise TypeError(f"example is {example!r:.80}, which holds no tensor; {accepted}.")
+    if isinstance(example, dict) and not all(isinstance(name, str) for name in example):
+        raise TypeError(
+            f"example has the keys {list(example)!r:.80}; they must be names of the arguments of forward(). Pass a "
+            "tuple for inputs without names."
+        )
+    return inputs
+
+
+def _wrapped(model: nn.Module) -> str | None:
+    """What hides the layers of a model, and how to get at them; None where nothing does."""
+    accepted = "it must be a plain torch.nn.Module"
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return f"a {type(model).__name__} around a network; {accepted}. Pass what it wraps, model.module."
+    if hasattr(model, "_orig_mod"):
+        return (
+            f"a {type(model).__name__}, made by torch.compile, which hides its operations; {accepted}. Pass the "
+            "network that it was compiled from, model._orig_mod."
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        return (
+            f"a {type(model).__name__}, a TorchScript module, which hides its operations; {accepted}. Pass the network "
+            "that was scripted or traced."
+        )
+    compiled = next((name for name, layer in model.named_modules() if hasattr(layer, "_orig_mod")), None)
+    if compiled is not None:
+        return (
+            f"a network whose layer {compiled!r} was made by torch.compile, which hides its operations; {accepted}. "
+            "Put the _orig_mod of that layer in its place."
+        )
+    return None
 
 
 @contextlib.contextmanager
@@ -172,21 +237,22 @@ def _has_values(tensor: Tensor) -> bool:
     )
 
 
-def call(model, example):
+def call(model: nn.Module, example: Example) -> object:
+    """Call the model on one input, or on several: a tuple gives arguments by place, a dict by name.
+
+    Example:
+        >>> scaled = nn.Bilinear(2, 2, 1)
+        >>> call(scaled, (torch.rand(3, 2), torch.rand(3, 2))).shape
+        torch.Size([3, 1])
+        >>> call(scaled, {"input1": torch.rand(3, 2), "input2": torch.rand(3, 2)}).shape
+        torch.Size([3, 1])
+    """
     if isinstance(example, tuple):
         return model(*example)
-    return model(**example) if isinstance(example, Mapping) else model(example)
+    return model(**example) if isinstance(example, dict) else model(example)
 
 
-def shapes(example):
-    if isinstance(example, Tensor):
-        return str(list(example.shape))
-    if isinstance(example, Mapping):
-        return "{" + ", ".join(f"{k}: {shapes(v)}" for k, v in example.items()) + "}"
-    return "(" + ", ".join(shapes(v) for v in example) + ")" if isinstance(example, tuple) else repr(example)
-
-
-def run(model: nn.Module, example: Tensor) -> None:
+def run(model: nn.Module, example: Example) -> None:
     """Call the model on the example once, so that PyTorch itself judges the example.
 
     Raises:
@@ -196,13 +262,40 @@ def run(model: nn.Module, example: Tensor) -> None:
         >>> run(nn.Linear(3, 4), torch.rand(2, 3))  # the example fits, so nothing is raised
     """
     try:
-        model(example)
+        call(model, example)
     except Exception as error:
         raise ValueError(
-            f"the model does not run on an example of shape {list(example.shape)}, {example.dtype}, on "
-            f"{example.device}: {type(error).__name__}: {error}. Pass a batch of the shape and dtype that it was built "
-            "for, [N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one)."
+            f"the model does not run on {_described(example)}: {type(error).__name__}: {error}. Pass a batch of the "
+            "shape and dtype that it was built for, [N, C, H, W] and float32 for most networks of images "
+            "(image.unsqueeze(0) makes a batch of one); several inputs as a tuple, or a dict of names."
         ) from error
+
+
+def shapes(example: Example) -> str:
+    """Write down the shape of an example, or of each of several inputs.
+
+    Example:
+        >>> shapes((torch.rand(1, 3), torch.rand(2, 4)))
+        '([1, 3], [2, 4])'
+    """
+    if isinstance(example, dict):
+        return "{" + ", ".join(f"{name}: {shapes(value)}" for name, value in example.items()) + "}"
+    if isinstance(example, tuple):
+        return f"({', '.join(map(shapes, example))})"
+    return str(list(example.shape)) if isinstance(example, Tensor) else repr(example)
+
+
+def _described(example: Example) -> str:
+    if isinstance(example, Tensor):
+        return f"an example of shape {list(example.shape)}, {example.dtype}, on {example.device}"
+    named = example.items() if isinstance(example, dict) else enumerate(example)
+    parts = (
+        f"{name!r} of shape {list(value.shape)}, {value.dtype}, on {value.device}"
+        if isinstance(value, Tensor)
+        else f"{name!r} = {value!r:.40}"
+        for name, value in named
+    )
+    return f"the inputs {'; '.join(parts)}"
 
 
 def trace(model: nn.Module, tracer: fx.Tracer, *, remedy: str) -> fx.Graph:

@@ -646,7 +646,9 @@ def test_what_cannot_run_is_refused(function, model, example, error, message):
 @each
 @pytest.mark.bad_input
 def test_two_devices_are_named(function):
-    example = mock.Mock(spec=torch.Tensor, ndim=2, shape=(1, 4), device=torch.device("cuda:1"))
+    example = mock.Mock(
+        spec=torch.Tensor, ndim=2, is_nested=False, shape=(1, 4), device=torch.device("cuda:1")
+    )
     example.numel.return_value = 4
     with pytest.raises(
         ValueError, match=r"example is on cuda:1 and the model on cpu; .* Write\s+example.to\("

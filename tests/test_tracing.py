@@ -133,3 +133,91 @@ def test_tensors_of_other_kinds_are_no_trouble():
         model.nan.fill_(0)
     assert model.nan.isnan().all()
     assert list(dict(model.named_buffers())) == ["sparse", "meta", "nan", "wide"]
+
+
+class Sum(nn.Module):
+    def forward(self, left, right, scale=1):
+        return (left + right) * scale
+
+
+def test_several_inputs_are_called_by_place_or_by_name():
+    left, right = torch.rand(2, 3), torch.rand(2, 3)
+    for example in ((left, right, 2), {"right": right, "scale": 2, "left": left}):
+        tracing.check(Sum(), example)
+        tracing.run(Sum(), example)
+        assert torch.equal(tracing.call(Sum(), example), (left + right) * 2)
+    assert torch.equal(tracing.call(nn.Identity(), left), left)
+
+
+X = torch.rand(2, 3)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("example", "error", "message"),
+    [
+        ((), TypeError, r"example is \(\), which holds no tensor; .* or a tuple or dict of tensors"),
+        ((1, None), TypeError, r"which holds no tensor"),
+        ({1: X}, TypeError, r"keys \[1\]; they must be names of the arguments of forward\(\)"),
+        ([X, X], TypeError, r"example is a list; it must be one torch.Tensor .* or a tuple or dict"),
+        (torch.Tensor, TypeError, r"example is the class Tensor; it must be"),
+        ((X, X[:0]), ValueError, r"example\[1\] has shape \[0, 3\]; it must be \[N, ...\]"),
+        ({"left": X, "right": torch.tensor(1.0)}, ValueError, r"example\['right'\] has shape \[\]"),
+        ((torch.nested.nested_tensor([X, X[:1]]),), ValueError, r"example\[0\] is nested; it must be \[N, "),
+        ((X, X.to("meta")), ValueError, "on the device meta"),
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_each_tensor_of_several_is_checked(example, error, message):
+    with pytest.raises(error, match=message):
+        tracing.check(Sum(), example)
+
+
+@pytest.mark.bad_input
+def test_what_several_inputs_were_is_said():
+    with pytest.raises(ValueError, match=r"inputs 'left' of shape \[2, 3\], torch.float32, on cpu; 'up' = 2"):
+        tracing.run(Sum(), {"left": X, "up": 2})
+    with pytest.raises(
+        TypeError, match=r"example is a tuple; it must be one torch.Tensor .*rand\(1, 3, 32, 32\)\.$"
+    ):
+        tracing.check(Sum(), (X, X), one=True)
+
+
+def scripted(model):
+    return torch.jit.script(model)
+
+
+@pytest.mark.bad_input
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize(
+    ("wrap", "remedy"),
+    [
+        (nn.DataParallel, r"a DataParallel around .* Pass what it wraps, model\.module"),
+        (torch.compile, r"made by torch\.compile.* compiled from, model\._orig_mod"),
+        (
+            lambda m: nn.Sequential(m, torch.compile(m)),
+            r"layer '1' was made by torch\.compile.* in its place",
+        ),
+        (scripted, r"a TorchScript module.* Pass the network that was scripted or traced"),
+        (
+            lambda m: torch.jit.trace(m, X),
+            r"a TorchScript module.* Pass the network that was scripted or traced",
+        ),
+    ],
+    ids=["parallel", "compiled", "compiled layer", "scripted", "traced"],
+)
+def test_a_network_inside_of_a_wrapper_is_refused_with_the_way_out(wrap, remedy):
+    model = wrap(nn.Linear(3, 4))
+    with pytest.raises(TypeError, match=remedy):
+        tracing.check(model, X)
+    tracing.check(model, X, plain=False)
+
+
+@pytest.mark.bad_input
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_weight_is_named():
+    model = nn.Sequential(nn.Linear(3, 4))
+    model[0].weight = nn.Parameter(torch.nested.nested_tensor([X, X[:1]]))
+    with pytest.raises(ValueError, match=r"the weight '0\.weight' of the model is a nested tensor"):
+        tracing.check(model, X)

@@ -70,7 +70,7 @@ def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
         CVPR 2018, section 3.2.
     """
-    tracing.check(model, example)
+    tracing.check(model, example, one=True)
     network = folded(model)
     check_same(model, network, example)
     return network

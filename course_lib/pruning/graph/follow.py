@@ -8,8 +8,6 @@ together. Channels that enter an operation that the table of rules does not know
 known to be mixed (a softmax over them, a slice at a fixed place). Nothing is guessed.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -19,7 +17,7 @@ from course_lib.pruning.graph._run import Stopped, _Follower
 from course_lib.pruning.graph.channels import Channels, _structure
 from course_lib.pruning.graph.ties import ChannelGroup, _Ties
 
-_Example = Tensor | tuple | Mapping
+_Example = tracing.Example
 
 
 def follow(model: nn.Module, example: _Example) -> Channels:

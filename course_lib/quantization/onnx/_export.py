@@ -56,7 +56,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
     import onnx
 
     path = check_path(path, "path")
-    tracing.check(model, example)
+    tracing.check(model, example, one=True)
     if len(example) == 1:  # torch.export takes a batch of one for a network of single images
         example = example.repeat([2] + [1] * (example.ndim - 1))
     with atomic_path(path) as temporary, tracing.borrowed(model):
