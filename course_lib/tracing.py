@@ -5,7 +5,7 @@ import itertools
 import operator
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
