@@ -15,6 +15,7 @@ _LOCK = threading.RLock()  # torch.fx changes nn.Module while it traces, for eve
 
 _Container = dict | list | set | deque
 _HOLDERS = (dict, list, set, deque, tuple, Tensor)
+OF_ALL = frozenset(vars(nn.Module()))  # what every module has: mode, hooks, parameters and the like
 
 
 Example = Tensor | tuple | dict
@@ -176,8 +177,17 @@ def _state(modules: Iterable[nn.Module]) -> tuple[list[tuple[_Container, _Contai
     """Each container among the attributes of the modules with a shallow copy of it, and the tensors with values."""
     found: dict[int, tuple[_Container, _Container]] = {}
     tensors: dict[int, Tensor] = {}
-    # The attributes of a module are a dict as well; its parameters, buffers and hooks are dicts among them.
-    pending: list[object] = [module.__dict__ for module in modules]
+    pending: list[object] = []
+    for module in modules:
+        attributes = module.__dict__
+        found[id(attributes)] = attributes, dict(attributes)
+        for name, value in attributes.items():
+            if name in OF_ALL and isinstance(value, dict):  # parameters, buffers, hooks
+                found[id(value)] = value, dict(value)
+                if name in ("_parameters", "_buffers"):
+                    pending += [tensor for tensor in value.values() if tensor is not None]
+            elif isinstance(value, _HOLDERS):
+                pending.append(value)
     while pending:
         value = pending.pop()
         if isinstance(value, Tensor):
@@ -191,8 +201,7 @@ def _state(modules: Iterable[nn.Module]) -> tuple[list[tuple[_Container, _Contai
                 value,
                 (dict(value) if mapping else set(value) if isinstance(value, set) else list(value)),
             )
-            if value:
-                pending += [i for i in (value.values() if mapping else value) if isinstance(i, _HOLDERS)]
+            pending += [i for i in (value.values() if mapping else value) if isinstance(i, _HOLDERS)]
     return list(found.values()), list(tensors.values())
 
 

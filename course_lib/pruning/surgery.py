@@ -91,22 +91,32 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
                 shorten(tensor, its_axis, ~removed)
         else:
             shorten(tensors[name], axis, ~removed)
-    for layer in modules.values():
-        if not layer._modules and type(layer).__module__.startswith("torch.nn.modules."):
-            memo[id(layer)] = _copied(layer, memo)
+    # Inner layers first, so that those around them find them in `memo`.
+    for layer in reversed(modules.values()):
+        if id(layer) not in memo and _is_copied_by_its_attributes(type(layer)):
+            _copied(layer, memo)
     return copy.deepcopy(model, memo)
 
 
+def _is_copied_by_its_attributes(kind: type) -> bool:
+    """Whether deepcopy would copy the attributes of a module of this class, and do nothing else."""
+    own = [base for base in kind.__mro__ if not base.__module__.startswith("torch.nn.modules.")]
+    special = ("__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__setstate__")
+    return not issubclass(kind, nn.RNNBase) and not any(
+        name in vars(base) for base in own if base is not object for name in special
+    )
+
+
 def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
-    """A deep copy of one of PyTorch's own layers, sooner than deepcopy's: most attributes are numbers or empty."""
-    clone = type(layer).__new__(type(layer))
+    """A deep copy of a module, sooner than deepcopy's: most attributes are numbers or empty."""
+    clone = memo[id(layer)] = type(layer).__new__(type(layer))
     for name, value in vars(layer).items():
         if value is None or isinstance(value, bool | int | float | str):
             vars(clone)[name] = value
         elif isinstance(value, dict | set) and not value:
             vars(clone)[name] = type(value)()
-        elif name in ("_parameters", "_buffers"):
-            vars(clone)[name] = {key: copy.deepcopy(tensor, memo) for key, tensor in value.items()}
+        elif name in ("_parameters", "_buffers", "_modules"):
+            vars(clone)[name] = {key: copy.deepcopy(part, memo) for key, part in value.items()}
         else:
             vars(clone)[name] = copy.deepcopy(value, memo)
     return clone

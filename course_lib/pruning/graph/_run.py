@@ -405,7 +405,6 @@ def _plain_tensors(modules: Iterable[nn.Module]) -> set[int]:
         id(tensor)
         for module in modules
         for name, value in vars(module).items()
-        if isinstance(value, Tensor | list | tuple | dict)
-        and name not in ("_parameters", "_buffers", "_modules")
+        if name not in tracing.OF_ALL and isinstance(value, Tensor | list | tuple | dict)
         for tensor in tensors_in(value)
     }

@@ -10,8 +10,6 @@ from torch.utils._pytree import tree_map
 from course_lib import tracing
 from course_lib.pruning.graph.ties import ChannelGroup
 
-_OF_ALL = frozenset(vars(nn.Module()))  # mode, hooks, parameters and the like
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Channels:
@@ -79,7 +77,7 @@ def _structure(model: nn.Module) -> dict[str, object]:
             continue
         found[f"layer {prefix!r}"] = _name(type(layer))
         for key, value in vars(layer).items():
-            if key not in _OF_ALL and (setting := _setting(value)) is not None:
+            if key not in tracing.OF_ALL and (setting := _setting(value)) is not None:
                 found[f"{key} of {prefix!r}"] = setting
         for key, tensor in (*layer._parameters.items(), *layer._buffers.items()):
             name = f"{prefix}.{key}" if prefix else key

@@ -262,7 +262,7 @@ def _tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int
 
 def _whole(selected: Tensor, length: int) -> Tensor:
     """Which entries of a tensor of this length an axis selects: the same in each of its parts."""
-    return selected.repeat(length // len(selected))
+    return selected if len(selected) == length else selected.repeat(length // len(selected))
 
 
 def _connected(count: int, pairs: Sequence[tuple]) -> np.ndarray:
