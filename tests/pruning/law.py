@@ -77,6 +77,8 @@ def _prune_and_judge(
         status.status, status.detail = "refused", str(error)
         _same(before, snapshot(model), "follow, which refused it")
         return
+    except Exception as error:
+        raise Wrong(f"follow fails with {_short(error)}") from error
     _same(before, snapshot(model), "follow")
     status.fixed = dict(channels.fixed)
     status.groups = sum(group.size > 1 for group in channels.groups)

@@ -8,6 +8,8 @@ import torchvision
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from tests.pruning import user_modules
+
 Build = Callable[[], tuple[nn.Module, object]]  # a network and an example of what it reads
 
 CLASSES = 10
@@ -145,6 +147,11 @@ def _timm(name: str) -> tuple[nn.Module, Tensor]:
     return timm.create_model(name, pretrained=False, num_classes=CLASSES, **options), image(size)
 
 
+def _user(name: str) -> tuple[nn.Module, object]:
+    entry = user_modules.MODULES[name]
+    return entry.build(), entry.example
+
+
 def _torchvision() -> dict[str, Build]:
     names = torchvision.models.list_models(module=torchvision.models)
     return {
@@ -163,5 +170,6 @@ def _torchvision() -> dict[str, Build]:
 COLLECTIONS: Mapping[str, Mapping[str, Build]] = {
     "torchvision": _torchvision(),
     "timm": {name: partial(_timm, name) for name in _TIMM.split()},
+    "user": {name: partial(_user, name) for name in user_modules.MODULES},
     "more": {name: partial(_timm, name) for name in _MORE.split()},
 }

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from tests.pruning import law, networks
 
-SECONDS, BYTES = 600, 6 * 2**30
+SECONDS, PEER_SECONDS, BYTES = 600, 120, 6 * 2**30
 RESULTS = Path("build/reach")
 ROW = "{name:40} {status:9} {groups:>4} groups {share:5.1%} gone  {seconds:6.1f} s  {peer:16} {detail}"
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="of the collection's networks (default all)")
     parser.add_argument("--seeds", type=int, default=1, help="random plans for each network (default 1)")
     parser.add_argument("--no-peer", action="store_true", help="without Torch-Pruning")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
     if arguments.one:
         print(
@@ -77,38 +77,46 @@ def summary(collection: str, rows: list[dict]) -> str:
 
 
 def apart(collection: str, name: str, seeds: int = 1, peer: bool = True) -> dict:
-    """The row of one network, worked out in a process of its own."""
-    command = [sys.executable, "-m", "tests.pruning.reach", collection, name, "--one", f"--seeds={seeds}"]
-    row = {"name": name, "peer": "", "seconds": 0.0, **vars(law.Verdict("failed"))}
-    started = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command + ["--no-peer"] * (not peer),
-            capture_output=True, text=True, timeout=SECONDS, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        lines = done.stdout.splitlines()
-        row |= (
-            json.loads(lines[-1])
-            if done.returncode == 0
-            else {"detail": f"died: {done.stderr.strip()[-300:]}"}
-        )
-    except subprocess.TimeoutExpired:
-        row["detail"] = f"no answer in {SECONDS} s"
+    """The row of one network; each side is worked out in a process of its own."""
+    row = {"name": name, "seconds": 0.0, "peer": "", **vars(law.Verdict("failed"))}
+    row |= _answer("ours", collection, name, seeds, SECONDS)
+    if peer:
+        theirs = _answer("peer", collection, name, seeds, PEER_SECONDS)
+        row["peer"] = theirs.get("peer", "fails (no answer)")
     row["detail"] = " ".join(row["detail"].split())
-    row["seconds"] = row["seconds"] or round(time.perf_counter() - started, 1)
     return row
 
 
-def _one(collection: str, name: str, seeds: int, peer: bool) -> dict:
+def _answer(side: str, collection: str, name: str, seeds: int, limit: float) -> dict:
+    command = [
+        sys.executable,
+        "-m",
+        "tests.pruning.reach",
+        collection,
+        name,
+        f"--side={side}",
+        f"--seeds={seeds}",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"detail": f"no answer in {limit} s"}
+    if done.returncode:
+        return {"detail": f"died: {done.stderr.strip()[-300:]}"}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _one(side: str, collection: str, name: str, seeds: int) -> dict:
     resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with contextlib.redirect_stdout(io.StringIO()):
+        if side == "peer":
+            return {"peer": peer_verdict(collection, name)}
         started = time.perf_counter()
         verdict = judged(collection, name, seeds)
-        row = {**vars(verdict), "seconds": round(time.perf_counter() - started, 1)}
-        row["peer"] = peer_verdict(collection, name) if peer else ""
-    return row
+        return {**vars(verdict), "seconds": round(time.perf_counter() - started, 1)}
 
 
 def judged(collection: str, name: str, seeds: int = 1) -> law.Verdict:
