@@ -29,6 +29,7 @@ _MODULE_OF = {
             "random_mask",
             "zero",
         ),
+        "plan": ("Plan", "load_pruned", "save_pruned"),
         "recalibration": ("recalibrate_batch_norm",),
         "rollback": ("prune_with_rollback",),
         "rounding": ("rounded_width",),

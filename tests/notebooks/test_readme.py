@@ -25,20 +25,25 @@ def test_the_code_for_your_own_network_runs_and_learns(capsys):
 
 
 @pytest.mark.bad_input  # tracing calls the library's functions on proxies, which are no tensors
-def test_the_code_that_takes_channels_out_runs_and_saves(capsys):
-    exec(compile(CODE[1], "README.md", "exec"), {})
+def test_the_code_that_takes_channels_out_and_saves_what_is_left_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(CODE[1], "README.md", "exec"), names)
     before, after = (float(count) for count in re.findall(r"([\d.]+) M parameters", capsys.readouterr().out))
     assert after < 0.3 * before
+    exec(compile(CODE[2], "README.md", "exec"), names)  # goes on with what the one before made
+    assert capsys.readouterr().out == "True\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["smaller.safetensors"]
 
 
 @pytest.mark.bad_input  # as above
 def test_the_code_that_quantizes_runs_and_keeps_the_accuracy(capsys):
-    exec(compile(CODE[2], "README.md", "exec"), {})
+    exec(compile(CODE[3], "README.md", "exec"), {})
     printed = capsys.readouterr().out
     before, after = (float(number) for number in re.findall(r"([\d.]+)%", printed))
     assert abs(before - after) < 1
     assert int(re.search(r"(\d+) bytes", printed)[1]) < 0.27 * checkpoint_bytes("glyphs-vgg")
-    assert len(CODE) == 3
+    assert len(CODE) == 4
 
 
 def checkpoint_bytes(name):
