@@ -96,10 +96,11 @@ class Call:
         return self.labels.expand(self.input.shape)
 
     def vector(self, axis: int, length: int, tensor: Tensor | None = None) -> Tensor:
-        """The labels along one axis of a tensor (the first), [length]; along the others they must not change."""
+        """The labels along one axis of a tensor (the first), [length]; channels along the others have to stay."""
         labels = self.labels if tensor is None else self.run.labels(tensor)
         if labels.numel() != labels.size(axis):
-            raise Unknown(f"the channels lie along another axis of its input than axis {axis}")
+            self.fix(labels, f"reads axis {axis} of its input, and they lie along another")
+            return torch.zeros(1, dtype=torch.int64).expand(length)
         if labels.numel() not in (1, length):
             raise Unknown(f"it is made for {length} channels and is given {labels.numel()}")
         return labels.reshape(-1).expand(length)

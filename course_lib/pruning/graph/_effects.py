@@ -94,14 +94,16 @@ def mixed_along(call: Call) -> object:
     """Softmax and its kin: each channel depends on all others along the axis."""
     if set(named_axes(call)) & set(changing(call.labels)):
         call.fix(call.labels, "mixes them")
+        return for_each(call, zeros(call.labels.ndim))
     return for_each(call, call.labels)
 
 
 def reduced(call: Call) -> object:
-    axes = named_axes(call)
-    if set(axes) & set(changing(call.labels)):
-        call.fix(call.labels, "mixes them")
-    labels = call.labels.amax(axes, keepdim=bool(call.arguments.get("keepdim", False)))
+    axes, labels = named_axes(call), call.labels
+    if set(axes) & set(changing(labels)):
+        call.fix(labels, "mixes them")
+        labels = zeros(labels.ndim)
+    labels = labels.amax(axes, keepdim=bool(call.arguments.get("keepdim", False)))
     return for_each(call, labels)
 
 

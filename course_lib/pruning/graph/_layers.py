@@ -1,5 +1,6 @@
 """What layers with weights do to the labels of channels: the first part of the rules."""
 
+import torch
 from torch import Tensor, nn
 
 from course_lib.pruning.graph._calls import Call, Unknown, changing, zeros
@@ -44,6 +45,13 @@ def transposed_convolution(call: Call) -> _Labels:
 
 def linear(call: Call) -> _Labels:
     weight, last, name = call.arguments["weight"], call.value.ndim - 1, _name(call, nn.Linear)
+    if changing(call.labels) and last not in changing(call.labels):  # they pass, each by itself
+        for axis, size in enumerate(weight.shape):
+            call.ties.record(
+                "producer" if axis == 0 else "consumer", name, axis, torch.zeros(size, dtype=torch.int64)
+            )
+        call.ties.left_out[name] = f"other channels pass through {name!r}{call.run.where()}"
+        return call.labels
     call.ties.record("consumer", name, 1, call.vector(last, weight.size(1)))
     return call.along(last, _outputs(call.ties, name, 0, len(weight)))
 

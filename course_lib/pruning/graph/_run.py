@@ -195,12 +195,12 @@ class _Follower(TorchFunctionMode):
     def fix(self, labels: Tensor, why: str, remedy: str = "") -> None:
         """These channels have to stay."""
         if bool(labels.any()):
-            self.ties.fix(labels, f"{why}{self._where()}{f'; {remedy}' if remedy else ''}")
+            self.ties.fix(labels, f"{why}{self.where()}{f'; {remedy}' if remedy else ''}")
 
     def pin(self, tensor: Tensor, function: str, why: str = "") -> None:
         """A parameter that is used in another way than as the weight of a layer has to stay as it is."""
         for name in self.ties.names.get(id(tensor), ()):
-            self.ties.pin(name, (why or f"{function!r} uses {name!r} by itself") + self._where())
+            self.ties.pin(name, (why or f"{function!r} uses {name!r} by itself") + self.where())
 
     def opaque(
         self, call: Callable, args: Sequence[object], kwargs: Mapping[str, object], name: str
@@ -215,7 +215,7 @@ class _Follower(TorchFunctionMode):
                 self._mark(result, zeros(result.ndim), live=True)
         return value
 
-    def _where(self) -> str:
+    def where(self) -> str:
         """The line of the network's code that is running."""
         frame = sys._getframe(1)
         while frame is not None:
@@ -231,7 +231,7 @@ class _Follower(TorchFunctionMode):
 
     def _stop(self, why: str) -> None:
         self.stopped = Stopped(
-            f"the model cannot be followed: {why}{self._where()}. Which layers it runs must not depend on the values "
+            f"the model cannot be followed: {why}{self.where()}. Which layers it runs must not depend on the values "
             "of the input. Rewrite that part, or prune the parts of the model that are free of it one by one."
         )
         raise self.stopped
@@ -317,10 +317,10 @@ class _Follower(TorchFunctionMode):
         """The layers of a call that cannot be followed are named, although none of their axes is."""
         for tensor in tensors:
             for owner in self.owners(tensor):
-                self.ties.left_out.setdefault(owner, f"{why}{self._where()}")
+                self.ties.left_out.setdefault(owner, f"{why}{self.where()}")
         name, module = self.stack[-1]
         if tracing.computed_parameter(module):
-            self.ties.left_out[name] = f"{why}{self._where()}"
+            self.ties.left_out[name] = f"{why}{self.where()}"
 
     def _save(self, func: Callable, kwargs: Mapping, tensors: Sequence[Tensor]) -> None:
         """Keep the values of what is not the network's own to change, before it is changed in place."""
@@ -386,7 +386,7 @@ class _Follower(TorchFunctionMode):
                 kind, labels = self.ties.axes.get((found, axis), (None, None))
                 if name in OUTPUTS and kind == "producer" and len(labels) == value:
                     return Count(value, labels, Fraction(1), self)
-        why = f"forward() computes with the {name} of a layer that has or reads them{self._where()}"
+        why = f"forward() computes with the {name} of a layer that has or reads them{self.where()}"
         self.ties.pin_layer(layer, why)
         return value
 

@@ -119,6 +119,7 @@ def _by_sizes(call: Call, sizes: Sequence[int]) -> _Labels:
             f"reshapes them to {'the fixed size ' if fixed else ''}{what}",
             "write their number as -1 or take it from the shape",
         )
+        return zeros(call.value.ndim)
     for axis in fixed:  # so many rows whatever happens: the same place goes from each
         call.ties.tie(labels, labels.narrow(axis, 0, 1))
     return labels
@@ -185,6 +186,7 @@ def _divided(call: Call, *, in_step: bool) -> tuple[_Labels, ...]:
     else:
         counted = [count.labels for count in call.counts]
         call.fix(torch.cat([labels.reshape(-1), *counted]), "cuts them at fixed places")
+        return tuple(zeros(labels.ndim) for _ in call.value)
     return tuple(compact(section) for section in sections)
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float, Float64, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _Labels = Int64[
     Tensor, "..."
@@ -209,7 +210,11 @@ class _Ties:
                 units = np.where(groups == group, unit_of[labels], -1)
                 found[group][kind].append(LayerAxis(layer, axis, torch.from_numpy(units)))
             if kind != "consumer" and (groups < 0).any():
-                owner = layer if layer in self.layers else layer.rpartition(".")[0]
+                owner = (
+                    layer
+                    if layer in self.layers
+                    else layer.rpartition(".")[0].partition(".parametrizations")[0]
+                )
                 name = (
                     owner if _has_weight(self.layers[owner]) else layer
                 )  # not the bias of a layer by itself
@@ -237,7 +242,8 @@ def _named_tensors(layers: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 
 def _has_weight(layer: nn.Module) -> bool:
-    return hasattr(layer, "weight")
+    """Whether it has a weight, which may be computed; that is not looked at, since looking might compute it anew."""
+    return bool({"weight", "weight_orig"} & layer._parameters.keys()) or is_parametrized(layer, "weight")
 
 
 def _tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int]]:
