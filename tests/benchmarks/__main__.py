@@ -13,6 +13,7 @@ from tests.benchmarks import (
     grading_speed,
     importing,
     onnx_speed,
+    reaching,
     search_speed,
     surgery_speed,
     sweep_speed,
@@ -29,6 +30,12 @@ def main() -> None:
         "--repeats", type=int, default=5, help="pairs of runs behind every median (default 5)"
     )
     parser.add_argument("--submissions", type=int, default=4, help="to grade for real (default 4)")
+    parser.add_argument(
+        "--no-reach",
+        dest="reach",
+        action="store_false",
+        help="leave out which networks can be pruned at all (20 minutes)",
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 
@@ -41,6 +48,8 @@ def main() -> None:
         *training_speed.against_data_loader(images, arguments.repeats),
         *training_speed.against_bare_loop(arguments.repeats),
         *surgery_speed.against_torch_pruning(arguments.repeats),
+        *surgery_speed.of_every_family(min(arguments.repeats, 3)),
+        *(row for name in reaching.GOALS if arguments.reach for row in reaching.networks_of(name)),
         *search_speed.following(arguments.repeats),
         *search_speed.judging(arguments.repeats),
         *sweep_speed.two_workers(min(arguments.repeats, 3)),

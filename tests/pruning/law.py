@@ -128,13 +128,10 @@ def judge(whole: nn.Module, small: nn.Module, example: object) -> tuple[float, f
     weights = _Weights(whole)
     with weights:
         full = run(whole, example)
-    rows = {name: axis for name, (axis, _) in weights.named().items()}
-    sizes = {
-        name: tensor.shape[axis]
-        for name, tensor in _tensors(whole).items()
-        if (axis := rows.get(name)) is not None
-    }
-    gone = sum(len(lost.get(name, {}).get(axis, [])) for name, axis in rows.items())
+    rows = weights.axes
+    tensors = _tensors(whole)
+    total = sum(tensors[name].shape[axis] for name, axes in rows.items() for axis in axes)
+    gone = sum(len(lost.get(name, {}).get(axis, [])) for name, axes in rows.items() for axis in axes)
     try:
         found = run(small, example)
     except Exception as error:
@@ -152,7 +149,7 @@ def judge(whole: nn.Module, small: nn.Module, example: object) -> tuple[float, f
     effect = max((_size(a - b) for a, b in zip(full, reference, strict=True)), default=0.0) / (scale or 1.0)
     if parameters(whole) < LARGE:
         _trains(whole, small, example)
-    return gone / max(1, sum(sizes.values())), effect
+    return gone / max(1, total), effect
 
 
 # ---------------------------------------------------------------- running
@@ -434,14 +431,14 @@ def _row_axis(module: nn.Module | None) -> int | None:
 
 
 class _Weights(TorchFunctionMode):
-    """Notes which tensors serve as weights, and along which axis their outputs lie."""
+    """Notes which tensors serve as weights, and along which axes their outputs lie."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.names: dict[int, list[str]] = {}
         for name, tensor in _tensors(model).items():
             self.names.setdefault(id(tensor), []).append(name)
-        self.found: dict[str, tuple[int, str]] = {}
+        self.axes: dict[str, set[int]] = {}
         for (
             prefix,
             module,
@@ -449,22 +446,19 @@ class _Weights(TorchFunctionMode):
             axis = _row_axis(module)
             for name, tensor in _tensors(module).items() if axis is not None else ():
                 if tensor.ndim > 1:
-                    self.found.setdefault(f"{prefix}.{name}" if prefix else name, (axis, "layer"))
-
-    def named(self) -> dict[str, tuple[int, str]]:
-        return self.found
+                    self.axes.setdefault(f"{prefix}.{name}" if prefix else name, {axis})
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func.__name__ in _WEIGHTED or func.__name__ == "embedding":
             weight = args[1] if len(args) > 1 else (kwargs or {}).get("weight")
             axis = 1 if "transpose" in func.__name__ or func.__name__ == "embedding" else 0
-            for name in self.names.get(id(weight), ()):
-                self.found[name] = (axis, func.__name__)
+            for name in self.names.get(id(weight), ()):  # an embedding may share its weight with a last layer
+                self.axes.setdefault(name, set()).add(axis)
         return func(*args, **(kwargs or {}))
 
 
 @contextmanager
-def _silenced(model: nn.Module, lost: Lost, rows: dict[str, int]) -> Iterator[None]:
+def _silenced(model: nn.Module, lost: Lost, rows: dict[str, set[int]]) -> Iterator[None]:
     """NaN for what went: the rows of a weight, which make a channel; every entry of any other tensor.
 
     The columns of a weight keep their values: that the right ones went is what the reading of zeros has to show.
@@ -473,7 +467,7 @@ def _silenced(model: nn.Module, lost: Lost, rows: dict[str, int]) -> Iterator[No
     with torch.no_grad():
         for name, axes in lost.items():
             for axis, indices in axes.items():
-                if rows.get(name, axis) == axis and tensors[name].is_floating_point():
+                if axis in rows.get(name, {axis}) and tensors[name].is_floating_point():
                     places = torch.tensor(indices)
                     before.append((tensors[name], axis, places, tensors[name].index_select(axis, places)))
                     tensors[name].index_fill_(axis, places, math.nan)

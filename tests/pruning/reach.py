@@ -38,10 +38,8 @@ def main() -> None:
     parser.add_argument("--no-peer", action="store_true", help="without Torch-Pruning")
     parser.add_argument("--side", choices=["ours", "peer"], help=argparse.SUPPRESS)  # in a process of its own
     arguments = parser.parse_args()
-    if arguments.one:
-        print(
-            json.dumps(_one(arguments.collection, arguments.names[0], arguments.seeds, not arguments.no_peer))
-        )
+    if arguments.side:
+        print(json.dumps(_one(arguments.side, arguments.collection, arguments.names[0], arguments.seeds)))
         return
     rows = []
     for name in arguments.names or networks.COLLECTIONS[arguments.collection]:

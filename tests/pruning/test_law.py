@@ -157,9 +157,7 @@ def test_a_head_of_attention_that_went_is_lawful():
     whole = lively("tokens")
     lost = {name: {axis: sorted(indices) for axis, indices in axes} for name, axes in TOKENS.items()}
     with (
-        law._silenced(
-            whole, lost, dict.fromkeys(["attention.in_proj_weight"], 0) | {"attention.out_proj.weight": 0}
-        ),
+        law._silenced(whole, lost, {"attention.in_proj_weight": {0}, "attention.out_proj.weight": {0}}),
         law._ReadNothing(),
     ):
         [found] = law.run(whole, EXAMPLE)
