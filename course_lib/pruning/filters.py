@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -14,6 +14,7 @@ from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.rounding import rounded_width
 from course_lib.pruning.surgery import remove_channels
+from course_lib.tracing import Example
 from course_lib.validation import check_count, check_number, unknown_name
 
 _Criterion = Callable[[Tensor], Tensor]
@@ -22,7 +23,7 @@ _Ratios = float | Mapping[str, float]
 
 def filter_plan(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: Example | Channels,
     ratios: _Ratios,
     *,
     criterion: _Criterion = l1_norm,
@@ -102,7 +103,7 @@ def unit_scores(
     return group.mean_scores(scores)
 
 
-def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels) -> list[str]:
+def untied_layers(model: nn.Module, example: Example | Channels) -> list[str]:
     """Find the layers each of whose filters can go without taking a filter of another layer with it.
 
     In a chain these are all layers but the last. In a residual network they are the first convolution of each basic
@@ -127,7 +128,7 @@ def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channel
 
 def sensitivity(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: Example | Channels,
     evaluate: Callable[[nn.Module], float],
     *,
     ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -209,7 +210,7 @@ def ratios_from_sensitivity(
 
 def ratios_for_macs(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: Example | Channels,
     ratios_at: Callable[[float], _Ratios],
     share: float,
     *,
@@ -263,7 +264,7 @@ def ratios_for_macs(
 
 def prune_iteratively(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: Example | Channels,
     ratios: _Ratios,
     *,
     rounds: int,

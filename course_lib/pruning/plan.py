@@ -14,13 +14,13 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from jaxtyping import Shaped
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from course_lib import files, tracing
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.surgery import remove_channels
+from course_lib.tracing import Example
 from course_lib.validation import check_model
 
 _FORMAT, _VERSION = "course_lib pruning plan", 1
@@ -72,7 +72,7 @@ class Plan(Mapping[str, tuple[int, ...]]):
     def of(
         cls,
         model: nn.Module,
-        example: Shaped[Tensor, "N *rest"] | Channels,
+        example: Example | Channels,
         plan: Mapping[str, Sequence[int] | Tensor],
     ) -> "Plan":
         """Make a plan that can be saved of one that a planner gave.

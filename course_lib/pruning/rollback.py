@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from course_lib.pruning import masks
 from course_lib.pruning.log import Attempt, PruningLog, RollbackError, _hand_over
 from course_lib.pruning.surgery import channel_masks, remove_channels
+from course_lib.tracing import Example
 from course_lib.validation import check_choice, check_count, check_model, check_number
 
 _MODES = ("hard", "soft")
@@ -31,7 +32,7 @@ def prune_with_rollback(
     tolerance: float,
     target: float,
     mode: str = "hard",
-    example: Tensor | None = None,
+    example: Example | None = None,
     complexity: Callable[[nn.Module], float] | None = None,
     train: Callable[[nn.Module], Any] | None = None,
     max_attempts: int = 100,
@@ -242,7 +243,7 @@ def _prune(
     proposal: _Proposal,
     connections: bool,
     mode: str,
-    example: Tensor | None,
+    example: Example | None,
     held: Sequence[str],
 ) -> nn.Module:
     """A pruned copy. In hard mode the parameters in `held`, and those of the proposal, are frozen at their zeros."""
@@ -305,7 +306,7 @@ def _in_attempt(number: int) -> Iterator[None]:
         ) from error
 
 
-def _check_proposal(proposal: object, example: Tensor | None, number: int) -> bool:
+def _check_proposal(proposal: object, example: Example | None, number: int) -> bool:
     """Whether a proposal is one of connections (masks); raises if it is neither that nor one of channels."""
     said = f"propose returned, in attempt {number},"
     wanted = (

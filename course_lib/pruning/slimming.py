@@ -9,6 +9,7 @@ from course_lib.pruning.criteria import bn_scale, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.rounding import rounded_width
+from course_lib.tracing import Example
 from course_lib.validation import check_count, check_number
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -66,7 +67,7 @@ def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
 
 
 def slimming_plan(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, ratio: float, *, round_to: int = 1
+    model: nn.Module, example: Example | Channels, ratio: float, *, round_to: int = 1
 ) -> dict[str, Shaped[Tensor, "..."]]:
     r"""Choose the channels with the lowest :math:`|\gamma|` of the whole network.
 
@@ -137,7 +138,7 @@ def slimming_plan(
 
 
 def channel_scales(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels
+    model: nn.Module, example: Example | Channels
 ) -> list[tuple[ChannelGroup, Float64[Tensor, "units"]]]:
     r"""Find the groups of channels that batch norms scale, and the mean :math:`|\gamma|` of each unit in them.
 

@@ -4,21 +4,21 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from course_lib import tracing
 from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
+from course_lib.pruning.graph._calls import tensors_in
 from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.graph.ties import _named_tensors, _tensors_along, _whole
+from course_lib.tracing import Example
 from course_lib.validation import unknown_name
 
 _Plan = Mapping[str, Sequence[int] | Tensor]
 
 
-def remove_channels(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
-) -> nn.Module:
+def remove_channels(model: nn.Module, example: Example | Channels, plan: _Plan) -> nn.Module:
     r"""Remove output channels and all that only serves them; return a smaller copy of the network.
 
     With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
@@ -91,11 +91,19 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
                 shorten(tensor, its_axis, ~removed)
         else:
             shorten(tensors[name], axis, ~removed)
+    for tensor in _tensors_held(modules.values()):
+        memo.setdefault(id(tensor), tensor.detach().clone())  # deepcopy refuses those with a history
     # Inner layers first, so that those around them find them in `memo`.
     for layer in reversed(modules.values()):
         if id(layer) not in memo and _is_copied_by_its_attributes(type(layer)):
             _copied(layer, memo)
     return copy.deepcopy(model, memo)
+
+
+def _tensors_held(layers: Iterable[nn.Module]) -> list[Tensor]:
+    """Results of earlier calls that modules keep, as in a cache."""
+    values = [value for layer in layers for name, value in vars(layer).items() if name not in tracing.OF_ALL]
+    return [tensor for tensor in tensors_in(values) if tensor.grad_fn is not None]
 
 
 def _is_copied_by_its_attributes(kind: type) -> bool:
@@ -123,7 +131,7 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
 
 
 def channel_masks(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
+    model: nn.Module, example: Example | Channels, plan: _Plan
 ) -> dict[str, Bool[Tensor, "..."]]:
     """Make masks that silence channels instead of removing them: False for every parameter that makes their output.
 
@@ -177,7 +185,7 @@ def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str
 
 
 def _cuts(
-    model: nn.Module, example: Tensor | Channels, plan: _Plan, consumers: bool = True
+    model: nn.Module, example: Example | Channels, plan: _Plan, consumers: bool = True
 ) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
     """For each axis of each layer concerned, which indices go."""
     groups, fixed = _known(model, example)

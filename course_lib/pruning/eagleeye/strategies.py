@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import nn
 
 from course_lib.pruning.eagleeye.widths import _Widths
 from course_lib.pruning.graph import Channels
+from course_lib.tracing import Example
 from course_lib.validation import check_count, check_number
 
 _DRAWS = 100_000  # random strategies that are tried before a range counts as out of reach
@@ -37,7 +37,7 @@ class Strategy:
 
 def sample_strategies(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: Example | Channels,
     *,
     count: int,
     mac_range: tuple[float, float],

@@ -12,12 +12,13 @@ from course_lib.pruning.filters import unit_scores
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
 from course_lib.pruning.rounding import _rounded, _step
+from course_lib.tracing import Example
 
 
 class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
-    def __init__(self, model: nn.Module, example: Tensor | Channels, round_to: int = 1) -> None:
+    def __init__(self, model: nn.Module, example: Example | Channels, round_to: int = 1) -> None:
         self.groups = [group for group in _known(model, example)[0] if group.size > 1]
         if not self.groups:
             raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
@@ -71,7 +72,7 @@ class _Widths:
         return np.where(macs > 0, macs / self.whole, np.inf)
 
 
-def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+def _positions(model: nn.Module, example: Example) -> dict[str, int]:
     """How often each weight of a convolution or linear layer is used in one pass, where the layer is called at all."""
     positions: dict[str, int] = {}
     names = {module: name for name, module in model.named_modules()}

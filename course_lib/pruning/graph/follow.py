@@ -16,11 +16,10 @@ from course_lib import tracing
 from course_lib.pruning.graph._run import Stopped, _Follower
 from course_lib.pruning.graph.channels import Channels, _structure
 from course_lib.pruning.graph.ties import ChannelGroup, _Ties
+from course_lib.tracing import Example
 
-_Example = tracing.Example
 
-
-def follow(model: nn.Module, example: _Example) -> Channels:
+def follow(model: nn.Module, example: Example) -> Channels:
     """Follow every channel through a network, once for all functions of this package.
 
     What it finds may be handed on in place of `example` to `filter_plan`, `remove_channels` and the others, as long as
@@ -59,7 +58,7 @@ def follow(model: nn.Module, example: _Example) -> Channels:
     )
 
 
-def channel_groups(model: nn.Module, example: _Example) -> list[ChannelGroup]:
+def channel_groups(model: nn.Module, example: Example) -> list[ChannelGroup]:
     """Find the groups of channels of a network that can be removed.
 
     Tied together are channels that meet in an addition or another element-wise operation of two tensors (residual
@@ -95,7 +94,7 @@ def channel_groups(model: nn.Module, example: _Example) -> list[ChannelGroup]:
     return _find(model, example)[0]
 
 
-def _find(model: nn.Module, example: _Example) -> tuple[list[ChannelGroup], dict[str, str]]:
+def _find(model: nn.Module, example: Example) -> tuple[list[ChannelGroup], dict[str, str]]:
     """The groups, and for each layer with channels in none of them the reason."""
     tracing.check(model, example)
     ties = _Ties(model)
@@ -107,7 +106,7 @@ def _find(model: nn.Module, example: _Example) -> tuple[list[ChannelGroup], dict
     return ties.groups()
 
 
-def _follow_eval_mode(model: nn.Module, example: _Example, ties: _Ties) -> bool:
+def _follow_eval_mode(model: nn.Module, example: Example, ties: _Ties) -> bool:
     """Follow the network; say whether its forward() looks at the train/eval mode."""
     try:
         return _Follower(model, ties).follow(example)
@@ -121,7 +120,7 @@ def _follow_eval_mode(model: nn.Module, example: _Example, ties: _Ties) -> bool:
         ) from error
 
 
-def _follow_train_mode(model: nn.Module, example: _Example, ties: _Ties) -> None:
+def _follow_train_mode(model: nn.Module, example: Example, ties: _Ties) -> None:
     """Follow what a forward() does in train mode alone; batch norms go on with their running statistics."""
     for module in model.modules():
         module.training = True
@@ -140,7 +139,7 @@ def _follow_train_mode(model: nn.Module, example: _Example, ties: _Ties) -> None
             module.training = False
 
 
-def _known(model: nn.Module, example: _Example | Channels) -> tuple[list[ChannelGroup], dict[str, str]]:
+def _known(model: nn.Module, example: Example | Channels) -> tuple[list[ChannelGroup], dict[str, str]]:
     """What `_find` gives, from channels where they are given in place of an example."""
     if isinstance(example, Channels):
         example.check(model)
@@ -148,7 +147,7 @@ def _known(model: nn.Module, example: _Example | Channels) -> tuple[list[Channel
     return _find(model, example)
 
 
-def _followed(model: nn.Module, example: _Example | Channels) -> Channels:
+def _followed(model: nn.Module, example: Example | Channels) -> Channels:
     """The same as channels, to be handed on."""
     if isinstance(example, Channels):
         example.check(model)
@@ -156,6 +155,6 @@ def _followed(model: nn.Module, example: _Example | Channels) -> Channels:
     return follow(model, example)
 
 
-def _input(model: nn.Module, example: _Example | Channels) -> _Example:
+def _input(model: nn.Module, example: Example | Channels) -> Example:
     """The example, or one like that of the channels that are given in its place."""
     return example.zeros(model) if isinstance(example, Channels) else example

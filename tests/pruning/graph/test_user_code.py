@@ -205,7 +205,10 @@ class TwoInputs(nn.Module):
 
 def test_several_inputs_are_given_by_place_or_by_name():
     left, right = torch.rand(2, 4), torch.rand(2, 5)
-    by_place, by_name = lawful(TwoInputs(), (left, right)), lawful(TwoInputs(), {"right": right, "left": left})
+    by_place, by_name = (
+        lawful(TwoInputs(), (left, right)),
+        lawful(TwoInputs(), {"right": right, "left": left}),
+    )
     assert by_place.groups == by_name.groups == 1
     channels = follow(TwoInputs(), (left, right))
     assert repr(channels) == "Channels(1 group, 1 layer fixed, example ([2, 4], [2, 5]))"
@@ -279,7 +282,9 @@ class Run:
 
 
 @given(st.integers(1, 60), st.integers(1, 12), st.integers(1, 12))
-def test_counts_are_numbers_and_stay_proportional_where_products_and_exact_quotients_are(count, factor, divisor):
+def test_counts_are_numbers_and_stay_proportional_where_products_and_exact_quotients_are(
+    count, factor, divisor
+):
     run = Run()
     number = Count(count, torch.arange(1, count + 1), Fraction(1), run)
     product = number * factor
