@@ -1339,9 +1339,9 @@ class Normalised(Backbone):
         return self.head(self.stem((x - self.mean.to(x.dtype)) / self.std.to(x.device)))
 
 
-@module(IMAGE)
+@module(IMAGE, verdict="refused")
 class ValueCondition(Backbone):
-    """Looks at the values, which no trace can, and the example can."""
+    """What it runs depends on the values of the input."""
 
     def body(self, x):
         return x * 2 if float(x.mean()) > -1e9 else x
