@@ -33,7 +33,7 @@ _MODULE_OF = {
         "recalibration": ("recalibrate_batch_norm",),
         "rollback": ("prune_with_rollback",),
         "rounding": ("rounded_width",),
-        "slimming": ("add_sparsity_gradient", "channel_scales", "slimming_plan"),
+        "slimming": ("absorb_constants", "add_sparsity_gradient", "channel_scales", "slimming_plan"),
         "storage": ("bitmap_bytes", "csr_bytes", "dense_bytes", "pack_bitmap", "unpack_bitmap"),
         "surgery": ("channel_masks", "remove_channels"),
     }.items()

@@ -1,7 +1,6 @@
 """Filter pruning by norm: ratios of layers, sensitivity of each layer, one-shot and iterative schedules."""
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float64, Int64
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_lib import cost, tracing
+from course_lib.pruning._curves import _checked_row, _first_below
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
@@ -187,8 +187,8 @@ def ratios_from_sensitivity(
         {layer: ratio}, in the order of the rows, in the form that `filter_plan` takes.
 
     Raises:
-        TypeError: `least` or `baseline` is not a number.
-        ValueError: no rows; `least` or `baseline` out of range.
+        TypeError: `least`, `baseline`, or a ratio or accuracy of a row is not a number; the message names the row.
+        ValueError: no rows, or one without a layer, ratio or accuracy; a number that is NaN or out of range.
 
     Example:
         >>> ratios_from_sensitivity([{"layer": "0", "ratio": 0.5, "accuracy": 0.5}], 0.75, baseline=1.0)
@@ -201,8 +201,9 @@ def ratios_from_sensitivity(
     if not rows:
         raise ValueError("there are no rows; give those that sensitivity() returns.")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        curves.setdefault(row["layer"], []).append((row["ratio"], row["accuracy"]))
+    for number, row in enumerate(rows):
+        layer, ratio, accuracy = _checked_row(row, number)
+        curves.setdefault(layer, []).append((ratio, accuracy))
     return {
         layer: _first_below([(0.0, baseline), *sorted(points)], least) for layer, points in curves.items()
     }
@@ -370,14 +371,6 @@ def _ratio_of_each(
                 f"{ratio:g}. Give one ratio to both."
             )
     return {number: ratio for number, (_, ratio) in found.items()}
-
-
-def _first_below(curve: Sequence[tuple[float, float]], least: float) -> float:
-    """Where a curve of (ratio, accuracy) points joined by straight lines first goes below `least`."""
-    for (ratio, accuracy), (next_ratio, next_accuracy) in pairwise(curve):
-        if next_accuracy < least:
-            return ratio + (next_ratio - ratio) * (accuracy - least) / (accuracy - next_accuracy)
-    return curve[-1][0]
 
 
 def _check_ratio(ratio: object, name: str) -> float:

@@ -1,16 +1,17 @@
 """Measure the statistics of batch norm anew: after pruning, those of the whole network no longer fit."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
+_Batch = Float[Tensor, "N *rest"] | Sequence[Tensor]  # images, or images and labels
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N *rest"]]) -> None:
+def recalibrate_batch_norm(model: nn.Module, batches: Iterable[_Batch]) -> None:
     r"""Measure the statistics of every batch norm anew, in place; no weight changes.
 
     Running mean and variance are set back and become the plain average over the batches:
@@ -18,14 +19,17 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N 
     .. math:: \mu = \frac{1}{B} \sum_b \mu_b, \qquad \sigma^2 = \frac{1}{B} \sum_b \sigma_b^2
 
     Only batch norms are in train mode while the batches go through; dropout is off. All modes and momenta are as before
-    afterwards.
+    afterwards. A batch norm that no batch reaches in evaluation, such as one of an auxiliary head, keeps the statistics
+    that it had.
 
     Args:
         model: network with batch norm that keeps running statistics.
-        batches: inputs [N, ...] as the model takes them, on its device; a few hundred training images in all are
-            plenty. Not test images: the statistics would have seen them.
+        batches: inputs [N, ...] as the model takes them, on its device, in a list, a generator or a DataLoader; a few
+            hundred training images in all are plenty. Of a list or tuple, (images, labels) or (images,), the images are
+            taken. Not test images: the statistics would have seen them.
 
     Raises:
+        TypeError: batches is one tensor, or nothing that can be iterated over.
         ValueError: no batch norm with running statistics; no batches, or a batch that the model does not accept or that
             gives NaN or infinite activations. The statistics are then what they were.
 
@@ -39,6 +43,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N 
         Li et al., "EagleEye: Fast Sub-net Evaluation for Efficient Neural Network Pruning", ECCV 2020, section 3.3
         (whose code does not set the statistics back).
     """
+    _check_batches(batches)
     layers = [
         layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats
     ]
@@ -63,7 +68,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N 
             layer.training = True
         for batch in batches:
             try:
-                model(batch)
+                model(_images(batch))
             except (RuntimeError, ValueError, TypeError) as error:
                 raise ValueError(f"the model does not accept batch {count}: {error}") from error
             count += 1
@@ -76,9 +81,27 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[Float[Tensor, "N 
             module.training = mode
         for layer, momentum, buffers in before:
             layer.momentum = momentum
-            if not done:
+            if not done or not layer.num_batches_tracked:  # what saw no batch keeps what it had
                 for name, value in buffers.items():
                     getattr(layer, name).copy_(value)
+
+
+def _images(batch: _Batch) -> Tensor:
+    """The images of a batch; a DataLoader gives them in a list or a tuple, alone or with their labels."""
+    return batch[0] if isinstance(batch, list | tuple) and len(batch) in (1, 2) else batch
+
+
+def _check_batches(batches: object) -> None:
+    if isinstance(batches, Tensor):
+        raise TypeError(
+            f"batches is one tensor of shape {list(batches.shape)}, which would be read image by image. Wrap it in a "
+            "list: [images] is one batch."
+        )
+    if not isinstance(batches, Iterable):
+        raise TypeError(
+            f"batches is {batches!r:.80} ({type(batches).__name__}); it must be batches of inputs, such as "
+            "[images[:500]] or a DataLoader."
+        )
 
 
 def _check_statistics(model: nn.Module) -> None:

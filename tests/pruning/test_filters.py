@@ -1,5 +1,6 @@
 """Filter pruning: what a ratio takes from each layer, tied layers, sensitivity, schedules."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -287,6 +288,53 @@ def test_budgets_and_levels_out_of_range_are_refused():
         ratios_from_sensitivity(SCAN, 0.95, baseline=0.9)
     with pytest.raises(ValueError, match=r"there are no rows.*sensitivity\(\)"):
         ratios_from_sensitivity([], 0.5, baseline=0.9)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"accuracy": math.nan},
+            ValueError,
+            r"the accuracy of layer '0', rows\[1\], is nan; .*in \[0, 1\]. .*leave",
+        ),
+        ({"accuracy": torch.tensor(math.nan)}, ValueError, r"the accuracy of layer '0', rows\[1\], is nan"),
+        ({"accuracy": math.inf}, ValueError, r"rows\[1\], is inf"),
+        ({"accuracy": -math.inf}, ValueError, r"rows\[1\], is -inf"),
+        ({"accuracy": 93.0}, ValueError, r"rows\[1\], is 93\.0; .*0\.93 and not 93"),
+        ({"accuracy": 1.0001}, ValueError, r"rows\[1\], is 1\.0001"),
+        ({"accuracy": -0.1}, ValueError, r"rows\[1\], is -0\.1"),
+        ({"accuracy": None}, TypeError, r"the accuracy of layer '0', rows\[1\], is None"),
+        ({"accuracy": "0.9"}, TypeError, r"the accuracy of layer '0', rows\[1\], is '0.9'"),
+        ({"ratio": math.nan}, ValueError, r"the ratio of layer '0', rows\[1\], is nan; .*\[0, 1\)"),
+        ({"ratio": 1}, ValueError, r"the ratio of layer '0', rows\[1\], is 1\.0"),
+        ({"ratio": -0.5}, ValueError, r"the ratio of layer '0', rows\[1\], is -0\.5"),
+    ],
+)
+def test_rows_that_hold_no_share_are_named(change, error, message):
+    rows = [
+        {"layer": "0", "ratio": 0.3, "accuracy": 0.8},
+        {"layer": "0", "ratio": 0.9, "accuracy": 0.7},
+        {"layer": "3", "ratio": 0.9, "accuracy": 0.7},
+    ]
+    assert ratios_from_sensitivity(rows, 0.5, baseline=0.9) == {"0": 0.9, "3": 0.9}
+    rows[1] |= change
+    with pytest.raises(error, match=message):
+        ratios_from_sensitivity(rows, 0.5, baseline=0.9)
+
+
+@pytest.mark.parametrize("row", [{"layer": "0", "ratio": 0.3}, {}, ("0", 0.3, 0.8), None, "0"])
+def test_rows_of_another_form_are_named(row):
+    with pytest.raises(ValueError, match=r"rows\[1\] is .*layer, ratio and accuracy.*sensitivity\(\)"):
+        ratios_from_sensitivity([*SCAN[:1], row], 0.1, baseline=0.9)
+
+
+def test_the_largest_and_smallest_accuracies_are_accepted():
+    rows = [
+        {"layer": "0", "ratio": 0, "accuracy": 1},
+        {"layer": "0", "ratio": 0.5, "accuracy": torch.tensor(0.0)},
+    ]
+    assert ratios_from_sensitivity(rows, 0.5, baseline=1.0) == {"0": 0.25}
 
 
 def test_the_plan_can_be_cut():

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from course_lib import models
 from course_lib.pruning.recalibration import recalibrate_batch_norm
@@ -170,3 +171,70 @@ def test_an_error_of_the_loader_is_its_own():
         recalibrate_batch_norm(model, loader())
     assert torch.equal(model[1].running_mean, mean)
     assert model.training
+
+
+class WithAuxiliaryHead(nn.Module):
+    """In training an auxiliary head runs as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+        self.auxiliary = nn.Sequential(nn.Conv2d(4, 2, 1), nn.BatchNorm2d(2, momentum=0.3))
+
+    def forward(self, x):
+        x = self.body(x)
+        return (x, self.auxiliary(x)) if self.training else x
+
+
+@given(seed=st.integers(0, 99), training=st.booleans(), steps=st.integers(0, 3))
+@settings(max_examples=15)
+def test_what_no_batch_reaches_keeps_what_it_had(seed, training, steps):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = WithAuxiliaryHead()
+        for _ in range(steps):
+            model(torch.rand(4, 1, 8, 8))
+    model.train(training)
+    before = copy.deepcopy(model.state_dict())
+    recalibrate_batch_norm(model, batches(2))
+    after = model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in after if name.startswith("auxiliary"))
+    assert (model.body[1].momentum, model.auxiliary[1].momentum) == (0.1, 0.3)
+    assert int(model.auxiliary[1].num_batches_tracked) == steps
+    assert int(model.body[1].num_batches_tracked) == 2
+    expected = torch.stack([model.body[0](batch).mean((0, 2, 3)) for batch in batches(2)]).mean(0)
+    torch.testing.assert_close(after["body.1.running_mean"], expected)
+
+
+def test_a_data_loader_of_pairs_gives_what_its_images_give():
+    images, labels = torch.cat(batches()), torch.arange(24)
+    plain = models.build("vgg", widths=(4, "M", 6))
+    for dataset in (TensorDataset(images, labels), TensorDataset(images)):
+        model = copy.deepcopy(plain)
+        recalibrate_batch_norm(model, DataLoader(dataset, batch_size=8))
+        other = copy.deepcopy(plain)
+        recalibrate_batch_norm(other, images.split(8))
+        assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
+    recalibrate_batch_norm(model, [(images, labels)])
+    recalibrate_batch_norm(other, [images])
+    assert all(torch.equal(a, b) for a, b in zip(model.buffers(), other.buffers(), strict=True))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            torch.rand(8, 1, 16, 16),
+            r"one tensor of shape \[8, 1, 16, 16\].*Wrap it in a list: \[images\] is one batch",
+        ),
+        (None, r"batches is None \(NoneType\); it must be batches.*DataLoader"),
+        (7, r"batches is 7 \(int\)"),
+    ],
+)
+def test_what_is_no_batches_is_told_what_to_write(given, message):
+    model = models.build("vgg", widths=(4, "M", 6))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TypeError, match=message):
+        recalibrate_batch_norm(model, given)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

@@ -1085,7 +1085,7 @@ class _Chomp(nn.Module):
         return x[:, :, : -self.size].contiguous()
 
 
-@module(SOUND)
+@module(SOUND, verdict="nothing", fixed=("one",))
 class TemporalConvNet(nn.Module):
     """Weight norm, padding on both sides, the right one chomped off."""
 
@@ -1515,7 +1515,7 @@ def _ramp(layer, inputs, output):
     return output * torch.linspace(0.5, 1, 16, dtype=output.dtype).view(16, 1, 1)
 
 
-@module(IMAGE)
+@module(IMAGE, verdict="nothing", fixed=("one",))
 class WeightNorm(Backbone):
     def __init__(self):
         super().__init__()
@@ -1569,7 +1569,7 @@ class GroupNorms(Backbone):
         return self.last(F.relu(self.norm(self.conv(x))) + x)
 
 
-@module(rand(2, 12))
+@module(rand(2, 12), verdict="nothing", fixed=("encode",))
 class TiedAutoencoder(nn.Module):
     def __init__(self):
         super().__init__()
