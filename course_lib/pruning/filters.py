@@ -36,7 +36,7 @@ def filter_plan(
     one ratio. Of equal scores the lower index goes first.
 
     Args:
-        model: network, traceable by torch.fx; it is left as it was.
+        model: network; it is left as it was.
         example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
             as `graph.follow` gives them, which then need not be followed again.
         ratios: share of filters that go, in [0, 1): one for all layers, or {layer: ratio}, where layers that are not

@@ -102,7 +102,7 @@ def slimming_plan(
     so that no layer vanishes or becomes a bottleneck.
 
     Args:
-        model: network with batch norm, traceable by torch.fx; it is left as it was.
+        model: network with batch norm; it is left as it was.
         example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
             as `graph.follow` gives them.
         ratio: share of the ranked channels that go, in [0, 1).

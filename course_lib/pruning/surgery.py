@@ -31,7 +31,7 @@ def remove_channels(model: nn.Module, example: Example | Channels, plan: _Plan) 
     The one exception: layer norm and group norm compute their statistics over the channels that are left.
 
     Args:
-        model: network of one input tensor, traceable by torch.fx; it is left as it was.
+        model: network; it is left as it was.
         example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
             as `graph.follow` gives them, which then need not be followed again.
         plan: for each named layer (convolution, linear, or a normalisation that follows one) the output channels that

@@ -73,7 +73,7 @@ def search(
     Each candidate is judged on one thread, so that the scores do not depend on the number of workers.
 
     Args:
-        model: trained network with batch norm, traceable by torch.fx; it is left as it was.
+        model: trained network with batch norm; it is left as it was.
         dataset: that the network was trained on, with a validation split.
         strategies: as `sample_strategies` gives them.
         calibration_images: how many images the statistics are measured on. 0 leaves those of the whole network: the

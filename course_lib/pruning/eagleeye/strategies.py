@@ -59,7 +59,7 @@ def sample_strategies(
     counts of the network that `filters.filter_plan` and `surgery.remove_channels` make.
 
     Args:
-        model: network, traceable by torch.fx; it is left as it was.
+        model: network; it is left as it was.
         example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
             as `graph.follow` gives them.
         count: how many strategies, all different.
