@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, tracing
+from course_lib.pruning._checks import _check_removable
 from course_lib.pruning.filters import unit_scores
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
@@ -17,9 +18,9 @@ class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
     def __init__(self, model: nn.Module, example: Tensor | Channels) -> None:
-        self.groups = [group for group in _known(model, example)[0] if group.size > 1]
-        if not self.groups:
-            raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
+        groups, fixed = _known(model, example)
+        self.groups = [group for group in groups if group.size > 1]
+        _check_removable(self.groups, fixed)
         self.names = [group.producers[0].layer for group in self.groups]
         self.sizes = np.array([group.size for group in self.groups])
         with tracing.alone():  # while another thread traces the model, its parameters are proxies
