@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.parameter import is_lazy
 
+from course_lib.validation import check_model, described
+
 _LOCK = threading.RLock()  # torch.fx changes nn.Module while it traces, for every thread of the process
 
 _Container = dict | list | set | deque
@@ -26,27 +28,19 @@ def check(model: object, example: object, *, one: bool = False, plain: bool = Tr
     """Check that `model` is a network with values, and `example` a tensor, or several, on its device.
 
     Args:
-        model: a torch.nn.Module.
+        model: as `check_network` takes it.
         example: a tensor [N, ...]; or a tuple or dict with at least one, as `call` takes it.
         one: whether a single tensor is all that the caller can deal with.
-        plain: whether a network inside of a wrapper (torch.nn.DataParallel, torch.compile, TorchScript) is refused:
-            what its layers do cannot be seen.
+        plain: as in `check_network`.
 
     Raises:
-        TypeError: `model` is not an nn.Module, or one inside of a wrapper; `example` holds no tensor.
-        ValueError: a tensor of the example is empty or on another device, or the parameters hold no values yet.
+        TypeError: as `check_network`; or `example` holds no tensor.
+        ValueError: as `check_network`; or a tensor of the example is empty or on another device.
 
     Example:
-        >>> check(nn.ReLU, torch.rand(1, 3))
-        Traceback (most recent call last):
-            ...
-        TypeError: model is the class ReLU; it must be a torch.nn.Module, built and ready to be called.
+        >>> check(nn.ReLU(), torch.rand(2, 3))  # both are right, so nothing is raised
     """
-    if not isinstance(model, nn.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"model is {given}; it must be a torch.nn.Module, built and ready to be called.")
-    if plain and (wrapped := _wrapped(model)):
-        raise TypeError(f"model is {wrapped}")
+    tensors = check_network(model, plain=plain)
     inputs = _inputs(example, one)
     for name, tensor in inputs.items():
         if tensor.is_nested or tensor.ndim == 0 or tensor.numel() == 0:
@@ -54,23 +48,9 @@ def check(model: object, example: object, *, one: bool = False, plain: bool = Tr
             raise ValueError(
                 f"{name} {shape}; it must be [N, ...] with every size at least 1. Pass a batch of one image or more."
             )
-    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
-    tensors = list(named.values())
-    if any(is_lazy(tensor) for tensor in tensors):
-        raise ValueError(
-            "the model has lazy layers whose parameters have no shape yet. Call model(example) once, then try again."
-        )
-    if nested := next((name for name, tensor in named.items() if tensor.is_nested), None):
-        raise ValueError(
-            f"the weight {nested!r} of the model is a nested tensor, which has no one shape; it must be a plain one. "
-            "Give the layer a torch.nn.Parameter of a dense tensor."
-        )
+    if any(tensor.device.type == "meta" for tensor in inputs.values()):
+        raise ValueError(_META.format("example"))
     devices = {tensor.device for tensor in tensors}
-    if any(device.type == "meta" for device in devices | {tensor.device for tensor in inputs.values()}):
-        raise ValueError(
-            "the model or the example is on the device meta, where tensors hold no values; accepted is any device that "
-            "computes. Build the model on the CPU and load its weights there."
-        )
     for name, tensor in inputs.items():
         if devices and tensor.device not in devices:
             names = ", ".join(sorted(str(device) for device in devices))
@@ -78,6 +58,48 @@ def check(model: object, example: object, *, one: bool = False, plain: bool = Tr
                 f"{name} is on {tensor.device} and the model on {names}; they must be on one device. Write "
                 f"{name}.to(next(model.parameters()).device)."
             )
+
+
+def check_network(model: object, *, plain: bool = True) -> list[Tensor]:
+    """Check that `model` is a network whose tensors hold values; return its parameters and buffers.
+
+    Args:
+        model: a torch.nn.Module.
+        plain: whether a network inside of a wrapper (torch.nn.DataParallel, torch.compile, TorchScript) is refused:
+            what its layers do cannot be seen.
+
+    Raises:
+        TypeError: `model` is not an nn.Module, or one inside of a wrapper.
+        ValueError: its tensors hold no values yet, or are nested ones.
+
+    Example:
+        >>> check_network(nn.PReLU())
+        [Parameter containing:
+        tensor([0.2500], requires_grad=True)]
+    """
+    check_model(model)
+    if plain and (wrapped := _wrapped(model)):
+        raise TypeError(f"model is {wrapped}")
+    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    if any(is_lazy(tensor) for tensor in named.values()):
+        raise ValueError(
+            "the model has lazy layers whose parameters have no shape yet; it must be ready. Call model(example) once, "
+            "then try again."
+        )
+    if nested := next((name for name, tensor in named.items() if tensor.is_nested), None):
+        raise ValueError(
+            f"the weight {nested!r} of the model is a nested tensor, which has no one shape; it must be a plain one. "
+            "Give the layer a torch.nn.Parameter of a dense tensor."
+        )
+    if any(tensor.is_meta for tensor in named.values()):
+        raise ValueError(_META.format("model"))
+    return list(named.values())
+
+
+_META = (
+    "the {} is on the device meta, where tensors hold no values; accepted is any device that computes. Build the model "
+    "on the CPU and load its weights there."
+)
 
 
 def _inputs(example: object, one: bool) -> dict[str, Tensor]:
@@ -88,10 +110,7 @@ def _inputs(example: object, one: bool) -> dict[str, Tensor]:
     if not one:
         accepted += ", or a tuple or dict of tensors, called as model(*example) or model(**example)"
     if one or not isinstance(example, tuple | dict):
-        given = (
-            f"the class {example.__name__}" if isinstance(example, type) else f"a {type(example).__name__}"
-        )
-        raise TypeError(f"example is {given}; {accepted}.")
+        raise TypeError(f"example is {described(example)}; {accepted}.")
     named = example.items() if isinstance(example, dict) else enumerate(example)
     inputs = {f"example[{name!r}]": tensor for name, tensor in named if isinstance(tensor, Tensor)}
     if not inputs:
@@ -304,7 +323,7 @@ def _described(example: Example) -> str:
         else f"{name!r} = {value!r:.40}"
         for name, value in named
     )
-    return f"the inputs {'; '.join(parts)}"
+    return f"an example of the inputs {'; '.join(parts)}"
 
 
 def trace(model: nn.Module, tracer: fx.Tracer, *, remedy: str) -> fx.Graph:

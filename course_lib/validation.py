@@ -5,11 +5,14 @@ Each message names the value that was given, what is accepted, and what to do.
 
 import difflib
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def check_number(
@@ -112,6 +115,113 @@ def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {value!r}.{suggestion} Known: {', '.join(known) or 'none'}."
 
 
+def described(value: object) -> str:
+    """Write what kind of thing a value is.
+
+    Example:
+        >>> described([1, 2]), described(nn.Linear)
+        ('a list', 'the class Linear')
+    """
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def check_function(value: object, name: str, *, optional: bool = False) -> Callable | None:
+    """Return `value` if it can be called; or if it is None, where it is optional.
+
+    Raises:
+        TypeError: it cannot be called.
+
+    Example:
+        >>> check_function(0.93, "evaluate")
+        Traceback (most recent call last):
+            ...
+        TypeError: evaluate is 0.93 (float); it must be a function. Pass the function itself, without calling it.
+    """
+    if callable(value) or (optional and value is None):
+        return value
+    raise TypeError(
+        f"{name} is {value!r:.80} ({type(value).__name__}); it must be a function{' or None' if optional else ''}. "
+        "Pass the function itself, without calling it."
+    )
+
+
+def check_file(value: object, name: str) -> Path:
+    """Return `value` as a path if it can be that of a file: one that is there, or one to be written.
+
+    Raises:
+        TypeError: it is neither text nor a path.
+        ValueError: it is a folder, or lies below a file, or holds a NUL character.
+
+    Example:
+        >>> check_file("results/search.jsonl", "path").name
+        'search.jsonl'
+    """
+    remedy = "Give a name for the file, such as results/search.jsonl."
+    if not isinstance(value, str | os.PathLike) or not isinstance(os.fspath(value), str):
+        raise TypeError(
+            f"{name} is {value!r:.80} ({type(value).__name__}); it must be the path of a file. {remedy}"
+        )
+    path = Path(value)
+    if "\0" in str(path):
+        raise ValueError(
+            f"{name} is {value!r:.80}, which holds a NUL; it must be the path of a file. {remedy}"
+        )
+    if path.is_dir():
+        raise ValueError(f"{name} is {str(path)!r}, a folder; it must be the path of a file. {remedy}")
+    above = next((folder for folder in path.parents if folder.exists()), Path())
+    if not above.is_dir():
+        raise ValueError(
+            f"{name} is {str(path)!r}, but {str(above)!r} is a file; it must be a folder. {remedy}"
+        )
+    return path
+
+
+def check_dense(tensor: object, name: str, *, such_as: str = "layer.weight", values: bool = True) -> Tensor:
+    """Return `tensor` if it is a dense one that is not empty.
+
+    Args:
+        tensor: what was given.
+        name: of the argument, for the message.
+        such_as: an example of what is meant, for the message.
+        values: whether its numbers are needed, and not its shape and dtype alone.
+
+    Raises:
+        TypeError: it is no tensor, or a sparse or nested one; or a quantized one where values are needed.
+        ValueError: it is empty, or has no shape or no values yet.
+
+    Example:
+        >>> check_dense(torch.eye(2).to_sparse(), "weight")
+        Traceback (most recent call last):
+            ...
+        TypeError: weight is sparse (torch.sparse_coo); it must be dense. Call .to_dense() on it.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is {described(tensor)}; it must be a torch.Tensor, such as {such_as}.")
+    if is_lazy(tensor):
+        raise ValueError(
+            f"{name} has no shape yet; it must have one. Call the model with its lazy layers once."
+        )
+    if tensor.is_nested:
+        raise TypeError(f"{name} is a nested tensor; it must be dense. Give a tensor of one shape.")
+    if tensor.layout != torch.strided:
+        raise TypeError(f"{name} is sparse ({tensor.layout}); it must be dense. Call .to_dense() on it.")
+    if tensor.numel() == 0:
+        raise ValueError(
+            f"{name} has shape {list(tensor.shape)}, which holds nothing; it must hold a number. Give one that is not "
+            "empty."
+        )
+    if values and tensor.is_quantized:
+        raise TypeError(
+            f"{name} is quantized ({tensor.dtype}); it must hold plain numbers. Call .dequantize() on it."
+        )
+    if values and tensor.is_meta:
+        raise ValueError(
+            f"{name} is on the device meta, where tensors hold no values; it must hold some. Build the model on the "
+            "CPU and load its weights there."
+        )
+    return tensor
+
+
 def check_logits(logits: object, name: str) -> Tensor:
     """Return `logits` if it is a non-empty floating-point [N, K] tensor of finite numbers.
 
@@ -173,14 +283,14 @@ def check_model(model: object) -> nn.Module:
         TypeError: it is not.
 
     Example:
-        >>> check_model(nn.ReLU)
-        Traceback (most recent call last):
-            ...
-        TypeError: model is the class ReLU; it must be a torch.nn.Module.
+        >>> check_model(nn.ReLU())
+        ReLU()
     """
     if not isinstance(model, nn.Module):
-        given = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise TypeError(f"model is {given}; it must be a torch.nn.Module.")
+        raise TypeError(
+            f"model is {described(model)}; it must be a torch.nn.Module, built and ready to be called. Pass the "
+            "network itself."
+        )
     return model
 
 
@@ -200,10 +310,9 @@ def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) ->
     """
     accepted = " or ".join(kind.__name__ for kind in kinds)
     if type(layer) not in kinds:
-        given = f"the class {layer.__name__}" if isinstance(layer, type) else f"a {type(layer).__name__}"
         raise TypeError(
-            f"{name} is {given}; it must be a {accepted}, and none of a class derived from it. Take parametrisations "
-            "off first, and leave other layers out."
+            f"{name} is {described(layer)}; it must be a {accepted}, and none of a class derived from it. Take "
+            "parametrisations off first, and leave other layers out."
         )
     weight = layer._parameters.get("weight")
     if weight is None:

@@ -3,7 +3,22 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from course_lib.validation import check_number
+from course_lib.validation import check_number, described
+
+
+def _check_rows(rows: object) -> list[tuple[str, float, float]]:
+    """Return the rows of `sensitivity` as (layer, ratio, accuracy).
+
+    Raises:
+        TypeError: not a list of rows, or a value of another kind in one.
+        ValueError: no rows, or a number out of range.
+    """
+    remedy = "Give the rows that sensitivity() returns."
+    if isinstance(rows, str | bytes | Mapping) or not isinstance(rows, Sequence):
+        raise TypeError(f"rows is {described(rows)}; it must be a list of mappings. {remedy}")
+    if not rows:
+        raise ValueError(f"there are no rows, but rows must hold one at least. {remedy}")
+    return [_checked_row(row, place) for place, row in enumerate(rows)]
 
 
 def _checked_row(row: Mapping[str, str | float], number: int) -> tuple[str, float, float]:
@@ -12,6 +27,10 @@ def _checked_row(row: Mapping[str, str | float], number: int) -> tuple[str, floa
     if not isinstance(row, Mapping) or not {"layer", "ratio", "accuracy"} <= row.keys():
         raise ValueError(
             f"{where} is {row!r:.80}; it must have layer, ratio and accuracy, as sensitivity() gives it."
+        )
+    if not isinstance(row["layer"], str):
+        raise TypeError(
+            f"the layer in {where} is {row['layer']!r:.60}; it must be a name. Give the rows of sensitivity()."
         )
     name = f"of layer {row['layer']!r}, {where}"
     ratio = check_number(row["ratio"], f"the ratio {name},", low=0, high=1, high_open=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Float64, Int64, Shaped
 from torch import Tensor, nn
 
-from course_lib.validation import check_count
+from course_lib.validation import check_count, check_dense, described
 
 _EXACT = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """dtypes whose _magnitudes are compared as they are; all others go to float64 first."""
@@ -115,12 +115,11 @@ def bn_scale(bn: nn.Module) -> Float[Tensor, "C"]:
         Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, section 3.
     """
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
-        given = f"the class {bn.__name__}" if isinstance(bn, type) else f"a {type(bn).__name__}"
-        raise TypeError(f"bn is {given}; it must be a batch norm layer such as model.features[1].")
+        raise TypeError(f"bn is {described(bn)}; it must be a batch norm layer such as model.features[1].")
     if bn.weight is None:
         raise ValueError(
-            "this batch norm has no gamma (affine=False), so its channels cannot be scored. Score the convolution "
-            "before it with l1_norm."
+            "this batch norm has no gamma (affine=False), so its channels cannot be scored; it must have one. Score "
+            "the convolution before it with l1_norm."
         )
     return _magnitudes(bn.weight, "gamma")
 
@@ -179,22 +178,14 @@ def _check_weight(weight: object, name: str) -> Tensor:
         TypeError: not a dense tensor of real numbers (complex, boolean or sparse ones are not).
         ValueError: empty, or holding NaN.
     """
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"{name} is a {type(weight).__name__}; it must be a torch.Tensor, such as layer.weight."
-        )
+    check_dense(weight, name)
     if weight.is_complex() or weight.dtype == torch.bool:
-        raise TypeError(f"{name} has dtype {weight.dtype}; it must hold real numbers, float or int.")
-    if weight.layout != torch.strided:
-        raise TypeError(f"{name} is sparse ({weight.layout}); it must be dense. Call .to_dense() on it.")
-    if weight.numel() == 0:
-        raise ValueError(
-            f"{name} has shape {list(weight.shape)}, which holds nothing; it must hold a number."
-        )
+        remedy = "Take its .abs()." if weight.is_complex() else "Call .float() on it."
+        raise TypeError(f"{name} has dtype {weight.dtype}; it must hold real numbers, float or int. {remedy}")
     if weight.is_floating_point() and torch.isnan(weight.detach()).any():
         raise ValueError(
-            f"{name} holds NaN, which is neither large nor small. Look for a diverged network: lower the learning "
-            "rate and train again."
+            f"{name} holds NaN, which is neither large nor small; all its numbers must be either. Look for a diverged "
+            "network: lower the learning rate and train again."
         )
     return weight
 
@@ -224,9 +215,9 @@ def _rows(weight: Tensor) -> Tensor:
     weight = _check_weight(weight, "weight").detach()
     if weight.ndim < 2:
         raise ValueError(
-            f"weight has shape {list(weight.shape)}; filters are rows of the weight [C_out, C_in, ...] of a "
-            "convolution or linear layer. A bias or the scale of a norm has none: give the layer's weight, or "
-            "`bn_scale` the batch norm."
+            f"weight has shape {list(weight.shape)}; filters are rows of a weight, which must be [C_out, C_in, ...], "
+            "that of a convolution or linear layer. A bias or the scale of a norm has none: give the layer's weight, "
+            "or `bn_scale` the batch norm."
         )
     weight = weight.flatten(1)
     return weight if weight.dtype in _EXACT else weight.double()

@@ -8,16 +8,26 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from course_lib import cost, tracing
-from course_lib.pruning._curves import _checked_row, _first_below
+from course_lib.pruning._checks import (
+    _check_accuracy,
+    _check_criterion,
+    _check_group,
+    _check_names,
+    _check_ratio,
+    _check_ratios,
+    _check_removable,
+    _Criterion,
+    _score,
+)
+from course_lib.pruning._curves import _check_rows, _first_below
 from course_lib.pruning.criteria import l1_norm, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.rounding import rounded_width
 from course_lib.pruning.surgery import remove_channels
 from course_lib.tracing import Example
-from course_lib.validation import check_count, check_number, unknown_name
+from course_lib.validation import check_count, check_function, check_number, unknown_name
 
-_Criterion = Callable[[Tensor], Tensor]
 _Ratios = float | Mapping[str, float]
 
 
@@ -53,8 +63,8 @@ def filter_plan(
     Raises:
         TypeError: a ratio that is not a number, a criterion that cannot be called; or as `channel_groups`.
         KeyError: an unknown layer; the message lists the nearest names.
-        ValueError: a ratio outside [0, 1); a layer whose filters cannot be removed; two ratios for tied layers; a
-            criterion that does not give one finite score a filter; or as `channel_groups`.
+        ValueError: a ratio outside [0, 1); a layer whose filters cannot be removed, or a model that has no other; two
+            ratios for tied layers; a criterion that does not give one finite score a filter; or as `channel_groups`.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -65,11 +75,9 @@ def filter_plan(
     References:
         Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, sections 3.1 and 3.3.
     """
-    if not callable(criterion):
-        raise TypeError(
-            f"criterion is {criterion!r}; it must be a function of a weight, such as criteria.l1_norm."
-        )
+    _check_criterion(criterion)
     groups, fixed = _known(model, example)
+    _check_removable(groups, fixed)
     wanted = _ratio_of_each(groups, fixed, model, ratios)
     check_count(round_to, "round_to")
     counts = {number: _lost(groups[number], ratio, round_to) for number, ratio in wanted.items()}
@@ -90,7 +98,8 @@ def unit_scores(
         float64 [group.size]; the lowest go first.
 
     Raises:
-        ValueError: a criterion that does not give one finite score a filter.
+        TypeError: not a model, a group or a criterion.
+        ValueError: a group of another network; a criterion that does not give one finite score a filter.
 
     Example:
         >>> from course_lib.pruning.graph import channel_groups
@@ -99,6 +108,13 @@ def unit_scores(
         >>> unit_scores(model, channel_groups(model, torch.rand(1, 1, 8, 8))[0])
         tensor([3., 1.], dtype=torch.float64)
     """
+    tracing.check_network(model)
+    _check_group(model, group)
+    _check_criterion(criterion)
+    return _unit_scores(model, group, criterion)
+
+
+def _unit_scores(model: nn.Module, group: ChannelGroup, criterion: _Criterion) -> Tensor:
     scores = {axis.layer: _score(model, axis.layer, axis.axis, criterion) for axis in group.producers}
     return group.mean_scores(scores)
 
@@ -147,7 +163,8 @@ def sensitivity(
         A row for each layer and ratio: {"layer", "ratio", "accuracy"}.
 
     Raises:
-        TypeError, KeyError, ValueError: as `filter_plan`.
+        TypeError, KeyError, ValueError: as `filter_plan`; what `evaluate` returns is not a number in [0, 1]; no ratios
+            or layers, or something else than a list of them.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 2, 3))
@@ -157,7 +174,14 @@ def sensitivity(
     References:
         Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.2.
     """
+    check_function(evaluate, "evaluate")
+    ratios = _check_ratios(ratios)
+    if layers is not None:
+        layers = _check_names(
+            layers, "layers", "Leave it out, or give a list such as untied_layers(model, example)."
+        )
     channels = _followed(model, example)
+    _check_removable([group for group in channels.groups if group.size > 1], channels.fixed)
     if layers is None:
         layers = [group.producers[0].layer for group in channels.groups if group.size > 1]
         layers = list(dict.fromkeys(layers))
@@ -166,6 +190,7 @@ def sensitivity(
     for layer, ratio in tqdm(pairs, desc="sensitivity", leave=False):
         plan = filter_plan(model, channels, {layer: ratio}, criterion=criterion)
         accuracy = evaluate(remove_channels(model, channels, plan))
+        _check_accuracy(accuracy, f"what evaluate returned for {layer!r} at {ratio:g}")
         rows.append({"layer": layer, "ratio": ratio, "accuracy": accuracy})
     return rows
 
@@ -187,7 +212,7 @@ def ratios_from_sensitivity(
         {layer: ratio}, in the order of the rows, in the form that `filter_plan` takes.
 
     Raises:
-        TypeError: `least`, `baseline`, or a ratio or accuracy of a row is not a number; the message names the row.
+        TypeError: `least`, `baseline` or a number in a row is not one; something else than rows.
         ValueError: no rows, or one without a layer, ratio or accuracy; a number that is NaN or out of range.
 
     Example:
@@ -198,11 +223,8 @@ def ratios_from_sensitivity(
     check_number(
         least, "least", low=0, high=baseline, hint="It is an accuracy, at most that of the whole network."
     )
-    if not rows:
-        raise ValueError("there are no rows; give those that sensitivity() returns.")
     curves: dict[str, list[tuple[float, float]]] = {}
-    for number, row in enumerate(rows):
-        layer, ratio, accuracy = _checked_row(row, number)
+    for layer, ratio, accuracy in _check_rows(rows):
         curves.setdefault(layer, []).append((ratio, accuracy))
     return {
         layer: _first_below([(0.0, baseline), *sorted(points)], least) for layer, points in curves.items()
@@ -241,10 +263,12 @@ def ratios_for_macs(
     check_number(
         share, "share", low=0, high=1, low_open=True, hint="It is the share of MACs that may be left."
     )
+    check_function(ratios_at, "ratios_at")
+    channels = _followed(model, example)
+    _check_removable(channels.groups, channels.fixed)
     one = _input(model, example)
     with tracing.alone():
         budget = share * cost.macs(model, one)
-    channels = _followed(model, example)
     steps = 1024
 
     def left(step: int) -> int:
@@ -303,6 +327,7 @@ def prune_iteratively(
         retrain iteratively).
     """
     check_count(rounds, "rounds")
+    check_function(fine_tune, "fine_tune")
     one, channels = _input(model, example), _followed(model, example)
     # What is wrong is said before anything is trained.
     filter_plan(model, channels, ratios, criterion=criterion, round_to=round_to)
@@ -329,7 +354,7 @@ def _plan(
         if not count:
             continue
         group = groups[number]
-        units = lowest(unit_scores(model, group, criterion), count)
+        units = lowest(_unit_scores(model, group, criterion), count)
         for layer, indices in group.channels(units).items():
             plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
     return plan
@@ -371,23 +396,3 @@ def _ratio_of_each(
                 f"{ratio:g}. Give one ratio to both."
             )
     return {number: ratio for number, (_, ratio) in found.items()}
-
-
-def _check_ratio(ratio: object, name: str) -> float:
-    hint = "It is the share of filters that go, such as 0.5."
-    return check_number(ratio, name, low=0, high=1, high_open=True, hint=hint)
-
-
-def _score(model: nn.Module, layer: str, axis: int, criterion: _Criterion) -> Tensor:
-    """The criterion's scores of one layer, [C_out]."""
-    with tracing.alone():  # while another thread traces the model, its parameters are proxies
-        weight = model.get_submodule(layer).weight
-    weight = weight.detach().transpose(0, axis)  # transposed convolutions: axis 1
-    scores = criterion(weight)
-    if not isinstance(scores, Tensor) or scores.shape != (len(weight),) or not torch.isfinite(scores).all():
-        given = f"a tensor of shape {list(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:80]
-        raise ValueError(
-            f"the criterion gives {given} for {layer!r}; it must give one finite score for each of the {len(weight)} "
-            "filters of the weight."
-        )
-    return scores

@@ -2,9 +2,13 @@
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, field
+import math
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
 
 from torch import nn
+
+from course_lib.validation import check_choice, check_number, described
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,44 @@ class PruningLog:
         """Read the log that `to_json` wrote, with no network in it.
 
         Raises:
-            ValueError: the text is not such a log.
+            ValueError: the text is not such a log; the message says what in it is wrong.
         """
         try:
-            record = json.loads(text)
-            return cls(**record | {"attempts": [Attempt(**row) for row in record["attempts"]]})
-        except (KeyError, TypeError, ValueError) as error:
+            if not isinstance(text, str):
+                raise TypeError(f"it is {described(text)}; read a file with path.read_text()")
+            record = _fields(json.loads(text), cls, "the log")
+            rows = record["attempts"]
+            if not isinstance(rows, list):
+                raise ValueError(f"attempts is {described(rows)} and not a list")
+            attempts = [Attempt(**_fields(row, Attempt, f"attempts[{i}]")) for i, row in enumerate(rows)]
+            for name in ("baseline", "start", "tolerance", "target"):
+                check_number(record[name], name, low=0, high=math.inf if name == "start" else 1)
+            check_choice(record["mode"], "mode", ("hard", "soft"))
+            return cls(**record | {"attempts": attempts})
+        except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{text!r:.60} is no pruning log ({type(error).__name__}: {error}); give the text that "
-                "PruningLog.to_json returned."
+                f"text is {text!r:.60}, which is no pruning log ({error}); it must be the text that PruningLog.to_json "
+                "returned. Look whether the file was cut off or edited."
             ) from error
+
+
+def _fields(row: object, kind: type, name: str) -> dict[str, Any]:
+    """A row of JSON, if it has all the fields that a record of this kind needs, and no other.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if not isinstance(row, dict):
+        raise ValueError(f"{name} is {described(row)} and not a mapping")
+    known = {entry.name: entry for entry in fields(kind) if entry.name != "model"}
+    needed = [
+        key for key, entry in known.items() if entry.default is MISSING and entry.default_factory is MISSING
+    ]
+    missing = [key for key in (*needed, "attempts") if key in known and key not in row]
+    if missing or set(row) - set(known):
+        wrong = f"lacks {missing[0]!r}" if missing else f"has an unknown {min(set(row) - set(known))!r}"
+        raise ValueError(f"{name} {wrong}")
+    return row
 
 
 class RollbackError(RuntimeError):

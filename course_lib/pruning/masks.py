@@ -26,7 +26,7 @@ from course_lib.pruning._frozen import (
     _slots,
 )
 from course_lib.pruning.criteria import _check_generator, _check_weight, _is_lowest, _magnitudes, l1_norm
-from course_lib.validation import check_choice, check_model, check_number, unknown_name
+from course_lib.validation import check_choice, check_model, check_number, described, unknown_name
 
 _GRANULARITIES = ("weight", "kernel", "filter")
 _SPARSITY_HINT = "It is the share that goes: 0.9 removes nine of ten."
@@ -99,12 +99,13 @@ def global_magnitude_masks(
         weights = {name: weight for name, weight in _plain_parameters(weights).items() if weight.ndim > 1}
     if not isinstance(weights, Mapping):
         raise TypeError(
-            f"weights is a {type(weights).__name__}; it must be a model, or a mapping {{name: weight}} such as "
+            f"weights is {described(weights)}; it must be a model, or a mapping {{name: weight}} such as "
             "dict(model.named_parameters())."
         )
     if not weights:
         raise ValueError(
-            "there are no weights to rank; give a model with layers, or a mapping that is not empty."
+            "there are no weights to rank; weights must hold at least one of two or more dimensions. Give a model with "
+            "layers, or a mapping that is not empty."
         )
     sparsity = check_number(sparsity, "sparsity", low=0, high=1, hint=_SPARSITY_HINT)
     scores = [_magnitudes(weight, f"weights[{name!r}]").flatten() for name, weight in weights.items()]
@@ -277,7 +278,7 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, list[tu
     check_model(model)
     if not isinstance(masks, Mapping):
         raise TypeError(
-            f"masks is a {type(masks).__name__}; it must be a mapping {{parameter name: bool mask}}, such as "
+            f"masks is {described(masks)}; it must be a mapping {{parameter name: bool mask}}, such as "
             "{'0.weight': magnitude_mask(model[0].weight, 0.5)}."
         )
     slots = _slots(model)
@@ -289,23 +290,26 @@ def _checked(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, list[tu
             others.append((module, key))
     for name, mask in masks.items():
         if name not in place:
-            foreign = name in {key for key, _ in _foreign(model)}
-            if foreign:
+            if name in {key for key, _ in _foreign(model)}:
                 raise ValueError(
-                    f"{name!r} already has a parametrisation of another kind, which a mask would be hidden by. Remove "
-                    "it first, with torch.nn.utils.parametrize.remove_parametrizations."
+                    f"{name!r} already has a parametrisation of another kind, which a mask would be hidden by; it must "
+                    "be a plain parameter. Take it off first: torch.nn.utils.parametrize.remove_parametrizations."
                 )
             raise KeyError(unknown_name(name, "parameter", place))
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            given = f"has dtype {mask.dtype}" if isinstance(mask, Tensor) else f"is a {type(mask).__name__}"
-            raise TypeError(
-                f"the mask of {name!r} {given}; it must be a bool tensor, True where the weight is kept, such as "
-                "weight.abs() > 0.1."
-            )
-        shape = _original(*place[name]).shape
-        if mask.shape != shape:
+            given = f"has dtype {mask.dtype}" if isinstance(mask, Tensor) else f"is {described(mask)}"
+            kept = "True where the weight is kept, such as weight.abs() > 0.1"
+            raise TypeError(f"the mask of {name!r} {given}; it must be a bool tensor, {kept}.")
+        parameter = _original(*place[name])
+        if mask.shape != parameter.shape:
             raise ValueError(
-                f"the mask of {name!r} has shape {list(mask.shape)}; it must have the parameter's, {list(shape)}."
+                f"the mask of {name!r} has shape {list(mask.shape)}; it must have the parameter's, "
+                f"{list(parameter.shape)}. Make it from that parameter, or cut it to size."
+            )
+        if mask.is_meta and not parameter.is_meta:
+            raise ValueError(
+                f"the mask of {name!r} is on the device meta, where tensors hold no values; it must hold some. Make it "
+                "from a parameter that holds values."
             )
     return {name: sharing[id(_original(*place[name]))] for name in masks}
 
@@ -317,10 +321,10 @@ def _units(weight: Tensor, granularity: str) -> int:
         return weight.numel()
     if weight.ndim < 2:
         raise ValueError(
-            f"weight has shape {list(weight.shape)}, and {granularity}s are parts of a weight [C_out, C_in, ...] of a "
-            "convolution or linear layer. A bias or the scale of a norm is pruned with granularity='weight'."
+            f"weight has shape {list(weight.shape)}; with {granularity}s it must be [C_out, C_in, ...], as that of a "
+            "convolution or linear layer. Choose granularity='weight' for a bias or the scale of a norm."
         )
-    return weight.shape[0] if granularity == "filter" else weight.shape[0] * weight.shape[1]
+    return weight.shape[: 1 if granularity == "filter" else 2].numel()
 
 
 def _spread(keep: Bool[Tensor, "units"], weight: Tensor) -> Tensor:

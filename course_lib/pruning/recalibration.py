@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from course_lib.validation import check_model
+
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _Batch = Float[Tensor, "N *rest"] | Sequence[Tensor]  # images, or images and labels
 
@@ -44,6 +46,7 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[_Batch]) -> None:
         (whose code does not set the statistics back).
     """
     _check_batches(batches)
+    check_model(model)
     layers = [
         layer for layer in model.modules() if isinstance(layer, _BatchNorm) and layer.track_running_stats
     ]

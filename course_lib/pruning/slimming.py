@@ -10,6 +10,7 @@ from jaxtyping import Float64, Shaped
 from torch import Tensor, nn
 
 from course_lib import tracing
+from course_lib.pruning._checks import _check_removable
 from course_lib.pruning._frozen import _held, _original
 from course_lib.pruning.criteria import bn_scale, lowest
 from course_lib.pruning.graph import ChannelGroup, Channels, follow
@@ -17,7 +18,7 @@ from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.rounding import rounded_width
 from course_lib.pruning.surgery import _cuts
 from course_lib.tracing import Example
-from course_lib.validation import check_count, check_number
+from course_lib.validation import check_count, check_model, check_number
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _Conv = nn.modules.conv._ConvNd
@@ -57,6 +58,7 @@ def add_sparsity_gradient(model: nn.Module, strength: float) -> None:
     References:
         Liu et al., "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017, equation 1.
     """
+    check_model(model)
     strength = check_number(strength, "strength", low=0)
     scales = {}
     for layer in model.modules():
@@ -204,15 +206,16 @@ def channel_scales(
         >>> [(group.size, scales) for group, scales in channel_scales(model, torch.rand(1, 1, 8, 8))]
         [(3, tensor([1., 1., 1.], dtype=torch.float64))]
     """
-    with tracing.alone():  # while another thread traces the model, its parameters are proxies
-        layers = {
-            name: bn_scale(layer)
-            for name, layer in model.named_modules()
-            if isinstance(layer, _BatchNorm) and layer.weight is not None
-        }
+    groups, fixed = _known(model, example)
+    layers = {
+        name: bn_scale(layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.weight is not None
+    }
     if not layers:
         raise ValueError(f"the model has no batch norm with scales. {_REMEDY}")
-    scored = [(group, group.mean_scores(layers)) for group in _known(model, example)[0]]
+    _check_removable(groups, fixed)
+    scored = [(group, group.mean_scores(layers)) for group in groups]
     ranked = [(group, scales) for group, scales in scored if scales is not None]
     if not ranked:
         raise ValueError(f"no batch norm follows a layer whose channels can be removed. {_REMEDY}")

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Shaped, UInt8
 from torch import Tensor
 
-from course_lib.validation import check_count
+from course_lib.validation import check_count, check_dense, described
 
 _INDEX_BYTES = 4
 
@@ -32,14 +32,14 @@ def dense_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
         weight: not empty, any dtype.
 
     Raises:
-        TypeError: not a tensor, or a sparse one.
+        TypeError: not a tensor, or a sparse or nested one.
         ValueError: empty.
 
     Example:
         >>> dense_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
         16
     """
-    return _check(weight).numel() * weight.element_size()
+    return check_dense(weight, "weight", values=False).numel() * weight.element_size()
 
 
 def csr_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
@@ -49,13 +49,14 @@ def csr_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
         weight: [C_out, ...], taken as a matrix [C_out, -1]; a vector is one row.
 
     Raises:
-        TypeError, ValueError: as `dense_bytes`.
+        TypeError: as `dense_bytes`; or a quantized tensor.
+        ValueError: empty, or on the device meta, where nothing can be counted.
 
     Example:
         >>> csr_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
         28
     """
-    matrix = torch.atleast_2d(_check(weight))
+    matrix = torch.atleast_2d(check_dense(weight, "weight"))
     return (
         int(weight.count_nonzero()) * (weight.element_size() + _INDEX_BYTES)
         + (len(matrix) + 1) * _INDEX_BYTES
@@ -69,13 +70,16 @@ def bitmap_bytes(weight: Shaped[Tensor, "*shape"]) -> int:
         weight: not empty, any dtype.
 
     Raises:
-        TypeError, ValueError: as `dense_bytes`.
+        TypeError: as `dense_bytes`; or a quantized tensor.
+        ValueError: empty, or on the device meta, where nothing can be counted.
 
     Example:
         >>> bitmap_bytes(torch.tensor([[0.0, 1.0], [2.0, 0.0]]))
         9
     """
-    return int(_check(weight).count_nonzero()) * weight.element_size() + -(-weight.numel() // 8)
+    return int(check_dense(weight, "weight").count_nonzero()) * weight.element_size() + -(
+        -weight.numel() // 8
+    )
 
 
 def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"], Shaped[Tensor, "nonzero"]]:
@@ -90,13 +94,14 @@ def pack_bitmap(weight: Shaped[Tensor, "*shape"]) -> tuple[UInt8[Tensor, "bytes"
         uint8 [ceil(n / 8)]; and values [z] in the dtype of the weight. Both are new, on its device.
 
     Raises:
-        TypeError, ValueError: as `dense_bytes`.
+        TypeError: as `dense_bytes`; or a quantized tensor.
+        ValueError: empty, or on the device meta, where nothing can be counted.
 
     Example:
         >>> pack_bitmap(torch.tensor([0.0, 1.0, 2.0, 0.0]))
         (tensor([6], dtype=torch.uint8), tensor([1., 2.]))
     """
-    flat = _check(weight).detach().flatten()
+    flat = check_dense(weight, "weight").detach().flatten()
     keep = flat != 0
     padded = torch.nn.functional.pad(keep.to(torch.uint8), (0, -len(keep) % 8)).reshape(-1, 8)
     places = torch.tensor([1, 2, 4, 8, 16, 32, 64, 128], dtype=torch.uint8, device=flat.device)
@@ -126,12 +131,22 @@ def unpack_bitmap(
                 [2., 0.]])
     """
     if not isinstance(bits, Tensor) or bits.dtype != torch.uint8:
-        given = f"has dtype {bits.dtype}" if isinstance(bits, Tensor) else f"is a {type(bits).__name__}"
-        raise TypeError(f"bits {given}; it must be the uint8 tensor of pack_bitmap.")
-    if not isinstance(values, Tensor):
-        raise TypeError(f"values is a {type(values).__name__}; it must be the tensor of pack_bitmap.")
-    if not isinstance(shape, Sequence) or isinstance(shape, str):
-        raise TypeError(f"shape is {shape!r}; it must be a sequence of ints, such as weight.shape.")
+        given = f"has dtype {bits.dtype}" if isinstance(bits, Tensor) else f"is {described(bits)}"
+        raise TypeError(
+            f"bits {given}; it must be the uint8 tensor of pack_bitmap. Pass the first that it gives."
+        )
+    if not isinstance(values, Tensor) or values.layout != torch.strided or values.is_nested:
+        given = "not dense" if isinstance(values, Tensor) else described(values)
+        raise TypeError(
+            f"values is {given}; it must be the tensor of pack_bitmap. Pass the second that it gives."
+        )
+    if bits.is_meta or values.is_meta:
+        raise ValueError(
+            "bits or values is on the device meta, where tensors hold no values; both must hold some. Pass the tensors "
+            "of pack_bitmap."
+        )
+    if not isinstance(shape, Sequence) or isinstance(shape, str | bytes):
+        raise TypeError(f"shape is {shape!r:.80}; it must be a sequence of ints, such as weight.shape.")
     count = 1
     for size in shape:
         count *= check_count(size, "a size in shape")
@@ -151,17 +166,3 @@ def unpack_bitmap(
     weight = torch.zeros(count, dtype=values.dtype, device=values.device)
     weight[keep] = values
     return weight.reshape(tuple(shape))
-
-
-def _check(weight: object) -> Tensor:
-    if not isinstance(weight, Tensor):
-        raise TypeError(
-            f"weight is a {type(weight).__name__}; it must be a torch.Tensor, such as layer.weight."
-        )
-    if weight.layout != torch.strided:
-        raise TypeError(f"weight is sparse ({weight.layout}); it must be dense. Call .to_dense() on it.")
-    if weight.numel() == 0:
-        raise ValueError(
-            f"weight has shape {list(weight.shape)}, which holds nothing; it must hold a number."
-        )
-    return weight

@@ -8,12 +8,13 @@ from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from course_lib import tracing
+from course_lib.pruning._checks import _check_removable
 from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
 from course_lib.pruning.graph._calls import tensors_in
 from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.graph.ties import _named_tensors, _tensors_along, _whole
 from course_lib.tracing import Example
-from course_lib.validation import unknown_name
+from course_lib.validation import described, unknown_name
 
 _Plan = Mapping[str, Sequence[int] | Tensor]
 
@@ -195,12 +196,17 @@ def _cuts(
         for axis in group.producers + group.followers:
             outputs.setdefault(axis.layer, []).append((number, axis))
     if not isinstance(plan, Mapping):
-        raise TypeError(f"plan is a {type(plan).__name__}; it must map layer names to indices of channels.")
+        raise TypeError(
+            f"plan is {described(plan)}; it must map layer names to indices of channels. Pass one such as "
+            "{'0': [1, 2]}, or that of filter_plan."
+        )
     # One more than there are units, which stays False: it is what the unit -1 finds.
     gone = [torch.zeros(group.size + 1, dtype=torch.bool) for group in groups]
     asked: dict[int, str] = {}
     for layer, indices in plan.items():
         if layer not in outputs:
+            if not outputs:
+                _check_removable(groups, fixed)
             _explain(layer, modules, outputs, fixed)
         length = len(outputs[layer][0][1].units)
         chosen = _check_indices(indices, layer, length)
@@ -254,7 +260,7 @@ def _explain(layer: object, modules: Mapping, outputs: Mapping, fixed: Mapping[s
 def _check_indices(indices: object, layer: str, length: int) -> Int64[Tensor, "chosen"]:
     """The indices as an int64 tensor, if they are distinct integers in [0, length)."""
     remedy = f"Give whole numbers in [0, {length - 1}], each once."
-    if isinstance(indices, str) or not isinstance(indices, Iterable):
+    if isinstance(indices, str | bytes | Mapping) or not isinstance(indices, Iterable):
         raise TypeError(f"the indices of {layer!r} are {indices!r}. {remedy}")
     if not isinstance(indices, Tensor):
         indices = list(indices)

@@ -491,7 +491,7 @@ def test_a_wrong_weight_is_named(masker, weight, error, message):
 def test_a_vector_has_no_filters_and_granularities_have_names(masker):
     for granularity in ("filter", "kernel"):
         with pytest.raises(
-            ValueError, match=rf"shape \[3\], and {granularity}s are parts .*granularity='weight'"
+            ValueError, match=rf"shape \[3\]; with {granularity}s it must be .*granularity='weight'"
         ):
             MASKERS[masker](weight=torch.ones(3), granularity=granularity)
     with pytest.raises(ValueError, match=r"unknown granularity 'filters'\. Did you mean 'filter'"):

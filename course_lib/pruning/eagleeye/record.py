@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from course_lib import files
+from course_lib.validation import check_file
 
 
 class _Judged(NamedTuple):
@@ -18,7 +19,7 @@ class _Record:
     """The file of results: a line with the search's fingerprint, then a line a candidate. Without a path, nothing."""
 
     def __init__(self, path: str | Path | None, fingerprint: Callable[[], str]) -> None:
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else check_file(path, "path")
         self.known: dict[str, _Judged] = {}
         if self.path is None:
             return

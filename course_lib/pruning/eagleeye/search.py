@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from course_lib import jobs, training
+from course_lib import jobs, tracing, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.pruning.eagleeye.record import _Judged, _key, _Record
 from course_lib.pruning.eagleeye.strategies import Strategy
@@ -20,7 +20,7 @@ from course_lib.pruning.filters import filter_plan
 from course_lib.pruning.graph import Channels, follow
 from course_lib.pruning.recalibration import recalibrate_batch_norm
 from course_lib.pruning.surgery import remove_channels
-from course_lib.validation import check_count
+from course_lib.validation import check_count, described
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,33 @@ def search(
     References:
         Li et al., "EagleEye", ECCV 2020, sections 3.3 and 3.4 (adaptive batch normalization as the evaluation).
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model is a {type(model).__name__}; it must be a trained torch.nn.Module.")
+    tracing.check_network(model)
+    if not list(model.parameters()):
+        raise ValueError(
+            "the model has no parameters, so there is nothing to prune; it must have some. Pass the network as it was "
+            "before it was quantized or converted."
+        )
+    if not isinstance(dataset, Dataset):
+        raise TypeError(
+            f"dataset is {described(dataset)}; it must be a Dataset with a training and a validation split. Pass "
+            "data.load_dataset(name), or build one: Dataset(name, train, validation, test, classes)."
+        )
     _check_strategies(strategies)
     if workers is not None and workers != -1:
         check_count(workers, "workers")
     calibration = _draw(dataset.train, calibration_images, seed, "calibration_images", low=0)
     scoring = _draw(dataset.validation, scoring_images, seed, "scoring_images", low=1)
     if channels is not None:
+        if not isinstance(channels, Channels):
+            raise TypeError(
+                f"channels is {described(channels)}; it must be a Channels. Pass follow(model, example)."
+            )
         channels.check(model)
+    if calibration_images and not any(_keeps_statistics(layer) for layer in model.modules()):
+        raise ValueError(
+            "the model has no batch norm with running statistics, so there is nothing to recalibrate; it must have "
+            "one. Pass calibration_images=0 to judge the strategies without."
+        )
     job = _Job(model, calibration, scoring, channels)
     record = _Record(path, job.fingerprint)
     keys = [_key(strategy.ratios) for strategy in strategies]
@@ -145,6 +163,10 @@ class _Job:
         return digest.hexdigest()
 
 
+def _keeps_statistics(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+
+
 def _device(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
@@ -160,7 +182,7 @@ def _judge(place: int, job: _Job, strategy: Strategy) -> _Judged:
             parts = job.calibration.images.tensor_split(math.ceil(len(job.calibration) / 500))
             recalibrate_batch_norm(candidate, (to_float(part.to(device)) for part in parts))
         score = training.evaluate(candidate, job.scoring)
-    except (ValueError, KeyError) as error:
+    except (TypeError, ValueError, KeyError) as error:
         raise type(error)(f"strategy {place} cannot be judged: {error.args[0]}") from error
     return _Judged(score, time.perf_counter() - started)
 
@@ -194,7 +216,8 @@ def _draw(split: Split, count: int, seed: int, name: str, *, low: int) -> Split:
     if check_count(count, name, low=low) > len(split):
         raise ValueError(
             f"{name} is {count}, but its split has {len(split)} images (training images to calibrate with, validation "
-            "images to score on). Ask for no more, or cut a larger validation split (data.cut_validation)."
+            f"images to score on); it must be at most {len(split)}. Ask for no more, or cut a larger validation split "
+            "(data.cut_validation)."
         )
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(split)))
     return split.subset(order[:count])
@@ -203,7 +226,15 @@ def _draw(split: Split, count: int, seed: int, name: str, *, low: int) -> Split:
 def _check_strategies(strategies: object) -> None:
     if not isinstance(strategies, Sequence) or not all(isinstance(s, Strategy) for s in strategies):
         raise TypeError(
-            f"strategies is {strategies!r:.80}; it must be a list of Strategy, as sample_strategies gives it."
+            f"strategies is {strategies!r:.80}; it must be a list of Strategy. Pass what sample_strategies returns."
         )
     if not strategies:
-        raise ValueError("there are no strategies; sample_strategies draws some.")
+        raise ValueError(
+            "there are no strategies, but strategies must hold one at least. Draw some: sample_strategies."
+        )
+    for place, strategy in enumerate(strategies):
+        if not isinstance(strategy.ratios, Mapping):
+            raise TypeError(
+                f"strategy {place} has ratios {strategy.ratios!r:.60}; they must be a mapping from layers to shares, "
+                "such as {'0': 0.5}."
+            )

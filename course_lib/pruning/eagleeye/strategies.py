@@ -122,8 +122,8 @@ def sample_strategies(
     came = f"the nearest has {nearest:.2%}" if not found else f"only {len(found)} different ones do"
     raise ValueError(
         f"of {_DRAWS:,} random strategies with ratios up to {max_ratio:g}, {inside:,} leave {low:.2%} to {high:.2%} of "
-        f"the MACs, and {count} different ones were asked for: {came}. Widen mac_range, or change max_ratio: the draws "
-        f"leave {_spread(widths, max_ratio)} of the MACs."
+        f"the MACs, and {count} different ones were asked for: {came}. Widen mac_range, or change max_ratio; the range "
+        f"must be one that draws meet, and they leave {_spread(widths, max_ratio)} of the MACs."
     )
 
 

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, tracing
-from course_lib.pruning.filters import unit_scores
+from course_lib.pruning._checks import _check_removable
+from course_lib.pruning.criteria import l1_norm
+from course_lib.pruning.filters import _unit_scores
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
 from course_lib.pruning.rounding import _rounded, _step
@@ -19,9 +21,9 @@ class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
     def __init__(self, model: nn.Module, example: Example | Channels, round_to: int = 1) -> None:
-        self.groups = [group for group in _known(model, example)[0] if group.size > 1]
-        if not self.groups:
-            raise ValueError("no layer of the model has filters that can go; there is nothing to sample.")
+        groups, fixed = _known(model, example)
+        self.groups = [group for group in groups if group.size > 1]
+        _check_removable(self.groups, fixed)
         self.names = [group.producers[0].layer for group in self.groups]
         self.sizes = np.array([group.size for group in self.groups])
         self.steps = np.array([_step(group, round_to) for group in self.groups])
@@ -39,7 +41,7 @@ class _Widths:
         # For each axis of a layer its length, and what each group takes from it for each number of units that go.
         self.axes: dict[tuple[str, int], tuple[int, list[tuple[int, np.ndarray]]]] = {}
         for number, group in enumerate(self.groups):
-            order = unit_scores(model, group).argsort(stable=True)
+            order = _unit_scores(model, group, l1_norm).argsort(stable=True)
             rank = torch.empty_like(order)
             rank[order] = torch.arange(group.size)
             for axis in group.axes:

@@ -222,7 +222,7 @@ def test_a_range_too_narrow_for_so_many_says_how_many_there_are(gone, mac_range)
         (
             {"model": nn.Sequential(nn.Flatten(), nn.Linear(256, 3))},
             ValueError,
-            "no layer of the model has filters",
+            "nothing can be removed from this model: '1': they are the network's output",
         ),
         (
             {
