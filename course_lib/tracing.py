@@ -293,9 +293,10 @@ def run(model: nn.Module, example: Example) -> None:
         call(model, example)
     except Exception as error:
         raise ValueError(
-            f"the model does not run on {_described(example)}: {type(error).__name__}: {error}. Pass a batch of the "
-            "shape and dtype that it was built for, [N, C, H, W] and float32 for most networks of images "
-            "(image.unsqueeze(0) makes a batch of one); several inputs as a tuple, or a dict of names."
+            f"the model does not run on {_described(example)}: {type(error).__name__}: {str(error).splitlines()[0]}. "
+            "The input must be what its forward() takes. Pass a batch of the shape and dtype that it was built for, "
+            "[N, C, H, W] and float32 for most networks of images (image.unsqueeze(0) makes a batch of one); several "
+            "inputs as a tuple, or a dict of names."
         ) from error
 
 

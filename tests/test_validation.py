@@ -14,12 +14,16 @@ from torch.nn.utils import prune
 from course_lib.validation import (
     check_choice,
     check_count,
+    check_dense,
+    check_file,
+    check_function,
     check_labels,
     check_layer,
     check_layers,
     check_logits,
     check_model,
     check_number,
+    described,
     unknown_name,
 )
 
@@ -302,3 +306,57 @@ def test_a_wrong_plan_of_layers_is_named():
         check_layers(model, ["head"], (nn.Linear,), "plan")
     with pytest.raises(TypeError, match="model is a dict"):
         check_layers({}, {}, (nn.Linear,), "plan")
+
+
+# Functions, files, tensors
+
+
+def test_functions_pass_and_so_does_none_where_it_may():
+    assert check_function(len, "evaluate") is len
+    assert check_function(None, "evaluate", optional=True) is None
+    with pytest.raises(TypeError, match=r"evaluate is None .*a function\. Pass the function itself"):
+        check_function(None, "evaluate")
+    with pytest.raises(TypeError, match=r"evaluate is 0\.5 \(float\); it must be a function or None\. Pass"):
+        check_function(0.5, "evaluate", optional=True)
+
+
+def test_a_file_may_be_there_or_be_written_later(tmp_path):
+    there = tmp_path / "there.txt"
+    there.write_text("x")
+    assert check_file(str(there), "path") == there
+    assert check_file(tmp_path / "new" / "folder" / "x.txt", "path").name == "x.txt"
+    for value, error, message in (
+        (3, TypeError, r"path is 3 \(int\); it must be the path of a file\. Give a name"),
+        (b"x", TypeError, "path is b'x'"),
+        (tmp_path, ValueError, "a folder; it must be the path of a file"),
+        (there / "x.txt", ValueError, r"there\.txt' is a file; it must be a folder"),
+        ("a\0b", ValueError, "holds a NUL"),
+    ):
+        with pytest.raises(error, match=message):
+            check_file(value, "path")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_dense_tensor_passes_and_others_are_named():
+    weight = torch.ones(2, 3, dtype=torch.int8)
+    assert check_dense(weight, "weight") is weight
+    quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    empty_of_values = torch.ones(2, device="meta")
+    assert check_dense(quantized, "weight", values=False) is quantized
+    assert check_dense(empty_of_values, "weight", values=False) is empty_of_values
+    for value, error, message in (
+        ([1.0], TypeError, r"a list; it must be a torch\.Tensor, such as layer\.weight"),
+        (nn.LazyLinear(3).weight, ValueError, "no shape yet; .* Call the model"),
+        (torch.eye(2).to_sparse(), TypeError, r"sparse \(torch\.sparse_coo\); it must be dense"),
+        (torch.nested.nested_tensor([torch.ones(2)]), TypeError, "a nested tensor; it must be dense"),
+        (torch.ones(0, 2), ValueError, r"shape \[0, 2\], which holds nothing"),
+        (quantized, TypeError, r"quantized \(torch\.qint8\).*dequantize"),
+        (empty_of_values, ValueError, "on the device meta.*Build the model on the CPU"),
+    ):
+        with pytest.raises(error, match=rf"weight (is|has) .*{message}|weight has {message}"):
+            check_dense(value, "weight")
+
+
+def test_a_class_is_told_from_its_instances():
+    assert described(nn.ReLU()) == "a ReLU"
+    assert described(nn.ReLU) == "the class ReLU"

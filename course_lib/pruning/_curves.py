@@ -26,7 +26,8 @@ def _checked_row(row: Mapping[str, str | float], number: int) -> tuple[str, floa
     where = f"rows[{number}]"
     if not isinstance(row, Mapping) or not {"layer", "ratio", "accuracy"} <= row.keys():
         raise ValueError(
-            f"{where} is {row!r:.80}; it must have layer, ratio and accuracy, as sensitivity() gives it."
+            f"{where} is {row!r:.80}; it must have layer, ratio and accuracy. Give what "
+            "sensitivity() returns."
         )
     if not isinstance(row["layer"], str):
         raise TypeError(

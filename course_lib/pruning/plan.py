@@ -21,7 +21,7 @@ from course_lib import files, tracing
 from course_lib.pruning.graph import Channels
 from course_lib.pruning.surgery import remove_channels
 from course_lib.tracing import Example
-from course_lib.validation import check_model
+from course_lib.validation import check_file, check_model
 
 _FORMAT, _VERSION = "course_lib pruning plan", 1
 _KEY = "pruning_plans"  # in the metadata of the safetensors file
@@ -111,7 +111,7 @@ class Plan(Mapping[str, tuple[int, ...]]):
         difference = _difference(self.shapes, _shapes(model), "the plan", "the model")
         if difference:
             raise ValueError(
-                f"the model is not built like the one that the plan was made of: {difference}. Build it by the same "
+                f"the model must be built like the one that the plan was made of: {difference}. Build it by the same "
                 "class with the same options, and replay the plans of all rounds in turn."
             )
         if example is None:
@@ -191,12 +191,15 @@ def save_pruned(path: str | Path, model: nn.Module, plans: Plan | Sequence[Plan]
         ...     save_pruned(f"{folder}/small.safetensors", plan.replay(model), plan).name
         'small.safetensors'
     """
+    path = check_file(path, "path")
     check_model(model)
     plans = [plans] if isinstance(plans, Plan) else plans
     if not isinstance(plans, Sequence) or not all(isinstance(plan, Plan) for plan in plans):
-        raise TypeError(f"plans is {plans!r:.80}; it must be a Plan or a list of them, as Plan.of makes it.")
+        raise TypeError(
+            f"plans is {plans!r:.80}; it must be a Plan or a list of them. Make one with Plan.of."
+        )
     if not plans:
-        raise ValueError("there are no plans; give that of each round of pruning, as Plan.of makes it.")
+        raise ValueError("there must be one plan at least. Give that of each round, as Plan.of makes it.")
     places = [f"plan {number}" for number in range(len(plans))]
     reached = [*(plan.shapes for plan in plans[1:]), _shapes(model)]
     for plan, name, shapes, there in zip(plans, places, reached, [*places[1:], "the model"], strict=True):
@@ -214,10 +217,10 @@ def save_pruned(path: str | Path, model: nn.Module, plans: Plan | Sequence[Plan]
         shared = tensor.untyped_storage().data_ptr() in known
         known.add(tensor.untyped_storage().data_ptr())
         tensors[name] = tensor.clone() if shared else tensor
-    with files.atomic_path(Path(path)) as temporary:
+    with files.atomic_path(path) as temporary:
         text = f"[{', '.join(plan.to_json() for plan in plans)}]"
         safetensors.torch.save_file(tensors, temporary, metadata={_KEY: text})
-    return Path(path)
+    return path
 
 
 def load_pruned(path: str | Path, model: nn.Module) -> nn.Module:
@@ -246,6 +249,7 @@ def load_pruned(path: str | Path, model: nn.Module) -> nn.Module:
         >>> torch.equal(again(example), small(example))
         True
     """
+    path = check_file(path, "path")
     check_model(model)
     try:
         with safetensors.safe_open(path, framework="pt") as stream:

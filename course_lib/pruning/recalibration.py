@@ -73,7 +73,10 @@ def recalibrate_batch_norm(model: nn.Module, batches: Iterable[_Batch]) -> None:
             try:
                 model(_images(batch))
             except (RuntimeError, ValueError, TypeError) as error:
-                raise ValueError(f"the model does not accept batch {count}: {error}") from error
+                raise ValueError(
+                    f"the model does not accept batch {count}: {str(error).partition(chr(10))[0]}. Each of the batches "
+                    "must be what its forward() takes, or a list that begins with it; give float images [N, C, H, W]."
+                ) from error
             count += 1
         if not count:
             raise ValueError("there are no batches; give at least one, such as [images[:500]].")
@@ -97,8 +100,8 @@ def _images(batch: _Batch) -> Tensor:
 def _check_batches(batches: object) -> None:
     if isinstance(batches, Tensor):
         raise TypeError(
-            f"batches is one tensor of shape {list(batches.shape)}, which would be read image by image. Wrap it in a "
-            "list: [images] is one batch."
+            f"batches is one tensor of shape {list(batches.shape)}, which would be read image by image; it must be "
+            "a list of batches. Wrap it in a list: [images] is one batch, such as you may give."
         )
     if not isinstance(batches, Iterable):
         raise TypeError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from course_lib.pruning.graph import ChannelGroup
+from course_lib.validation import check_count, described
 
 
 def rounded_width(group: ChannelGroup, kept: int, round_to: int) -> int:
@@ -29,6 +30,10 @@ def rounded_width(group: ChannelGroup, kept: int, round_to: int) -> int:
     Returns:
         How many units stay, in [1, group.size].
 
+    Raises:
+        TypeError: `group` is no group, or a number is not an int.
+        ValueError: a number is out of range.
+
     Example:
         >>> from course_lib.pruning import channel_groups
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(1, 20, 3), torch.nn.Conv2d(20, 2, 3))
@@ -40,6 +45,12 @@ def rounded_width(group: ChannelGroup, kept: int, round_to: int) -> int:
         NVIDIA, "Matrix Multiplication Background User's Guide", section on tensor core requirements (multiples of 16
         bytes: of 8 for FP16, of 16 for INT8). Torch-Pruning has `round_to` too, and always rounds down.
     """
+    if not isinstance(group, ChannelGroup):
+        raise TypeError(
+            f"group is {described(group)}; it must be one of those that channel_groups returns. Give that."
+        )
+    check_count(kept, "kept", high=group.size)
+    check_count(round_to, "round_to")
     return int(_rounded(kept, group.size, _step(group, round_to)))
 
 

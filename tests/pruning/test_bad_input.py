@@ -7,6 +7,7 @@ the argument or of the layer, unless others are given. All other arguments are t
 import functools
 import inspect
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -87,6 +88,18 @@ def lambdas(value):
     return lambda *_, **__: value
 
 
+def a_plan():
+    return pruning.Plan.of(bad.chain(), bad.images(), {"0": [0, 1]})
+
+
+def smaller():
+    return pruning.remove_channels(bad.chain(), bad.images(), {"0": [0, 1]})
+
+
+def saved():
+    return pruning.save_pruned(Path(tempfile.mkdtemp()) / "small.safetensors", smaller(), a_plan())
+
+
 CALLS: dict[str, dict[str, Callable[[], Any]]] = {
     "bn_scale": {"bn": lambda: nn.BatchNorm2d(3)},
     "l1_norm": WEIGHT,
@@ -139,6 +152,13 @@ CALLS: dict[str, dict[str, Callable[[], Any]]] = {
     "add_sparsity_gradient": {"model": with_gradients, "strength": lambda: 0.1},
     "channel_scales": FOLLOWED,
     "slimming_plan": {**FOLLOWED, "ratio": lambda: 0.5},
+    "absorb_constants": {**FOLLOWED, **PLAN},
+    "rounded_width": {"group": group, "kept": lambda: 2, "round_to": lambda: 2},
+    "Plan.of": {**FOLLOWED, **PLAN},
+    "Plan.from_json": {"text": lambda: a_plan().to_json()},
+    "Plan.replay": {"self": lambda: a_plan(), **MODEL},
+    "save_pruned": {"path": lambda: "x.safetensors", "model": smaller, "plans": lambda: a_plan()},
+    "load_pruned": {"path": saved, **MODEL},
     "bitmap_bytes": WEIGHT,
     "csr_bytes": WEIGHT,
     "dense_bytes": WEIGHT,
@@ -153,7 +173,14 @@ CALLS: dict[str, dict[str, Callable[[], Any]]] = {
     "SearchResult.best": {"self": result, "count": lambda: 1},
     "PruningLog.from_json": {"text": log_text},
 }
-WITHOUT_ARGUMENTS = {"PruningLog.to_json"}
+WITHOUT_ARGUMENTS = {
+    "PruningLog.to_json",
+    "Plan.to_json",
+    "Plan.get",
+    "Plan.items",
+    "Plan.keys",
+    "Plan.values",
+}
 OF_THE_GRAPH = {"ChannelGroup.channels", "ChannelGroup.mean_scores", "Channels.check", "Channels.zeros"}
 """Methods of what `follow` returns, tested beside it."""
 
@@ -285,7 +312,7 @@ NO_ROWS = {
     "nothing": [None],
     "pairs": [("0", 0.5, 0.9)],
     **{
-        name: ([{"layer": "0", "ratio": 0.5, "accuracy": 0.5} | changed], words + ".*row 0")
+        name: ([{"layer": "0", "ratio": 0.5, "accuracy": 0.5} | changed], words + ".*rows\\[0\\]")
         for name, (changed, words) in {
             "ratio none": ({"ratio": None}, "ratio"),
             "ratio text": ({"ratio": "a"}, "ratio"),
@@ -300,9 +327,9 @@ NO_ROWS = {
             "layer number": ({"layer": 0}, "layer"),
         }.items()
     },
-    "no accuracy": ([{"layer": "0", "ratio": 0.5}], "row 0.*accuracy"),
-    "empty row": ([{}], "row 0"),
-    "second row": ([{"layer": "0", "ratio": 0.5, "accuracy": 0.5}, {"layer": "0"}], "row 1"),
+    "no accuracy": ([{"layer": "0", "ratio": 0.5}], "rows\\[0\\].*accuracy"),
+    "empty row": ([{}], "rows\\[0\\]"),
+    "second row": ([{"layer": "0", "ratio": 0.5, "accuracy": 0.5}, {"layer": "0"}], "rows\\[1\\]"),
 }
 NO_ACCURACY = {
     "gives none": (lambdas(None), "evaluate"),
@@ -551,7 +578,41 @@ EAGLEEYE = [
     *each("search", "channels", {"of another": (bad.Made(bad.other_channels), "model.*Follow it again")}),
     *each("search", "model", {"without norm": (bad.Made(bad.plain_chain), "batch norm")}),
 ]
+NO_MULTIPLE = {"none": None, "text": "8", "float": 8.0, "zero": 0, "negative": -8, "bool": True}
+FILES = [
+    *each("Plan.of load_pruned", "model", bad.NO_MODULES),
+    *each("Plan.of", "example", {"none": None, "text": "x", "number": 3}),
+    *each("Plan.of", "plan", {"none": None, "text": "0", "list": [0], "unknown layer": ({"x": [0]}, "'x'")}),
+    *each(
+        "Plan.from_json",
+        "text",
+        {"none": None, "number": 3, "no json": ("{", "text"), "list": ("[]", "plan")},
+    ),
+    *each("Plan.replay", "model", {"none": None, "text": "x", "another": (bad.Made(smaller), "0.weight")}),
+    *each("Plan.replay", "example", {"text": "x", "number": 3}),
+    *each("save_pruned", "path", {"none": None, "number": 3}),
+    *each("save_pruned", "model", {"none": None, "text": "x", "whole": (bad.Made(bad.chain), "0.weight")}),
+    *each("save_pruned", "plans", {"none": None, "text": "x", "empty": [], "mapping": {"0": [0]}}),
+    *each("load_pruned", "path", {"none": None, "number": 3}),
+    *each("load_pruned", "model", {"another": (bad.Made(smaller), "0.weight")}),
+    *each("rounded_width", "group", {"none": None, "text": "x"}),
+    *each("rounded_width", "kept", {"none": None, "zero": 0, "too many": 999, "float": 1.5}),
+    *each("rounded_width", "round_to", NO_MULTIPLE),
+    *each(
+        "filter_plan prune_iteratively ratios_for_macs sample_strategies slimming_plan",
+        "round_to",
+        NO_MULTIPLE,
+    ),
+]
 SLIMMING = [
+    *each("absorb_constants", "model", bad.NO_MODULES),
+    *each("absorb_constants", "example", {"none": None, "text": "x", "number": 3}),
+    *each(
+        "absorb_constants",
+        "plan",
+        {"none": None, "text": "0", "list": [0], "unknown layer": ({"x": [0]}, "'x'")},
+    ),
+    *each("slimming_plan", "min_share", {**NO_SHARE, "one": 1, "too high": (0.99, "min_share")}),
     *each("add_sparsity_gradient", "model", bad.NO_MODULES),
     *each(
         "add_sparsity_gradient",
@@ -578,7 +639,6 @@ RECALIBRATION = [
             "text": "images",
             "tensor": bad.Made(bad.images),
             "empty": ([], "batches"),
-            "pairs": (bad.Made(bad.loader), "batch 0"),
             "nothing": ([None], "batch 0"),
             "bytes": ([torch.zeros(2, 3, 8, 8, dtype=torch.uint8)], "batch 0"),
             "channels": ([torch.rand(2, 1, 8, 8)], "batch 0"),
@@ -633,6 +693,7 @@ TABLE = [
         LOG,
         EAGLEEYE,
         SLIMMING,
+        FILES,
         RECALIBRATION,
         ROLLBACK,
     )

@@ -1,8 +1,10 @@
 """Filter pruning: what a ratio takes from each layer, tied layers, sensitivity, schedules."""
 
+import functools
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -274,6 +276,35 @@ def test_rounds_must_be_positive_and_bad_ratios_are_found_before_training():
         prune_iteratively(three_filters(), EXAMPLE, 0.5, rounds=0, fine_tune=never)
     with pytest.raises(KeyError, match="unknown layer 'x'"):
         prune_iteratively(three_filters(), EXAMPLE, {"x": 0.5}, rounds=2, fine_tune=never)
+
+
+def test_what_is_unlike_a_list_or_a_plain_function_and_still_right():
+    model = three_filters()
+    rows = sensitivity(
+        model, EXAMPLE, lambda network: torch.tensor(0.5), ratios=np.array([0.1, 0.4]), layers=("0",)
+    )
+    assert [row["ratio"] for row in rows] == [0.1, 0.4]
+    assert as_lists(
+        filter_plan(model, EXAMPLE, 1 / 3, criterion=functools.partial(torch.sum, dim=(1, 2, 3)))
+    ) == {"0": [0]}
+    generator = torch.Generator().manual_seed(0)
+    filter_plan(model, EXAMPLE, 0.5, criterion=functools.partial(random_scores, generator=generator))
+
+
+def test_reasons_are_given_for_three_layers():
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.heads = nn.ModuleList(nn.Linear(4, 2) for _ in range(5))
+
+        def forward(self, x):
+            return [head(x) for head in self.heads]
+
+    with pytest.raises(
+        ValueError,
+        match=r"^nothing .*'heads\.0': they are .*'heads\.2': they are [^;]*; and 2 more\. follow\(",
+    ):
+        filter_plan(Heads(), torch.rand(2, 4), 0.5)
 
 
 def test_budgets_and_levels_out_of_range_are_refused():

@@ -158,7 +158,7 @@ def test_shared_weights_and_weights_in_another_layout_are_saved(tmp_path):
     ],
 )
 def test_another_structure_is_named(model, message):
-    with pytest.raises(ValueError, match=f"the model is not built like .*{message}.*same options"):
+    with pytest.raises(ValueError, match=f"the model must be built like .*{message}.*same options"):
         chain_plan().replay(model)
 
 
@@ -256,7 +256,7 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path):
     cases = [
         (small, None, TypeError, "plans is None; it must be a Plan or a list"),
         (small, [dict(plan)], TypeError, "plans is .*it must be a Plan"),
-        (small, [], ValueError, "there are no plans"),
+        (small, [], ValueError, "there must be one plan at least"),
         (
             chain(),
             plan,
