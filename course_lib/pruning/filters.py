@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float64, Int64, Shaped
+from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -19,10 +19,11 @@ from course_lib.pruning._checks import (
     _check_removable,
     _check_rows,
     _Criterion,
+    _Example,
     _score,
 )
 from course_lib.pruning.criteria import l1_norm, lowest
-from course_lib.pruning.graph import ChannelGroup, Channels
+from course_lib.pruning.graph import ChannelGroup
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.surgery import remove_channels
 from course_lib.validation import check_count, check_function, check_number, unknown_name
@@ -32,7 +33,7 @@ _Ratios = float | Mapping[str, float]
 
 def filter_plan(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: _Example,
     ratios: _Ratios,
     *,
     criterion: _Criterion = l1_norm,
@@ -45,8 +46,8 @@ def filter_plan(
 
     Args:
         model: network, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
-            as `graph.follow` gives them, which then need not be followed again.
+        example: input [N, ...] of the dtype and on the device that the model runs on, or a tuple or dict of several; or
+            the channels of the model, as `graph.follow` gives them, which then need not be followed again.
         ratios: share of filters that go, in [0, 1): one for all layers, or {layer: ratio}, where layers that are not
             named keep all. Name one layer of those that are tied, or give all of them the same.
         criterion: scores the filters of a weight [C_out, ...] with one number each, the lowest going first: one of
@@ -114,7 +115,7 @@ def _unit_scores(model: nn.Module, group: ChannelGroup, criterion: _Criterion) -
     return group.mean_scores(scores)
 
 
-def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels) -> list[str]:
+def untied_layers(model: nn.Module, example: _Example) -> list[str]:
     """Find the layers each of whose filters can go without taking a filter of another layer with it.
 
     In a chain these are all layers but the last. In a residual network they are the first convolution of each basic
@@ -139,7 +140,7 @@ def untied_layers(model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channel
 
 def sensitivity(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: _Example,
     evaluate: Callable[[nn.Module], float],
     *,
     ratios: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
@@ -229,7 +230,7 @@ def ratios_from_sensitivity(
 
 def ratios_for_macs(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: _Example,
     ratios_at: Callable[[float], _Ratios],
     share: float,
 ) -> _Ratios:
@@ -283,7 +284,7 @@ def ratios_for_macs(
 
 def prune_iteratively(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: _Example,
     ratios: _Ratios,
     *,
     rounds: int,

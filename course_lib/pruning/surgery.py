@@ -4,12 +4,12 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from jaxtyping import Bool, Int64, Shaped
+from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
 from course_lib import tracing
-from course_lib.pruning._checks import _check_removable
-from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
+from course_lib.pruning._checks import _check_removable, _Example
+from course_lib.pruning.graph import ChannelGroup, LayerAxis
 from course_lib.pruning.graph.follow import _known
 from course_lib.pruning.graph.ties import _named_tensors, _tensors_along
 from course_lib.validation import described, unknown_name
@@ -17,9 +17,7 @@ from course_lib.validation import described, unknown_name
 _Plan = Mapping[str, Sequence[int] | Tensor]
 
 
-def remove_channels(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
-) -> nn.Module:
+def remove_channels(model: nn.Module, example: _Example, plan: _Plan) -> nn.Module:
     r"""Remove output channels and all that only serves them; return a smaller copy of the network.
 
     With a channel go its row in the layer that computes it, its bias, its entries in batch norms and the like, its
@@ -33,8 +31,8 @@ def remove_channels(
 
     Args:
         model: network of one input tensor, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
-            as `graph.follow` gives them, which then need not be followed again.
+        example: input [N, ...] of the dtype and on the device that the model runs on, or a tuple or dict of several; or
+            the channels of the model, as `graph.follow` gives them, which then need not be followed again.
         plan: for each named layer (convolution, linear, or a normalisation that follows one) the output channels that
             go, as integers in [0, channels). An empty list removes nothing.
 
@@ -113,9 +111,7 @@ def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
     return clone
 
 
-def channel_masks(
-    model: nn.Module, example: Shaped[Tensor, "N *rest"] | Channels, plan: _Plan
-) -> dict[str, Bool[Tensor, "..."]]:
+def channel_masks(model: nn.Module, example: _Example, plan: _Plan) -> dict[str, Bool[Tensor, "..."]]:
     """Make masks that silence channels instead of removing them: False for every parameter that makes their output.
 
     These are the rows of the layers that compute the channels, their biases, and the entries of the batch norms and
@@ -167,7 +163,7 @@ def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str
 
 
 def _cuts(
-    model: nn.Module, example: Tensor | Channels, plan: _Plan, consumers: bool = True
+    model: nn.Module, example: _Example, plan: _Plan, consumers: bool = True
 ) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
     """For each axis of each layer concerned, which indices go."""
     groups, fixed = _known(model, example)

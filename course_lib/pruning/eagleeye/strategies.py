@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import nn
 
+from course_lib.pruning._checks import _Example
 from course_lib.pruning.eagleeye.widths import _Widths
-from course_lib.pruning.graph import Channels
 from course_lib.validation import check_count, check_number
 
 _DRAWS = 100_000  # random strategies that are tried before a range counts as out of reach
@@ -37,7 +36,7 @@ class Strategy:
 
 def sample_strategies(
     model: nn.Module,
-    example: Shaped[Tensor, "N *rest"] | Channels,
+    example: _Example,
     *,
     count: int,
     mac_range: tuple[float, float],
@@ -59,8 +58,8 @@ def sample_strategies(
 
     Args:
         model: network, traceable by torch.fx; it is left as it was.
-        example: input [N, ...] of the dtype and on the device that the model runs on; or the channels of the model,
-            as `graph.follow` gives them.
+        example: input [N, ...] of the dtype and on the device that the model runs on, or a tuple or dict of several; or
+            the channels of the model, as `graph.follow` gives them.
         count: how many strategies, all different.
         mac_range: (low, high), shares of the MACs that may be left, in (0, 1].
         max_ratio: the largest share of a layer's filters that may go, in (0, 1).

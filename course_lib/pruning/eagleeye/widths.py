@@ -8,17 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, tracing
-from course_lib.pruning._checks import _check_removable
+from course_lib.pruning._checks import _check_removable, _Example
 from course_lib.pruning.criteria import l1_norm
 from course_lib.pruning.filters import _unit_scores
-from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
 
 
 class _Widths:
     """The MACs of a network as a function of how many units each group of filters loses."""
 
-    def __init__(self, model: nn.Module, example: Tensor | Channels) -> None:
+    def __init__(self, model: nn.Module, example: _Example) -> None:
         groups, fixed = _known(model, example)
         self.groups = [group for group in groups if group.size > 1]
         _check_removable(self.groups, fixed)
@@ -70,7 +69,7 @@ class _Widths:
         return np.where(macs > 0, macs / self.whole, np.inf)
 
 
-def _positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+def _positions(model: nn.Module, example: tracing.Example) -> dict[str, int]:
     """How often each weight of a convolution or linear layer is used in one pass, where the layer is called at all."""
     positions: dict[str, int] = {}
     names = {module: name for name, module in model.named_modules()}
