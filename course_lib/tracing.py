@@ -83,8 +83,8 @@ def check_network(model: object, *, plain: bool = True) -> list[Tensor]:
     named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
     if any(is_lazy(tensor) for tensor in named.values()):
         raise ValueError(
-            "the model has lazy layers whose parameters have no shape yet; it must be ready. Call model(example) once, "
-            "then try again."
+            "the model must be complete, and has lazy layers whose parameters have no shape yet. Call model(example) "
+            "once, then try again."
         )
     if nested := next((name for name, tensor in named.items() if tensor.is_nested), None):
         raise ValueError(

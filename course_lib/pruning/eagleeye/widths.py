@@ -8,10 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, tracing
-from course_lib.pruning._checks import _check_removable
-from course_lib.pruning.criteria import l1_norm
-from course_lib.pruning.filters import _unit_scores
-from course_lib.pruning.graph import Channels
+from course_lib.pruning._checks import _check_removable, _Example
+from course_lib.pruning.filters import unit_scores
 from course_lib.pruning.graph.follow import _input, _known
 from course_lib.pruning.rounding import _rounded, _step
 from course_lib.tracing import Example
@@ -41,7 +39,7 @@ class _Widths:
         # For each axis of a layer its length, and what each group takes from it for each number of units that go.
         self.axes: dict[tuple[str, int], tuple[int, list[tuple[int, np.ndarray]]]] = {}
         for number, group in enumerate(self.groups):
-            order = _unit_scores(model, group, l1_norm).argsort(stable=True)
+            order = unit_scores(model, group).argsort(stable=True)
             rank = torch.empty_like(order)
             rank[order] = torch.arange(group.size)
             for axis in group.axes:
