@@ -4,15 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from course_lib import tracing
-from course_lib.pruning.graph import ChannelGroup, Channels
+from course_lib.pruning.graph import ChannelGroup
 from course_lib.validation import check_number, described
 
 _Criterion = Callable[[Tensor], Tensor]
-_Example = Shaped[Tensor, "N *rest"] | tuple | dict | Channels
 
 
 def _check_removable(groups: Sequence[ChannelGroup], fixed: Mapping[str, str]) -> None:

@@ -17,12 +17,11 @@ from course_lib.pruning._checks import (
     _check_ratios,
     _check_removable,
     _Criterion,
-    _Example,
     _score,
 )
 from course_lib.pruning._curves import _check_rows, _first_below
 from course_lib.pruning.criteria import l1_norm, lowest
-from course_lib.pruning.graph import ChannelGroup
+from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.rounding import rounded_width
 from course_lib.pruning.surgery import remove_channels

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from course_lib.pruning._checks import _Example
 from course_lib.pruning.eagleeye.widths import _Widths
 from course_lib.pruning.graph import Channels
 from course_lib.tracing import Example

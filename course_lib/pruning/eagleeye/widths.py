@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from course_lib import cost, tracing
-from course_lib.pruning._checks import _check_removable, _Example
+from course_lib.pruning._checks import _check_removable
 from course_lib.pruning.filters import unit_scores
+from course_lib.pruning.graph import Channels
 from course_lib.pruning.graph.follow import _input, _known
 from course_lib.pruning.rounding import _rounded, _step
 from course_lib.tracing import Example

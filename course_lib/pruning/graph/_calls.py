@@ -1,19 +1,16 @@
 """One operation of a network: its arguments by their names, and the labels of what goes in."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import resolve_name
 
+from course_lib import tracing
 from course_lib.pruning.graph._counts import Count
 from course_lib.pruning.graph.ties import _Labels, _Ties
-
-if TYPE_CHECKING:
-    from course_lib.pruning.graph.follow import _Follower
 
 _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "axis": "dim",
@@ -61,7 +58,7 @@ class Call:
     """One call of a function on tensors, as a rule sees it.
 
     Attributes:
-        run: that follows the network.
+        run: the `_Follower` of the network.
         name: of the function.
         arguments: by name, see `normalised`.
         tensors: all tensors that go in.
@@ -69,7 +66,7 @@ class Call:
         value: what the call gives.
     """
 
-    run: _Follower
+    run: Any
     name: str
     arguments: Mapping[str, object]
     tensors: Sequence[Tensor]
@@ -177,3 +174,22 @@ def named_axes(call: Call) -> list[int]:
     axes, ndim = call.arguments.get("dim"), call.labels.ndim
     axes = [axes] if isinstance(axes, int) else axes or range(ndim)
     return [axis % max(ndim, 1) for axis in axes]
+
+
+def name_of(func: Callable) -> str:
+    """The name by which a function of tensors is written."""
+    name = getattr(func, "__name__", "")
+    if name == "__get__":
+        return func.__self__.__name__
+    return name if name not in ("fn", "") else str(resolve_name(func) or func).rpartition(".")[2]
+
+
+def plain_tensors(modules: Iterable[nn.Module]) -> set[int]:
+    """Tensors that modules hold as plain attributes, also in lists and dicts."""
+    return {
+        id(tensor)
+        for module in modules
+        for name, value in vars(module).items()
+        if name not in tracing.OF_ALL and isinstance(value, Tensor | list | tuple | dict)
+        for tensor in tensors_in(value)
+    }

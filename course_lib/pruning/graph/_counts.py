@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from course_lib.pruning.graph.follow import _Follower
 
 
 class Count(int):
@@ -22,14 +19,14 @@ class Count(int):
     Attributes:
         labels: of the channels, one for each.
         times: the number is `times` the number of channels; None if it is not proportional.
-        run: that follows the network.
+        run: the `_Follower` of the network.
     """
 
     labels: Tensor
     times: Fraction | None
-    run: _Follower
+    run: Any
 
-    def __new__(cls, value: int, labels: Tensor, times: Fraction | None, run: _Follower) -> Count:
+    def __new__(cls, value: int, labels: Tensor, times: Fraction | None, run: Any) -> Count:
         count = super().__new__(cls, value)
         count.labels, count.times, count.run = labels, times, run
         return count

@@ -50,7 +50,7 @@ def linear(call: Call) -> _Labels:
             call.ties.record(
                 "producer" if axis == 0 else "consumer", name, axis, torch.zeros(size, dtype=torch.int64)
             )
-        call.ties.left_out[name] = f"other channels pass through {name!r}{call.run.where()}"
+        call.ties.left_out[name] = f"other channels pass through{call.run.where()}"
         return call.labels
     call.ties.record("consumer", name, 1, call.vector(last, weight.size(1)))
     return call.along(last, _outputs(call.ties, name, 0, len(weight)))

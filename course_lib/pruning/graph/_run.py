@@ -2,18 +2,28 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, resolve_name
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from course_lib import tracing
-from course_lib.pruning.graph._calls import Call, Unknown, changing, collected, normalised, tensors_in, zeros
+from course_lib.pruning.graph._calls import (
+    Call,
+    Unknown,
+    changing,
+    collected,
+    name_of,
+    normalised,
+    plain_tensors,
+    tensors_in,
+    zeros,
+)
 from course_lib.pruning.graph._counts import Count
 from course_lib.pruning.graph._watch import OF_ITSELF, OUTPUTS, watched
 from course_lib.pruning.graph.rules import _RULE_OF
@@ -92,7 +102,7 @@ class _Follower(TorchFunctionMode):
         self.stopped: Stopped | None = None
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.bare: dict[int, _Labels] = {}
-        self.constants = _plain_tensors(ties.layers.values())
+        self.constants = plain_tensors(ties.layers.values())
 
     def follow(self, example: object) -> bool:
         """Run the network, and find out on the way; say whether its forward() looks at the train/eval mode."""
@@ -258,7 +268,7 @@ class _Follower(TorchFunctionMode):
             labels = self._labels_of_call(func, args, kwargs, tensors, counts, value, results)
         live = any(self._is_live(tensor) for tensor in tensors)
         if not results and live and isinstance(value, bool | int | float | list):
-            self._stop(f"{_name(func)!r} turns values of a tensor into Python's")
+            self._stop(f"{name_of(func)!r} turns values of a tensor into Python's")
         for result, its_labels in zip(results, labels, strict=True):
             self._mark(result, its_labels, live or self._is_live(result))
         return value
@@ -274,7 +284,7 @@ class _Follower(TorchFunctionMode):
         results: list[Tensor],
     ) -> list[_Labels]:
         """Labels of each tensor that a call gives; what it ties and fixes is noted on the way."""
-        rule, name = _RULE_OF.get(func), _name(func)
+        rule, name = _RULE_OF.get(func), name_of(func)
         for count in counts:
             if rule is None or not rule.counts or count.times is None:
                 self.fix(count.labels, f"{name!r} computes with their number")
@@ -324,7 +334,7 @@ class _Follower(TorchFunctionMode):
 
     def _save(self, func: Callable, kwargs: Mapping, tensors: Sequence[Tensor]) -> None:
         """Keep the values of what is not the network's own to change, before it is changed in place."""
-        name = _name(func)
+        name = name_of(func)
         changes = (name.endswith("_") and not name.endswith("__")) or name in (
             "__setitem__",
             "data",
@@ -346,10 +356,8 @@ class _Follower(TorchFunctionMode):
         times = Fraction(1) if len(axes) == 1 and labels.numel() == len(labels.unique()) else None
         if times is None and len(axes) == 1:
             times = Fraction(labels.numel(), len(labels.unique()))
-        return [
-            Count(size, labels.reshape(-1), times, self) if axis in axes else size
-            for axis, size in enumerate(tensor.shape)
-        ]
+        counts = {axis: Count(tensor.shape[axis], labels.reshape(-1), times, self) for axis in axes}
+        return [counts.get(axis, size) for axis, size in enumerate(tensor.shape)]
 
     def _size(self, func: Callable, args: Sequence[object], kwargs: Mapping) -> object:
         plain, tensor = func(*args, **kwargs), args[0]
@@ -389,22 +397,3 @@ class _Follower(TorchFunctionMode):
         why = f"forward() computes with the {name} of a layer that has or reads them{self.where()}"
         self.ties.pin_layer(layer, why)
         return value
-
-
-def _name(func: Callable) -> str:
-    """The name by which a function of tensors is written."""
-    name = getattr(func, "__name__", "")
-    if name == "__get__":
-        return func.__self__.__name__
-    return name if name not in ("fn", "") else str(resolve_name(func) or func).rpartition(".")[2]
-
-
-def _plain_tensors(modules: Iterable[nn.Module]) -> set[int]:
-    """Tensors that modules hold as plain attributes, also in lists and dicts."""
-    return {
-        id(tensor)
-        for module in modules
-        for name, value in vars(module).items()
-        if name not in tracing.OF_ALL and isinstance(value, Tensor | list | tuple | dict)
-        for tensor in tensors_in(value)
-    }

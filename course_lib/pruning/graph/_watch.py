@@ -1,17 +1,12 @@
 """Watching the modules of a network while it runs: which is called, and what it reads of itself and of others."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import nn
-
-if TYPE_CHECKING:
-    from course_lib.pruning.graph._run import _Follower
 
 INPUTS = ("in_channels", "in_features", "num_features", "num_channels", "num_parameters")
 OUTPUTS = ("out_channels", "out_features")
@@ -19,7 +14,7 @@ OF_ITSELF = ("num_groups", "groups", "normalized_shape")  # that a forward() of 
 
 
 @contextlib.contextmanager
-def watched(run: _Follower) -> Iterator[None]:
+def watched(run: Any) -> Iterator[None]:
     """Tell the run which module is called, and when it reads the mode or the sizes of a layer.
 
     For the time of the block nn.Module has a property of each of these names, which stands before the attribute of

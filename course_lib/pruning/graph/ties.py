@@ -218,7 +218,9 @@ class _Ties:
                 name = (
                     owner if _has_weight(self.layers[owner]) else layer
                 )  # not the bias of a layer by itself
-                refused.setdefault(name, reasons[roots[labels[groups < 0][0]]])
+                stuck = labels[groups < 0]
+                why = self.left_out.get(layer) if not stuck.any() else None
+                refused.setdefault(name, why or reasons[roots[stuck[0]]])
         known = {layer for layer, _ in self.axes}
         refused |= {
             layer: why

@@ -82,7 +82,7 @@ SAMPLING = {"count": 4, "mac_range": (0.1, 0.9), "max_ratio": 0.8, "seed": 0}
 FUNCTIONS = {
     "filter_plan": lambda m, e: filter_plan(m, e, 0.4),
     "untied_layers": untied_layers,
-    "sensitivity": lambda m, e: sensitivity(m, e, checksum, ratios=(0.3, 0.6)),
+    "sensitivity": lambda m, e: sensitivity(m, e, lambda small: 1 / checksum(small), ratios=(0.3, 0.6)),
     "ratios_for_macs": lambda m, e: ratios_for_macs(m, e, lambda t: t, 0.5),
     "prune_iteratively": lambda m, e: prune_iteratively(m, e, 0.5, rounds=2, fine_tune=tune),
     "slimming_plan": lambda m, e: slimming_plan(m, e, 0.4),

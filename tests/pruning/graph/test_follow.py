@@ -210,14 +210,10 @@ def with_attention():
             nn.Sequential(OrderedDict(stem=conv(3, 4), norm=nn.LocalResponseNorm(2), head=head(4))),
             "local_response_norm",
         ),
-        (with_attention(), "lie along another axis of its input than axis 2 in 'att'"),
+        (with_attention(), "reads axis 2 of its input, and they lie along another in 'att'"),
         (
             nn.Sequential(OrderedDict(stem=conv(3, 4), own=Standardised(4, 5, 1), head=head(5))),
             "its weights are not those of a layer of PyTorch, or are computed in 'own'",
-        ),
-        (
-            nn.Sequential(OrderedDict(stem=conv(3, 4), wide=nn.Linear(6, 6), head=head(4))),
-            "lie along another axis of its input than axis 3 in 'wide'",
         ),
         (
             nn.Sequential(OrderedDict(stem=parametrizations.weight_norm(conv(3, 4)), head=head(4))),
@@ -237,6 +233,13 @@ def test_what_enters_an_operation_that_is_not_known_stays_and_says_why(model, re
     channels = follow(model, EXAMPLE)
     assert not [axis for group in channels.groups for axis in group.producers if axis.layer == "stem"]
     assert reason in channels.fixed["stem"]
+
+
+def test_channels_pass_through_a_linear_layer_along_another_axis():
+    model = nn.Sequential(OrderedDict(stem=conv(3, 4), wide=nn.Linear(6, 6), head=head(4)))
+    channels = follow(model, EXAMPLE)
+    assert channels.fixed["wide"] == "other channels pass through in 'wide'"
+    assert [axis.layer for axis in channels.groups[0].axes] == ["stem", "head.2"]
 
 
 def test_a_reason_names_the_line_of_the_networks_code():

@@ -495,8 +495,8 @@ def test_every_function_of_every_other_row_is_among_the_cases(monkeypatch):
     follow(Net(FIXED["writing into a part"], stem=conv(3, 6), head=head(6)), EXAMPLE.float())
     listed = [function for rule in rules._TABLE for function in rule.functions]
     assert len(listed) == len(set(listed)), "a function stands in two rows"
-    names = {_run._name(function).rstrip("_") for function in used if callable(function)}
-    assert {_run._name(f).rstrip("_") for f in listed if f not in STAYS} - names == set()
+    names = {_calls.name_of(function).rstrip("_") for function in used if callable(function)}
+    assert {_calls.name_of(f).rstrip("_") for f in listed if f not in STAYS} - names == set()
 
 
 STAYS = [
