@@ -20,7 +20,7 @@ from course_lib.pruning._checks import (
     _score,
 )
 from course_lib.pruning._curves import _check_rows, _first_below
-from course_lib.pruning.criteria import l1_norm, lowest
+from course_lib.pruning.criteria import l1_norm
 from course_lib.pruning.graph import ChannelGroup, Channels
 from course_lib.pruning.graph.follow import _followed, _input, _known, follow
 from course_lib.pruning.rounding import rounded_width
@@ -354,7 +354,7 @@ def _plan(
         if not count:
             continue
         group = groups[number]
-        units = lowest(_unit_scores(model, group, criterion), count)
+        units = group.lowest_units(_unit_scores(model, group, criterion), count)
         for layer, indices in group.channels(units).items():
             plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
     return plan

@@ -175,7 +175,7 @@ def slimming_plan(
         if width < least:  # it was rounded down; where no multiple fits, all stay
             wider = rounded_width(group, min(width + round_to, group.size), round_to)
             width = wider if wider >= least else group.size
-        mine = lowest(scales, group.size - width)
+        mine = group.lowest_units(scales, group.size - width)
         for layer, indices in group.channels(mine).items():
             plan[layer] = torch.cat([plan[layer], indices]).sort().values if layer in plan else indices
         start += len(scales)

@@ -181,7 +181,13 @@ WITHOUT_ARGUMENTS = {
     "Plan.keys",
     "Plan.values",
 }
-OF_THE_GRAPH = {"ChannelGroup.channels", "ChannelGroup.mean_scores", "Channels.check", "Channels.zeros"}
+OF_THE_GRAPH = {
+    "ChannelGroup.channels",
+    "ChannelGroup.lowest_units",
+    "ChannelGroup.mean_scores",
+    "Channels.check",
+    "Channels.zeros",
+}
 """Methods of what `follow` returns, tested beside it."""
 
 

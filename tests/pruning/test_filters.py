@@ -22,7 +22,7 @@ from course_lib.pruning.filters import (
     unit_scores,
     untied_layers,
 )
-from course_lib.pruning.graph import channel_groups
+from course_lib.pruning.graph import channel_groups, follow
 from course_lib.pruning.surgery import remove_channels
 
 EXAMPLE = torch.rand(2, 1, 16, 16)
@@ -372,3 +372,31 @@ def test_the_plan_can_be_cut():
     model = models.build("resnet")
     small = remove_channels(model, EXAMPLE, filter_plan(model, EXAMPLE, 0.5))
     assert widths(small) == [width // 2 for width in widths(model)]
+
+
+class Halves(nn.Module):
+    """Two convolutions side by side that attention ties into units of four channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Linear(16, 2)
+        self.attention = nn.MultiheadAttention(16, 4, batch_first=True)
+
+    def forward(self, x):
+        x = torch.cat([self.first(x), self.second(x)], 1).flatten(2).transpose(1, 2)
+        return self.head((x + self.attention(x, x, x)[0]).mean(1))
+
+
+@pytest.mark.parametrize("weak", ["first", "second"])
+def test_no_layer_of_a_group_loses_all_that_it_has_of_it(weak):
+    torch.manual_seed(0)
+    model, example = Halves(), torch.rand(2, 3, 4, 4)
+    with torch.no_grad():
+        getattr(model, weak).weight.mul_(0.01)
+        model.attention.out_proj.weight[slice(0, 8) if weak == "first" else slice(8, 16)] *= 0.01
+    plan = filter_plan(model, example, 0.5)
+    assert {name: len(plan[name]) for name in ("first", "second")} == {"first": 4, "second": 4}
+    assert remove_channels(model, example, plan).attention.num_heads == 2
+    [group] = follow(model, example).groups
+    assert group.lowest_units(torch.tensor([1.0, 2.0, 3.0, 4.0]), 3).tolist() == [0, 2]  # no third can go
+    assert group.lowest_units(torch.tensor([4.0, 3.0, 2.0, 1.0]), 1).tolist() == [3]

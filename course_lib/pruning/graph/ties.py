@@ -81,6 +81,27 @@ class ChannelGroup:
         found = {axis.layer: torch.isin(axis.units, units).nonzero().flatten() for axis in self.producers}
         return {layer: indices for layer, indices in found.items() if len(indices)}
 
+    def lowest_units(self, scores: Float[Tensor, "size"], count: int) -> Int64[Tensor, "chosen"]:
+        """Find the units with the lowest scores that can go together: no layer may lose all that it has of the group.
+
+        Args:
+            scores: [size]; of equal ones the lower index comes first.
+            count: how many, in [0, size).
+
+        Returns:
+            int64 [chosen], ascending; fewer than `count` only where no others can go.
+        """
+        parts = [axis.units.unique() for axis in self.axes]
+        left = [set(part.tolist()) - {-1} for part in parts]
+        left = [part for part in left if 0 < len(part) < self.size]  # the others keep one in any case
+        chosen: list[int] = []
+        for unit in scores.detach().cpu().argsort(stable=True).tolist():
+            if len(chosen) < count and not any(part == {unit} for part in left):
+                chosen.append(unit)
+                for part in left:
+                    part.discard(unit)
+        return torch.tensor(sorted(chosen), dtype=torch.int64)
+
     def mean_scores(self, scores: Mapping[str, Float[Tensor, "..."]]) -> Float64[Tensor, "size"] | None:
         """Score each unit by the mean of the scores of its channels, over all layers that are scored.
 
