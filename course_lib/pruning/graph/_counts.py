@@ -64,7 +64,9 @@ class Count(int):
     def __floordiv__(self, other: object) -> object:
         value = int.__floordiv__(self, other)
         if isinstance(other, Count) or not isinstance(value, int):
-            self._fix("//")
+            for count in (self, other):
+                if isinstance(count, Count):
+                    count._fix("//")
             return value
         exact = self.times is not None and value * other == int.__int__(self)
         return self._scaled(value, self.times / other if exact else None)
@@ -83,16 +85,26 @@ class Count(int):
     __radd__ = __add__
 
     def __eq__(self, other: object) -> bool:
+        if self._is_foreign(other):
+            return False
         equal = int.__eq__(self, other)
         self._compared(other, equal is True)
         return equal
 
     def __ne__(self, other: object) -> bool:
+        if self._is_foreign(other):
+            return True
         differs = int.__ne__(self, other)
         self._compared(other, differs is False)
         return differs
 
     __hash__ = int.__hash__
+
+    def _is_foreign(self, other: object) -> bool:
+        """Whether one of both is left from another run, as the key of a cache: what was made for it is made anew."""
+        return (
+            isinstance(other, Count) and other.run is not self.run and (other.run.listens or self.run.listens)
+        )
 
     def _compared(self, other: object, equal: bool) -> None:
         if not self.run.listens or not isinstance(other, int):
@@ -137,6 +149,8 @@ for _name in (
 ):
     _fixing(f"__{_name}__")
 for _name in ("lt", "le", "gt", "ge", "neg", "abs", "float", "int", "round", "trunc", "floor", "ceil"):
+    _fixing(f"__{_name}__")
+for _name in ("str", "format"):  # the name of a layer or the key of a cache
     _fixing(f"__{_name}__")
 for _name in ("and", "rand", "or", "ror", "xor", "rxor", "lshift", "rlshift", "rshift", "rrshift", "invert"):
     _fixing(f"__{_name}__")

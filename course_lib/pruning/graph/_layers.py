@@ -127,10 +127,18 @@ def attention(call: Call) -> tuple[_Labels, ...]:
     rows = inner.reshape(heads, -1)
     ties.tie(rows, rows[:, :1])
     ties.record("consumer", projection, 1, inner)
+    mask = given.get("attn_mask")
+    if mask is not None and mask.ndim == 3:
+        call.fix(inner, "has a mask of its own for each of a fixed number of heads")
     outputs = _outputs(ties, projection, 0, len(given["out_proj_weight"]))
     result, weights = call.value
-    axes = [1] * (result.ndim - 1)
-    return outputs.reshape(*axes, -1), *([] if weights is None else [zeros(weights.ndim)])
+    along_last = outputs.reshape(*[1] * (result.ndim - 1), -1)
+    if weights is None:
+        return (along_last,)
+    if not given.get("average_attn_weights", True):  # [..., heads, L, S]
+        return along_last, rows[:, 0].reshape(*[1] * (weights.ndim - 3), -1, 1, 1)
+    call.run.averages[id(weights)] = weights, inner
+    return along_last, zeros(weights.ndim)
 
 
 def recurrent(call: Call) -> tuple[_Labels, ...]:

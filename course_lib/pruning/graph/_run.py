@@ -102,6 +102,8 @@ class _Follower(TorchFunctionMode):
         self.stopped: Stopped | None = None
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.bare: dict[int, _Labels] = {}
+        self.lent: list[Tensor] = []  # tensors of the caller that are marked
+        self.averages: dict[int, tuple[Tensor, Tensor]] = {}  # id of a mean over channels: itself, their labels
         self.constants = plain_tensors(ties.layers.values())
 
     def follow(self, example: object) -> bool:
@@ -112,16 +114,22 @@ class _Follower(TorchFunctionMode):
         try:
             with watched(self), self:
                 outputs = tracing.call(self.model, inputs)
+            if self.stopped is None:
+                results = collected(outputs, [], [])[0]
+                self._use_averages(results)
+                for tensor in results:
+                    self.ties.fix(self.labels(tensor), "they are the network's output")
         except Exception:
             if self.stopped is None:
                 raise
         finally:
+            self.listens = False  # numbers that a cache has kept are plain ones from here on
             for tensor, value in self.saved.values():
                 tensor.copy_(value)
+            for tensor in self.lent:
+                vars(tensor).pop(_ATTRIBUTE, None)
         if self.stopped is not None:  # also where the model caught it
             raise self.stopped
-        for tensor in collected(outputs, [], [])[0]:
-            self.ties.fix(self.labels(tensor), "they are the network's output")
         return self.training_matters
 
     @contextlib.contextmanager
@@ -146,6 +154,7 @@ class _Follower(TorchFunctionMode):
         if id(tensor) not in self.constants:  # out of a scripted function, for instance
             self.fix(torch.arange(1, self.ties.labels), "a tensor came out of code that cannot be followed")
         labels = zeros(tensor.ndim)
+        self.lent.append(tensor)
         self._mark(tensor, labels, live=True)
         return labels
 
@@ -174,6 +183,12 @@ class _Follower(TorchFunctionMode):
         """Whether its values depend on the example."""
         mark = getattr(tensor, _ATTRIBUTE, None)
         return mark is not None and mark[0] is self and mark[2]
+
+    def _use_averages(self, tensors: Sequence[Tensor]) -> None:
+        """What a layer gives besides its output, as attention its weights, depends on how many heads there are."""
+        for tensor in tensors:
+            if id(tensor) in self.averages:
+                self.fix(self.averages[id(tensor)][1], "forward() uses a mean over their heads", "need_weights=False")
 
     # ---- layers ------------------------------------------------------------------------------------------------
 
@@ -260,6 +275,8 @@ class _Follower(TorchFunctionMode):
         if kwargs:
             collected(kwargs, tensors, counts)
         self._save(func, kwargs, tensors)
+        if self.averages:
+            self._use_averages(tensors)
         if func is F.batch_norm and len(args) > 2 and args[1] is not None:  # by its statistics, in both modes
             args, kwargs = args[:5], {**kwargs, "training": False}
         with self.quiet():
@@ -271,6 +288,8 @@ class _Follower(TorchFunctionMode):
             self._stop(f"{name_of(func)!r} turns values of a tensor into Python's")
         for result, its_labels in zip(results, labels, strict=True):
             self._mark(result, its_labels, live or self._is_live(result))
+            if id(result) in self.ties.names:  # x.to(dtype) may be x itself
+                self.lent.append(result)
         return value
 
     def _labels_of_call(
@@ -374,8 +393,11 @@ class _Follower(TorchFunctionMode):
             counts = [size for size in sizes if isinstance(size, Count)]
             times = counts[0].times and counts[0].times * Fraction(plain, int.__int__(counts[0]))
             return Count(plain, counts[0].labels, times, self)
-        dim = 0 if func is _T.__len__ else (args[1] if len(args) > 1 else kwargs["dim"])
-        return sizes[dim]
+        if func is _T.__len__:  # of which Python makes a plain number
+            if isinstance(sizes[0], Count):
+                self.fix(sizes[0].labels, "forward() computes with their number (len)", "take it from the shape")
+            return plain
+        return sizes[args[1] if len(args) > 1 else kwargs["dim"]]
 
     def read(self, layer: nn.Module, name: str, value: object) -> object:
         """What forward() gets when it reads the mode or a size of a layer."""

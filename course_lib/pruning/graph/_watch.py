@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 
-INPUTS = ("in_channels", "in_features", "num_features", "num_channels", "num_parameters")
-OUTPUTS = ("out_channels", "out_features")
+INPUTS = (
+    *("in_channels", "in_features", "num_features", "num_channels", "num_parameters"),
+    *("embed_dim", "kdim", "vdim", "num_heads", "input_size"),
+)
+OUTPUTS = ("out_channels", "out_features", "embedding_dim")
 OF_ITSELF = ("num_groups", "groups", "normalized_shape")  # that a forward() of its own may read
 
 
