@@ -1,8 +1,9 @@
 """What users' networks come to: every small module, and a dozen networks of timm and torchvision, by the judge."""
 
 import pytest
+import torch
 
-from tests.pruning import networks, reach
+from tests.pruning import law, networks, reach, zoo
 from tests.pruning.user_modules import MODULES
 
 TIMM = (
@@ -43,6 +44,14 @@ def test_networks_of_timm_and_torchvision(collection, name):
     assert verdict.status == "lawful", verdict.detail
     assert verdict.share > 0.05
     assert verdict.effect > 1e-6
+
+
+@pytest.mark.parametrize("name", zoo.ALL)
+def test_networks_of_the_zoo_are_cut_rightly_and_left_as_they_were(name):
+    build, shape = zoo.ALL[name]
+    torch.manual_seed(0)
+    verdict = law.check_law(build(), torch.rand(shape), 0)
+    assert verdict.status == "lawful", verdict.detail
 
 
 def test_the_lists_are_as_long_as_is_claimed():
