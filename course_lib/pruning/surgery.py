@@ -201,7 +201,7 @@ def _cuts(
             "{'0': [1, 2]}, or that of filter_plan."
         )
     # One more than there are units, which stays False: it is what the unit -1 finds.
-    gone = [torch.zeros(group.size + 1, dtype=torch.bool) for group in groups]
+    gone = [torch.zeros(group.size + 1, dtype=torch.bool, device="cpu") for group in groups]
     asked: dict[int, str] = {}
     for layer, indices in plan.items():
         if layer not in outputs:
@@ -210,7 +210,7 @@ def _cuts(
             _explain(layer, modules, outputs, fixed)
         length = len(outputs[layer][0][1].units)
         chosen = _check_indices(indices, layer, length)
-        free = torch.zeros(length, dtype=torch.bool)
+        free = torch.zeros(length, dtype=torch.bool, device="cpu")
         for number, axis in outputs[layer]:
             units = axis.units[chosen]
             gone[number][units[units >= 0]] = True

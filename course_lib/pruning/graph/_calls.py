@@ -14,6 +14,7 @@ from course_lib.pruning.graph.ties import _Labels, _Ties
 
 _OTHER_NAMES = {  # of arguments, in one function of PyTorch or another
     "axis": "dim",
+    "dims": "dim",
     "keepdims": "keepdim",
     "axis0": "dim0",
     "axis1": "dim1",
@@ -49,7 +50,7 @@ def normalised(
         args = (*args[: len(names) - 1], *([tuple(rest)] if several else rest))
     named = dict(zip(names, args, strict=False))
     for name, value in kwargs.items():
-        named[_OTHER_NAMES.get(name, name)] = value
+        named[name if name in names else _OTHER_NAMES.get(name, name)] = value
     return named
 
 
@@ -95,9 +96,10 @@ class Call:
     def vector(self, axis: int, length: int, tensor: Tensor | None = None) -> Tensor:
         """The labels along one axis of a tensor (the first), [length]; channels along the others have to stay."""
         labels = self.labels if tensor is None else self.run.labels(tensor)
+        labels = self.ties.first_of_alike(labels, axis)
         if labels.numel() != labels.size(axis):
             self.fix(labels, f"reads axis {axis} of its input, and they lie along another")
-            return torch.zeros(1, dtype=torch.int64).expand(length)
+            return torch.zeros(1, dtype=torch.int64, device="cpu").expand(length)
         if labels.numel() not in (1, length):
             raise Unknown(f"it is made for {length} channels and is given {labels.numel()}")
         return labels.reshape(-1).expand(length)
@@ -166,7 +168,7 @@ def changing(labels: Tensor) -> list[int]:
 
 def zeros(ndim: int) -> _Labels:
     """Labels of a tensor that holds no channels."""
-    return torch.zeros([1] * ndim, dtype=torch.int64)
+    return torch.zeros([1] * ndim, dtype=torch.int64, device="cpu")
 
 
 def named_axes(call: Call) -> list[int]:

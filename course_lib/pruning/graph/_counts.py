@@ -71,6 +71,32 @@ class Count(int):
         exact = self.times is not None and value * other == int.__int__(self)
         return self._scaled(value, self.times / other if exact else None)
 
+    def __mod__(self, other: object) -> object:
+        """A number that divides them goes on doing so if the same places go from each share."""
+        value = int.__mod__(self, other)
+        if (
+            isinstance(other, int)
+            and not isinstance(other, Count)
+            and value == 0
+            and self._is_multiple(other)
+        ):
+            return value
+        for count in (self, other):
+            if isinstance(count, Count):
+                count._fix("mod")
+        return value
+
+    def _is_multiple(self, parts: int) -> bool:
+        """Tie the channels such that their number is always a multiple of this one, if they are counted once each."""
+        if not self.run.listens:
+            return True
+        with self.run.quiet():
+            if parts <= 0 or self.times != 1 or len(self.labels) != int.__int__(self):
+                return False
+            rows = self.labels.reshape(parts, -1)
+            self.run.ties.tie(rows, rows[:1])
+        return True
+
     def __add__(self, other: object) -> object:
         value = int.__add__(self, other)
         if not isinstance(value, int):
@@ -137,7 +163,6 @@ def _fixing(name: str) -> None:
 for _name in (
     "sub",
     "rsub",
-    "mod",
     "rmod",
     "truediv",
     "rtruediv",

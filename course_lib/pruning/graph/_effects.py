@@ -131,7 +131,9 @@ def multiplied(call: Call) -> _Labels:
         if labels.size(axis) > 1
     ]
     if summed:
-        call.ties.tie(summed[0], summed[1] if len(summed) > 1 else torch.zeros(1, dtype=torch.int64))
+        call.ties.tie(
+            summed[0], summed[1] if len(summed) > 1 else torch.zeros(1, dtype=torch.int64, device="cpu")
+        )
     passed = [
         (changing(labels)[0], labels, others, size)
         for labels, axis, others, size in (

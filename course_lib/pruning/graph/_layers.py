@@ -48,7 +48,10 @@ def linear(call: Call) -> _Labels:
     if changing(call.labels) and last not in changing(call.labels):  # they pass, each by itself
         for axis, size in enumerate(weight.shape):
             call.ties.record(
-                "producer" if axis == 0 else "consumer", name, axis, torch.zeros(size, dtype=torch.int64)
+                "producer" if axis == 0 else "consumer",
+                name,
+                axis,
+                torch.zeros(size, dtype=torch.int64, device="cpu"),
             )
         call.ties.left_out[name] = f"other channels pass through{call.run.where()}"
         return call.labels

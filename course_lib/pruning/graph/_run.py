@@ -103,7 +103,7 @@ class _Follower(TorchFunctionMode):
         self.saved: dict[int, tuple[Tensor, Tensor]] = {}
         self.bare: dict[int, _Labels] = {}
         self.lent: list[Tensor] = []  # tensors of the caller that are marked
-        self.averages: dict[int, tuple[Tensor, Tensor]] = {}  # id of a mean over channels: itself, their labels
+        self.averages: dict[int, tuple[Tensor, Tensor]] = {}  # id of a mean over heads: itself, their labels
         self.constants = plain_tensors(ties.layers.values())
 
     def follow(self, example: object) -> bool:
@@ -152,7 +152,10 @@ class _Follower(TorchFunctionMode):
         if names is not None:
             return self._labels_of_parameter(tensor, names[0])
         if id(tensor) not in self.constants:  # out of a scripted function, for instance
-            self.fix(torch.arange(1, self.ties.labels), "a tensor came out of code that cannot be followed")
+            self.fix(
+                torch.arange(1, self.ties.labels, device="cpu"),
+                "a tensor came out of code that cannot be followed",
+            )
         labels = zeros(tensor.ndim)
         self.lent.append(tensor)
         self._mark(tensor, labels, live=True)
@@ -188,7 +191,11 @@ class _Follower(TorchFunctionMode):
         """What a layer gives besides its output, as attention its weights, depends on how many heads there are."""
         for tensor in tensors:
             if id(tensor) in self.averages:
-                self.fix(self.averages[id(tensor)][1], "forward() uses a mean over their heads", "need_weights=False")
+                self.fix(
+                    self.averages[id(tensor)][1],
+                    "forward() uses a mean over their heads",
+                    "need_weights=False",
+                )
 
     # ---- layers ------------------------------------------------------------------------------------------------
 
@@ -395,7 +402,9 @@ class _Follower(TorchFunctionMode):
             return Count(plain, counts[0].labels, times, self)
         if func is _T.__len__:  # of which Python makes a plain number
             if isinstance(sizes[0], Count):
-                self.fix(sizes[0].labels, "forward() computes with their number (len)", "take it from the shape")
+                self.fix(
+                    sizes[0].labels, "forward() computes with their number (len)", "take it from the shape"
+                )
             return plain
         return sizes[args[1] if len(args) > 1 else kwargs["dim"]]
 

@@ -111,6 +111,8 @@ def _by_sizes(call: Call, sizes: Sequence[int]) -> _Labels:
     if any(not _same_set(others, labels) for others in counted):
         call.fix(torch.cat([labels.reshape(-1), *counted]), "reshapes by the number of others")
     axes = changing(labels)
+    if any(isinstance(size, Count) for axis, size in enumerate(sizes) if axis not in axes):
+        call.fix(labels, "reshapes by their number an axis that is not theirs")
     fixed = [axis for axis in axes if not isinstance(sizes[axis], Count) and sizes[axis] != -1]
     if len(axes) - len(fixed) != min(len(axes), 1):
         what = " x ".join(str(call.value.size(axis)) for axis in axes)
@@ -144,6 +146,7 @@ def _joined(call: Call, labels: Iterable[_Labels], shapes: Iterable[Sequence[int
     parts = []
     for part, shape in zip(labels, shapes, strict=True):
         if part.ndim == call.value.ndim:  # not the empty tensor that cat() passes over
+            part = call.ties.first_of_alike(part, axis)
             sizes = list(part.shape)
             sizes[axis] = shape[axis]
             parts.append(part.expand(sizes))
@@ -167,9 +170,14 @@ def chunked(call: Call) -> tuple[_Labels, ...]:
 
 def split(call: Call) -> tuple[_Labels, ...]:
     """Sections of a size: only channels // 2 and the like is the same share of fewer channels."""
-    size = call.arguments["split_size_or_sections"]
+    given = call.arguments["split_size_or_sections"]
+    sizes = given if isinstance(given, tuple | list) else [given]
     return _divided(
-        call, in_step=isinstance(size, Count) and bool(size.times) and _same_set(size.labels, call.labels)
+        call,
+        in_step=all(
+            isinstance(size, Count) and bool(size.times) and _same_set(size.labels, call.labels)
+            for size in sizes
+        ),
     )
 
 
@@ -237,6 +245,26 @@ def item(call: Call) -> _Labels:
         chosen.append(part)
         axis += 1
     return compact(labels[tuple(chosen)])
+
+
+def picked(call: Call) -> object:
+    """Picking along an axis by places or by size: channels along another axis pass."""
+    labels, axis = call.labels, call.arguments.get("dim", -1) % max(call.labels.ndim, 1)
+    if labels.size(axis) > 1:
+        call.fix(labels, "picks some of them by their place")
+        labels = zeros(labels.ndim)
+    if call.arguments.get("index") is not None and isinstance(call.arguments["index"], Tensor):
+        call.fix(call.run.labels(call.arguments["index"]), "reads places from them")
+    values = [call.value] if isinstance(call.value, Tensor) else call.value
+    found = [labels.squeeze(axis) if part.ndim < labels.ndim else labels for part in values]
+    return found[0] if isinstance(call.value, Tensor) else tuple(found)
+
+
+def unpooled(call: Call) -> _Labels:
+    """Max unpooling puts each value at the place that its index names, channel by channel."""
+    places = call.run.labels(call.arguments["indices"])
+    call.ties.tie(call.labels, places)
+    return call.labels
 
 
 def _is_plain(part: object) -> bool:

@@ -52,7 +52,12 @@ def watched(run: Any) -> Iterator[None]:
         def set_(module: nn.Module, value: object) -> None:
             vars(module)[name] = value
 
-        return property(get, set_)
+        def delete(module: nn.Module) -> None:
+            if name not in vars(module):
+                raise AttributeError(name)
+            del vars(module)[name]
+
+        return property(get, set_, delete)
 
     names = {"training", *INPUTS, *OUTPUTS, *OF_ITSELF}
     for name in names:

@@ -130,7 +130,11 @@ _TABLE = (
     _Rule(shapes.moved(torch.permute), (torch.permute, torch.Tensor.permute), ("input", "*dims")),
     _Rule(
         shapes.moved(torch.transpose),
-        (torch.transpose, torch.Tensor.transpose, torch.swapaxes, torch.Tensor.swapaxes), ("input", "dim0", "dim1"),
+        (
+            torch.transpose, torch.Tensor.transpose, torch.swapaxes, torch.Tensor.swapaxes, torch.swapdims,
+            torch.Tensor.swapdims,
+        ),
+        ("input", "dim0", "dim1"),
     ),
     _Rule(
         shapes.moved(torch.movedim),
@@ -169,6 +173,9 @@ _TABLE = (
     _Rule(shapes.unbound, (torch.unbind, torch.Tensor.unbind), ("input", "dim")),
     _Rule(shapes.gated, (F.glu,), ("input", "dim")),
     _Rule(shapes.item, (torch.Tensor.__getitem__,), ("input", "index"), counts=True),
+    _Rule(shapes.picked, _named("narrow", "select", "index_select"), ("input", "dim", "index")),
+    _Rule(shapes.picked, _named("topk", "kthvalue"), ("input", "k", "dim")),
+    _Rule(shapes.unpooled, (F.max_unpool1d, F.max_unpool2d, F.max_unpool3d), ("input", "indices")),
     _Rule(shapes.written, (torch.Tensor.__setitem__,), ("input", "index", "value")),
     _Rule(
         shapes.created, (torch.zeros, torch.ones, torch.empty, torch.rand, torch.randn), ("*shape",), counts=True,
@@ -181,9 +188,10 @@ _TABLE = (
     _Rule(shapes.created, (torch.Tensor.new_full,), ("input", "shape", "fill_value"), counts=True),
     # Channels are mixed
     _Rule(effects.reduced, _named(
-        "mean", "sum", "amax", "amin", "std", "var", "prod", "logsumexp", "argmax", "argmin", "any", "all",
+        "mean", "sum", "amax", "amin", "prod", "logsumexp", "argmax", "argmin", "any", "all",
         "median", "nanmean", "nansum", "count_nonzero",
     ), ("input", "dim", "keepdim")),
+    _Rule(effects.reduced, _named("std", "var", "std_mean", "var_mean"), ("input", "dim", "unbiased", "keepdim")),
     _Rule(effects.reduced, (*_named("norm"), torch.linalg.vector_norm), ("input", "ord", "dim", "keepdim")),
     _Rule(effects.extreme, _named("max", "min"), ("input", "dim", "keepdim"), weights=True),
     _Rule(effects.mixed_along, _named(

@@ -111,12 +111,14 @@ class ChannelGroup:
         Returns:
             float64 [size]; None if some unit has no channel in any layer scored.
         """
-        total, count = torch.zeros(2, self.size, dtype=torch.float64)
+        total, count = torch.zeros(2, self.size, dtype=torch.float64, device="cpu")
         for axis in self.producers + self.followers:
             if axis.layer in scores:
                 mine = axis.units >= 0
                 total.index_add_(0, axis.units[mine], scores[axis.layer].detach().double().cpu()[mine])
-                count.index_add_(0, axis.units[mine], torch.ones(int(mine.sum()), dtype=torch.float64))
+                count.index_add_(
+                    0, axis.units[mine], torch.ones(int(mine.sum()), dtype=torch.float64, device="cpu")
+                )
         return total / count if bool((count > 0).all()) else None
 
 
@@ -137,14 +139,17 @@ class _Ties:
         self.axes: dict[tuple[str, int], tuple[str, Tensor]] = {}
         self.tied: list[tuple[Tensor, Tensor]] = []
         self.fixed: list[tuple[Tensor, str]] = [
-            (torch.zeros(1, dtype=torch.int64), "they are tied to the network's input or to a constant")
+            (
+                torch.zeros(1, dtype=torch.int64, device="cpu"),
+                "they are tied to the network's input or to a constant",
+            )
         ]
         self.pinned: dict[int, str] = {}  # id of a tensor or layer -> reason
         self.left_out: dict[str, str] = {}  # layer of which no axis is known -> reason
 
     def fresh(self, count: int) -> Tensor:
         self.labels += count
-        return torch.arange(self.labels - count, self.labels)
+        return torch.arange(self.labels - count, self.labels, device="cpu")
 
     def tie(self, first: Tensor, second: Tensor) -> None:
         """The channels of both go together, element by element."""
@@ -154,6 +159,15 @@ class _Ties:
     def fix(self, labels: Tensor, reason: str) -> None:
         """These channels have to stay."""
         self.fixed.append((labels.reshape(-1), reason))
+
+    def first_of_alike(self, labels: _Labels, axis: int) -> _Labels:
+        """Labels along an axis alone, where those along others are tied to them, as of groups that lie in the batch."""
+        size = labels.size(axis)
+        if size == 1 or labels.numel() == size:
+            return labels
+        rows = labels.movedim(axis, -1).reshape(-1, size)
+        roots = _connected(self.labels, self.tied)[rows.numpy()]
+        return rows[0].reshape(_along(axis, labels.ndim)) if bool((roots == roots[:1]).all()) else labels
 
     def record(self, kind: str, layer: str, axis: int, labels: Tensor) -> Tensor:
         """Index i of this axis of the layer belongs to channel labels[i]; a second call of the layer ties both."""
@@ -287,6 +301,11 @@ def _tensors_along(layer: nn.Module, axis: int) -> list[tuple[Tensor | None, int
         return [(layer.weight_ih, axis)]
     names = ("weight", "bias", "running_mean", "running_var")
     return [(getattr(layer, name, None), axis) for name in names]
+
+
+def _along(axis: int, ndim: int) -> list[int]:
+    """The shape of a vector that lies along one axis of a tensor."""
+    return [-1 if place == axis else 1 for place in range(ndim)]
 
 
 def _whole(selected: Tensor, length: int) -> Tensor:

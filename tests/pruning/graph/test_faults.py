@@ -144,3 +144,107 @@ def test_no_tensor_of_the_caller_is_marked_afterwards():
     assert channel_groups(model, EXAMPLE) is not None
     tensors = [*model.parameters(), *model.buffers(), model.plain, outside]
     assert [vars(tensor) for tensor in tensors] == [{}] * len(tensors)
+
+
+# ---- operations ---------------------------------------------------------------------------------------------
+
+
+def test_a_number_of_channels_in_place_of_a_number_of_positions_keeps_them():
+    """Not the permutation that was meant: the channels lie along an axis that is written as -1."""
+
+    def forward(s, x):
+        x = s.a(x)  # [2, 8, 8, 8]
+        return s.f(x.reshape(x.size(0), -1, x.size(1)))
+
+    model = Net(forward, a=nn.Conv2d(3, 8, 3, padding=1), f=nn.Conv1d(64, 5, 1))
+    assert "not theirs" in follow(model, EXAMPLE).fixed["a"]
+
+
+def _unpooled(s, x):
+    y, places = nn.functional.max_pool2d(s.a(x), 2, return_indices=True)
+    return s.b(nn.functional.max_unpool2d(y, places, 2))
+
+
+def _groups_in_batch(s, x):
+    y = s.a(x)
+    b, _, h, w = y.shape
+    one, other = s.c(y.reshape(b * 2, -1, h, w)).chunk(2, 1)
+    return s.b(torch.cat([one * 2, other], 1).reshape(b, -1, h, w))
+
+
+def _asserted(s, x):
+    y = s.a(x)
+    b, c, h, w = y.shape
+    assert c % 2 == 0
+    return s.b(y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w))
+
+
+def _listed(s, x):
+    c = (y := s.a(x)).size(1)
+    one, other = torch.split(y, [c // 2, c // 2], 1)
+    return s.b(torch.cat([other, one], 1))
+
+
+def _normalised(s, x):
+    y = s.a(x)
+    variance, mean = torch.var_mean(y, (2, 3), keepdim=True)
+    return s.b((y - mean) / (variance + 1).sqrt() + y.std((2, 3), False, True))
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        _unpooled,
+        _groups_in_batch,
+        _asserted,
+        _listed,
+        _normalised,
+        lambda s, x: s.b(torch.roll(s.a(x), shifts=(1, 1), dims=(2, 3))),
+        lambda s, x: s.b(s.a(x).narrow(2, 0, 4).swapdims(2, 3)),
+        lambda s, x: s.b(s.a(x).select(2, 0).unsqueeze(2)),
+        lambda s, x: s.b(s.a(x).index_select(-1, torch.tensor([2, 0]))),
+        lambda s, x: s.b(s.a(x).flatten(2).topk(3)[0].unsqueeze(3)),
+    ],
+    ids=["unpool", "batch", "mod", "split", "var", "roll", "narrow", "select", "index_select", "topk"],
+)
+def test_channels_go_through(forward):
+    model = net(forward, c=nn.Conv2d(4, 4, 1))
+    for seed in range(3):
+        verdict = check_law(model, EXAMPLE, seed)
+        assert verdict.status == "lawful", verdict
+        assert "a" not in verdict.fixed
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda s, x: s.b(s.a(x).narrow(1, 0, 4).repeat(1, 2, 1, 1)),
+        lambda s, x: s.b(s.a(x)) * s.a(x).select(1, 0).unsqueeze(1),
+        lambda s, x: s.b(s.a(x)) * s.a(x).topk(3, 1)[0].sum(1, keepdim=True),
+        lambda s, x: s.b(s.a(x) * (1 if s.a(x).size(1) % 3 else 2)),
+    ],
+)
+def test_channels_that_are_picked_or_counted_stay(forward):
+    assert "a" in follow(net(forward), EXAMPLE).fixed
+
+
+# ---- settings of PyTorch and of Python ----------------------------------------------------------------------
+
+
+def test_labels_are_numbers_on_the_cpu_whatever_the_default_device():
+    model = net(lambda s, x: s.b(s.a(x).flatten(1).view(len(x), -1, 6, 6)[:, :8]) + s.b(s.a(x)).sum())
+    expected = follow(model, EXAMPLE).fixed
+    with torch.device("meta"):
+        assert follow(model, EXAMPLE).fixed == expected
+
+
+def test_a_forward_may_delete_what_is_watched():
+    def forward(s, x):
+        groups = s.groups
+        del s.groups
+        s.groups = groups
+        return s.b(s.a(x))
+
+    model = net(forward, groups=2)
+    assert len(channel_groups(model, EXAMPLE)) == 1
+    assert model.groups == 2

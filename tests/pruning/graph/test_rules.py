@@ -140,6 +140,11 @@ def back(there, again=None):
     return after(lambda x: (again or there)(there(x).relu()))
 
 
+def unpooled(axes):
+    pool, unpool = getattr(F, f"max_pool{axes}d"), getattr(F, f"max_unpool{axes}d")
+    return lambda x: unpool(*pool(x, 2, return_indices=True), 2)
+
+
 def function_id(function):
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
 
@@ -255,6 +260,17 @@ NEW = {
     },
     "F.normalize along the width": after(lambda x: F.normalize(x, dim=3)),
     "roll": after(lambda x: x.roll(1, 2) + torch.roll(x, 2, 3)),
+    "roll by name": after(lambda x: x.roll(shifts=1, dims=2) + torch.roll(x, dims=(2, 3), shifts=(1, 2))),
+    "torch.swapdims": back(lambda x: torch.swapdims(x, 1, 3)),
+    "narrow": after(lambda x: x.narrow(2, 0, 2) + torch.narrow(x, 2, 1, 2)),
+    "select": after(lambda x: (x.select(2, 0) + torch.select(x, -2, 1)).unsqueeze(3)),
+    "index_select": after(lambda x: x.index_select(-1, torch.tensor([2, 0]))),
+    "topk": after(lambda x: x.topk(2, dim=2)[0] + torch.topk(x, 2, 2).values),
+    "kthvalue": after(lambda x: x.kthvalue(2, dim=2, keepdim=True)[0] + x.kthvalue(2)[0][..., None]),
+    "var_mean": after(lambda x: product(torch.var_mean(x, (2, 3), keepdim=True))),
+    "std_mean": after(lambda x: product(torch.std_mean(x, (2, 3)))[..., None, None]),
+    "var by place": after(lambda x: x.var((2, 3), False, True) + x.std((2, 3), True, True)),
+    **{f"F.max_unpool{axes}d": after(unpooled(axes), axes=axes) for axes in (1, 2, 3)},
     "flip of them": after(lambda x: torch.flip(x, (1,)) * x.flip(1).sigmoid() + x.flip([2])),
     "F.pad with more of them": after(lambda x: F.pad(x, (0, 0, 0, 0, 2, 1)), channels=11),
     "grid_sample": after(
