@@ -3,7 +3,6 @@
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from fractions import Fraction
 from pathlib import Path
 
 import torch
@@ -16,7 +15,6 @@ from course_lib import tracing
 from course_lib.pruning.graph._calls import (
     Call,
     Unknown,
-    changing,
     collected,
     name_of,
     normalised,
@@ -25,12 +23,12 @@ from course_lib.pruning.graph._calls import (
     zeros,
 )
 from course_lib.pruning.graph._counts import Count
-from course_lib.pruning.graph._watch import OF_ITSELF, OUTPUTS, watched
+from course_lib.pruning.graph._sizes import SIZES, size_of
+from course_lib.pruning.graph._watch import watched
 from course_lib.pruning.graph.rules import _RULE_OF
 from course_lib.pruning.graph.ties import _Labels, _Ties
 
 _T = torch.Tensor
-_SIZES = {_T.shape.__get__, _T.size, _T.__len__, _T.numel, _T.nelement}
 _PLAIN = {  # what a tensor says of itself, whatever its values and channels
     *(
         getattr(_T, name).__get__
@@ -67,10 +65,6 @@ _PLAIN = {  # what a tensor says of itself, whatever its values and channels
     torch.can_cast,
     torch.get_default_dtype,
 }
-_SAME_IN_TRAIN_MODE = (
-    "torch.nn.",
-    "torchvision.ops.",
-)  # modules whose forward() runs the same layers in both modes
 # Unknown, or what a rule runs into that is given arguments of another kind.
 _NOT_AS_EXPECTED = (Unknown, RuntimeError, IndexError, KeyError, TypeError, ValueError, AttributeError)
 _ATTRIBUTE = (
@@ -276,8 +270,8 @@ class _Follower(TorchFunctionMode):
         kwargs = kwargs or {}
         if func in _PLAIN or not self.listens:
             return func(*args, **kwargs)
-        if func in _SIZES:
-            return self._size(func, args, kwargs)
+        if func in SIZES:
+            return size_of(self, func, args, kwargs)
         tensors, counts = collected(args, [], [])
         if kwargs:
             collected(kwargs, tensors, counts)
@@ -373,58 +367,3 @@ class _Follower(TorchFunctionMode):
             known = id(tensor) in self.ties.names or id(tensor) in self.constants
             if known and id(tensor) not in self.saved:
                 self.saved[id(tensor)] = (tensor, tensor.detach().clone())
-
-    # ---- numbers of channels -----------------------------------------------------------------------------------
-
-    def sizes(self, tensor: Tensor) -> list[int]:
-        """The sizes of a tensor; those of axes with channels count them."""
-        labels, axes = self.labels(tensor), changing(self.labels(tensor))
-        times = Fraction(1) if len(axes) == 1 and labels.numel() == len(labels.unique()) else None
-        if times is None and len(axes) == 1:
-            times = Fraction(labels.numel(), len(labels.unique()))
-        counts = {axis: Count(tensor.shape[axis], labels.reshape(-1), times, self) for axis in axes}
-        return [counts.get(axis, size) for axis, size in enumerate(tensor.shape)]
-
-    def _size(self, func: Callable, args: Sequence[object], kwargs: Mapping) -> object:
-        plain, tensor = func(*args, **kwargs), args[0]
-        if type(self.module).forward.__module__.startswith("torch.nn."):
-            return plain  # PyTorch's own layers hold no numbers of channels but those that are cut with them
-        if self.wide(tensor):
-            self.pin(tensor, "shape")
-        if self.labels(tensor).numel() == 1:
-            return plain
-        sizes = self.sizes(tensor)
-        if not isinstance(plain, int):
-            return torch.Size(sizes)
-        if func in (_T.numel, _T.nelement):
-            counts = [size for size in sizes if isinstance(size, Count)]
-            times = counts[0].times and counts[0].times * Fraction(plain, int.__int__(counts[0]))
-            return Count(plain, counts[0].labels, times, self)
-        if func is _T.__len__:  # of which Python makes a plain number
-            if isinstance(sizes[0], Count):
-                self.fix(
-                    sizes[0].labels, "forward() computes with their number (len)", "take it from the shape"
-                )
-            return plain
-        return sizes[args[1] if len(args) > 1 else kwargs["dim"]]
-
-    def read(self, layer: nn.Module, name: str, value: object) -> object:
-        """What forward() gets when it reads the mode or a size of a layer."""
-        own = layer is self.module
-        home = type(self.module).forward.__module__
-        if name == "training":
-            self.training_matters |= not home.startswith(_SAME_IN_TRAIN_MODE)
-            return value
-        if not self.listens or home.startswith("torch.nn.") or (own and name in OF_ITSELF):
-            return value
-        found = self.ties.layer_names.get(id(layer))
-        if found is None or not isinstance(value, int | tuple):
-            return value
-        with self.quiet():
-            for axis in (0, 1):
-                kind, labels = self.ties.axes.get((found, axis), (None, None))
-                if name in OUTPUTS and kind == "producer" and len(labels) == value:
-                    return Count(value, labels, Fraction(1), self)
-        why = f"forward() computes with the {name} of a layer that has or reads them{self.where()}"
-        self.ties.pin_layer(layer, why)
-        return value

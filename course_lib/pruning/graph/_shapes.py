@@ -9,6 +9,7 @@ from torch import Tensor
 
 from course_lib.pruning.graph._calls import Call, Unknown, changing, collected, compact, named_axes, zeros
 from course_lib.pruning.graph._counts import Count
+from course_lib.pruning.graph._sizes import sizes as sizes_of
 from course_lib.pruning.graph.ties import _Labels
 
 
@@ -97,11 +98,11 @@ def viewed(call: Call) -> _Labels:
 
 def viewed_as(call: Call) -> _Labels:
     """Reshaping to the shape of another tensor."""
-    return _by_sizes(call, call.run.sizes(call.arguments["other"]))
+    return _by_sizes(call, sizes_of(call.run, call.arguments["other"]))
 
 
 def unflattened(call: Call) -> _Labels:
-    sizes, axis = call.run.sizes(call.input), call.arguments["dim"] % call.input.ndim
+    sizes, axis = sizes_of(call.run, call.input), call.arguments["dim"] % call.input.ndim
     return _by_sizes(call, [*sizes[:axis], *call.arguments["sizes"], *sizes[axis + 1 :]])
 
 

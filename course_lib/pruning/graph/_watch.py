@@ -8,12 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-INPUTS = (
-    *("in_channels", "in_features", "num_features", "num_channels", "num_parameters"),
-    *("embed_dim", "kdim", "vdim", "num_heads", "input_size"),
-)
-OUTPUTS = ("out_channels", "out_features", "embedding_dim")
-OF_ITSELF = ("num_groups", "groups", "normalized_shape")  # that a forward() of its own may read
+from course_lib.pruning.graph._sizes import INPUTS, OF_ITSELF, OUTPUTS, read
 
 
 @contextlib.contextmanager
@@ -47,7 +42,7 @@ def watched(run: Any) -> Iterator[None]:
             if name not in vars(module):
                 raise AttributeError(name)  # and nn.Module looks among parameters and submodules
             value = vars(module)[name]
-            return run.read(module, name, value) if threading.get_ident() == here else value
+            return read(run, module, name, value) if threading.get_ident() == here else value
 
         def set_(module: nn.Module, value: object) -> None:
             vars(module)[name] = value
