@@ -270,10 +270,13 @@ class Run:
     listens = True
 
     def __init__(self):
-        self.fixed = []
+        self.fixed, self.tied, self.ties = [], [], self
 
     def fix(self, labels, why, remedy):
         self.fixed.append(labels)
+
+    def tie(self, first, second):
+        self.tied.append((first, second))
 
     def quiet(self):
         import contextlib
