@@ -81,6 +81,8 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
         done.add((id(tensor), axis))
         places = _whole(keep, tensor.size(axis)).nonzero().flatten()
         shorter = memo.get(id(tensor), tensor).detach().index_select(axis, places.to(tensor.device))
+        if not tensor.is_contiguous() and tensor.ndim == 4:
+            shorter = shorter.contiguous(memory_format=torch.channels_last)  # index_select forgets it
         if isinstance(tensor, nn.Parameter):
             shorter = nn.Parameter(shorter, requires_grad=tensor.requires_grad)
         memo[id(tensor)] = shorter

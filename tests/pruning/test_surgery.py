@@ -400,3 +400,11 @@ def test_channels_tied_to_the_input_are_refused_beside_free_ones():
     assert_law(model, example, {"bn": [0, 3]}, channel_groups(model, example))
     with pytest.raises(ValueError, match=r"channels \[7, 8\] of 'bn' cannot be removed: .*network's input"):
         remove_channels(model, example, {"bn": [0, 7, 8]})
+
+
+def test_weights_keep_their_memory_format():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)).to(memory_format=torch.channels_last)
+    small = remove_channels(model, torch.rand(1, 3, 8, 8), {"0": [1, 2]})
+    for layer in small:
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not layer.weight.is_contiguous()
