@@ -166,7 +166,6 @@ X = torch.rand(2, 3)
         ((torch.nested.nested_tensor([X, X[:1]]),), ValueError, r"example\[0\] is nested; it must be \[N, "),
         ((X, X.to("meta")), ValueError, "on the device meta"),
     ],
-    ids=str,
 )
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_each_tensor_of_several_is_checked(example, error, message):
