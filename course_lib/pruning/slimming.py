@@ -235,17 +235,17 @@ def absorb_constants(
 
     where :math:`m_j` is the mean of its input j over the batch and all positions, in eval mode. (A layer without bias
     gets one. Transposed convolutions divide by the product of their strides.) Removing the channels from the copy then
-    loses nothing where they are constant; where they vary, these layers' outputs are right on average. The copy itself
-    still has the channels: it is made to be cut.
+    loses nothing where they are constant and the reader pads with no zeros; where they vary, its outputs are right on
+    average over the example. The copy itself still has the channels: it is made to be cut.
 
     At borders the value is only near: a convolution that pads with zeros reads 0 instead of :math:`m_j` there, so its
-    outputs are too high by :math:`\sum_j m_j \sum_{k\,outside} w_{ojk}`, where k are the weights that lie on the
-    padding. Transposed convolutions read less at their borders too, and with strides above 1 a constant gives them a
-    pattern, of which the bias is the mean.
+    outputs differ by :math:`\sum_j m_j \sum_{k\,outside} w_{ojk}`, where k are the weights that lie on the padding. On
+    small maps nearly all is border. Transposed convolutions read less at their borders too, and with strides above 1 a
+    constant gives them a pattern, of which the bias is the mean.
 
     Args:
         model: the network, with the channels; it is left as it was.
-        example: input [N, ...] as in `slimming_plan`; the more images, the better the means of channels that vary.
+        example: inputs whose values count (no `Channels`); the more, the better the means of channels that vary.
         plan: as in `surgery.remove_channels`, such as that of `slimming_plan`.
 
     Returns:

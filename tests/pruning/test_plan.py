@@ -256,7 +256,7 @@ def test_what_cannot_be_saved_leaves_no_file(tmp_path):
     cases = [
         (small, None, TypeError, "plans is None; it must be a Plan or a list"),
         (small, [dict(plan)], TypeError, "plans is .*it must be a Plan"),
-        (small, [], ValueError, "there must be one plan at least"),
+        (small, [], ValueError, "plans is empty"),
         (
             chain(),
             plan,

@@ -15,8 +15,9 @@ from course_lib.pruning.graph.ties import ChannelGroup
 class Channels:
     """Channels of one network, as `follow` found them.
 
-    Functions that take an example input take this in its place, and then follow nothing. It belongs to the network's
-    structure: weights may change freely, and a deep copy may be pruned with it too.
+    Most functions that take an example input take this in its place, and then follow nothing (`absorb_constants` needs
+    real images). It stays valid while layers, shapes and shared parameters stay the same: weights may change freely,
+    and a deep copy may be pruned with it too.
 
     Attributes:
         groups: of channels that go together, in the order in which the network computes them.

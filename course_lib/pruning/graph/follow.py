@@ -20,14 +20,15 @@ from course_lib.tracing import Example
 
 
 def follow(model: nn.Module, example: Example) -> Channels:
-    """Follow every channel through a network, once for all functions of this package.
+    """Follow every channel through a network; pass the result to the other functions of this package.
 
-    What it finds may be handed on in place of `example` to `filter_plan`, `remove_channels` and the others, as long as
-    the structure of the network stays the same; they follow it anew each time otherwise.
+    `filter_plan`, `remove_channels` and the others take it in place of `example`, as long as the structure of the
+    network stays the same; they follow the network anew each time otherwise. The values of the example do not matter,
+    and one image is enough. Where forward() looks at the mode, it is run a second time for the branches of train mode.
 
     Channels that enter an operation that is not known stay, and the layers that compute them are in `fixed`, each with
-    the operation, its place in the code of the network, and what to do. Conditions on shapes and default arguments are
-    taken as the example makes them.
+    the operation, its place in the code of the network, and what to do. An `if` on a shape goes the way it
+    goes for this example, and arguments that are not given have their defaults.
 
     Args:
         model: network; it and its mode are left as they were.
@@ -63,13 +64,13 @@ def channel_groups(model: nn.Module, example: Example) -> list[ChannelGroup]:
 
     Tied together are channels that meet in an addition or another element-wise operation of two tensors (residual
     connections, squeeze-and-excitation), that a depthwise convolution hands on, that stand at the same place in the
-    groups of a grouped convolution, of a group norm or of a channel shuffle, and all outputs of a layer that is called
-    at several places. Multi-head attention goes by whole heads. The channels of the network's output are in no group,
-    and neither are those tied to its input, to a constant, to a fixed number in the code of a forward(), or to an
-    operation that is not known. Branches that run in train mode alone, such as auxiliary classifiers, are followed too.
+    groups of a grouped convolution, of a group norm or of a channel shuffle, and channel i of every call of one layer.
+    Multi-head attention goes by whole heads. The channels of the network's output are in no group, and neither are
+    those tied to its input, to a constant, to a fixed number in the code of a forward(), or to an operation that is not
+    known. Branches that run in train mode alone, such as auxiliary classifiers, are followed too.
 
     Layer norm and group norm compute mean and deviation over the channels that are there. Removing channels in front
-    of one therefore changes its result also for those that stay, other than removing channels in front of a batch norm.
+    of one therefore changes its result also for those that stay, unlike removing channels in front of a batch norm.
 
     Args:
         model, example: as in `follow`.
