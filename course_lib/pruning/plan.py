@@ -199,7 +199,9 @@ def save_pruned(path: str | Path, model: nn.Module, plans: Plan | Sequence[Plan]
             f"plans is {plans!r:.80}; it must be a Plan or a list of them. Make one with Plan.of."
         )
     if not plans:
-        raise ValueError("plans is empty; it must hold one at least. Give that of each round, as Plan.of makes it.")
+        raise ValueError(
+            "plans is empty; it must hold one at least. Give that of each round, as Plan.of makes it."
+        )
     places = [f"plan {number}" for number in range(len(plans))]
     reached = [*(plan.shapes for plan in plans[1:]), _shapes(model)]
     for plan, name, shapes, there in zip(plans, places, reached, [*places[1:], "the model"], strict=True):
