@@ -21,7 +21,7 @@ OF_ALL = frozenset(vars(nn.Module()))  # what every module has: mode, hooks, par
 
 
 Example = Tensor | tuple | dict
-"""One input of a network, or several: a tuple is called as model(*example), a dict as model(**example)."""
+"""One input of a network, or several: a tuple is called as `model(*example)`, a dict as `model(**example)`."""
 
 
 def check(model: object, example: object, *, one: bool = False, plain: bool = True) -> None:

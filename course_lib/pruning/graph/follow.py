@@ -33,7 +33,7 @@ def follow(model: nn.Module, example: Example) -> Channels:
     Args:
         model: network; it and its mode are left as they were.
         example: input [N, ...] of the dtype and on the device that the model runs on; a tuple of inputs for
-            model(*example), or a dict for model(**example).
+            `model(*example)`, or a dict for `model(**example)`.
 
     Returns:
         The groups of channels that can be removed (see `channel_groups`), and the reason for those that cannot.
