@@ -774,7 +774,8 @@ def test_bad_input_is_named_with_what_to_do(row, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_the_call_that_each_row_changes_works(name):
+def test_the_call_that_each_row_changes_works(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     function_of(name)(**{argument: make() for argument, make in CALLS[name].items()})
 
 
