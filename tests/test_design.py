@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_lib"
 ENTRY = re.compile(r"^- `([\w/.]+)`: (.+)$", re.MULTILINE)
-LONG = {"book/cli.py", "quantization/integer.py"}
+LONG = {"book/cli.py"}
 TECHNIQUES = ("distillation.py", "pruning/", "quantization/", "factorization.py", "hashing.py")
 
 
