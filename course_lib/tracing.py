@@ -5,7 +5,7 @@ import itertools
 import operator
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +16,7 @@ from course_lib.validation import check_model, described
 _LOCK = threading.RLock()  # torch.fx changes nn.Module while it traces, for every thread of the process
 
 _Container = dict | list | set | deque
+_EMPTY: _Container = {}  # one for all the hooks that there are not
 _HOLDERS = (dict, list, set, deque, tuple, Tensor)
 OF_ALL = frozenset(vars(nn.Module()))  # what every module has: mode, hooks, parameters and the like
 
@@ -78,9 +79,15 @@ def check_network(model: object, *, plain: bool = True) -> list[Tensor]:
         tensor([0.2500], requires_grad=True)]
     """
     check_model(model)
-    if plain and (wrapped := _wrapped(model)):
+    layers = dict(model.named_modules())
+    if plain and (wrapped := _wrapped(model, layers)):
         raise TypeError(f"model is {wrapped}")
-    named = dict(itertools.chain(model.named_parameters(), model.named_buffers()))
+    named = {
+        f"{prefix}.{name}" if prefix else name: tensor
+        for prefix, layer in layers.items()
+        for name, tensor in itertools.chain(layer._parameters.items(), layer._buffers.items())
+        if tensor is not None
+    }
     if any(is_lazy(tensor) for tensor in named.values()):
         raise ValueError(
             "the model must be complete, and has lazy layers whose parameters have no shape yet. Call model(example) "
@@ -93,7 +100,7 @@ def check_network(model: object, *, plain: bool = True) -> list[Tensor]:
         )
     if any(tensor.is_meta for tensor in named.values()):
         raise ValueError(_META.format("model"))
-    return list(named.values())
+    return list({id(tensor): tensor for tensor in named.values()}.values())
 
 
 _META = (
@@ -123,7 +130,7 @@ def _inputs(example: object, one: bool) -> dict[str, Tensor]:
     return inputs
 
 
-def _wrapped(model: nn.Module) -> str | None:
+def _wrapped(model: nn.Module, layers: Mapping[str, nn.Module]) -> str | None:
     """What hides the layers of a model, and how to get at them; None where nothing does."""
     accepted = "it must be a plain torch.nn.Module"
     if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
@@ -138,7 +145,7 @@ def _wrapped(model: nn.Module) -> str | None:
             f"a {type(model).__name__}, a TorchScript module, which hides its operations; {accepted}. Pass the network "
             "that was scripted or traced."
         )
-    compiled = next((name for name, layer in model.named_modules() if hasattr(layer, "_orig_mod")), None)
+    compiled = next((name for name, layer in layers.items() if "_orig_mod" in layer._modules), None)
     if compiled is not None:
         return (
             f"a network whose layer {compiled!r} was made by torch.compile, which hides its operations; {accepted}. "
@@ -170,11 +177,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         (tensor, tensor.detach(), None if isinstance(tensor, nn.Parameter) else tensor.detach().clone())
         for tensor in tensors
     ]
-    cuda = {
-        t.device.index
-        for t in itertools.chain(model.parameters(), model.buffers())
-        if t.device.type == "cuda"
-    }
+    cuda = {tensor.device.index for tensor in tensors if tensor.is_cuda}
     with torch.random.fork_rng(devices=sorted(cuda)), torch.no_grad():
         try:
             for module in modules:
@@ -184,7 +187,8 @@ def borrowed(model: nn.Module) -> Iterator[None]:
             yield
         finally:
             for container, held in containers:
-                _refill(container, held)
+                if container or held:
+                    _refill(container, held)
             for tensor, alias, value in copies:
                 if _is_plain(tensor) and not tensor.is_set_to(alias):  # .data was replaced
                     tensor.data = alias
@@ -202,7 +206,7 @@ def _state(modules: Iterable[nn.Module]) -> tuple[list[tuple[_Container, _Contai
         found[id(attributes)] = attributes, dict(attributes)
         for name, value in attributes.items():
             if name in OF_ALL and isinstance(value, dict):  # parameters, buffers, hooks
-                found[id(value)] = value, dict(value)
+                found[id(value)] = value, dict(value) if value else _EMPTY
                 if name in ("_parameters", "_buffers"):
                     pending += [tensor for tensor in value.values() if tensor is not None]
             elif isinstance(value, _HOLDERS):
@@ -226,8 +230,6 @@ def _state(modules: Iterable[nn.Module]) -> tuple[list[tuple[_Container, _Contai
 
 def _refill(container: _Container, held: _Container) -> None:
     """Bring a container back to what it held, in its order; one that holds the same objects is not touched."""
-    if not container and not held:
-        return
     if isinstance(container, set):
         if container != held:
             container.clear()

@@ -271,7 +271,7 @@ def absorb_constants(
     for axis in (axis for group in channels.groups for axis in group.consumers):
         if (axis.layer, axis.axis) in cuts and cuts[axis.layer, axis.axis].any():
             _check_reader(modules.get(axis.layer), axis.layer)
-            gone[axis.layer] = cuts[axis.layer, axis.axis]
+            gone[axis.layer] = torch.from_numpy(cuts[axis.layer, axis.axis])
     for name, mean in _input_means(network, {name: modules[name] for name in gone}, example).items():
         _add_constant(modules[name], gone[name], mean)
     return network

@@ -1,8 +1,10 @@
 """Remove channels from a network: what is left is a plain, smaller network."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
@@ -12,11 +14,13 @@ from course_lib.pruning._checks import _check_removable
 from course_lib.pruning.graph import ChannelGroup, Channels, LayerAxis
 from course_lib.pruning.graph._calls import tensors_in
 from course_lib.pruning.graph.follow import _known
-from course_lib.pruning.graph.ties import _named_tensors, _tensors_along, _whole
+from course_lib.pruning.graph.ties import _named_tensors, _places, _tensors_along
 from course_lib.tracing import Example
 from course_lib.validation import described, unknown_name
 
 _Plan = Mapping[str, Sequence[int] | Tensor]
+_PLAIN = (type(None), bool, int, float, str)  # values of which a copy is the same
+_Cuts = Mapping[tuple[str, int], Bool[np.ndarray, "length"]]
 
 
 def remove_channels(model: nn.Module, example: Example | Channels, plan: _Plan) -> nn.Module:
@@ -63,11 +67,11 @@ def remove_channels(model: nn.Module, example: Example | Channels, plan: _Plan) 
     modules = dict(smaller.named_modules())
     for (name, axis), removed in cuts.items():
         if name in modules:
-            _set_sizes(modules[name], axis, int((~removed).sum()))
+            _set_sizes(modules[name], axis, len(removed) - int(removed.sum()))
     return smaller
 
 
-def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Module:
+def _cut_copy(model: nn.Module, cuts: _Cuts) -> nn.Module:
     """A copy of a network with smaller tensors; the numbers that layers keep about themselves are the old ones."""
     modules = dict(model.named_modules())
     tensors = _named_tensors(modules)
@@ -75,11 +79,12 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
     memo: dict[int, Tensor | nn.Module] = {}
     done: set[tuple[int, int]] = set()
 
-    def shorten(tensor: Tensor | None, axis: int, keep: Tensor) -> None:
+    def shorten(tensor: Tensor | None, axis: int, keep: np.ndarray, places: Tensor) -> None:
         if tensor is None or (id(tensor), axis) in done:  # layers may share a parameter
             return
         done.add((id(tensor), axis))
-        places = _whole(keep, tensor.size(axis)).nonzero().flatten()
+        if tensor.size(axis) != len(keep):
+            places = _places(keep, tensor.size(axis))
         shorter = memo.get(id(tensor), tensor).detach().index_select(axis, places.to(tensor.device))
         if not tensor.is_contiguous() and tensor.ndim == 4:
             shorter = shorter.contiguous(memory_format=torch.channels_last)  # index_select forgets it
@@ -89,11 +94,10 @@ def _cut_copy(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> nn.Mo
 
     # Rows first: whole rows are copied quickly, and then fewer of them have columns to be cut.
     for (name, axis), removed in sorted(cuts.items(), key=lambda cut: cut[0][1]):
-        if name in modules:
-            for tensor, its_axis in _tensors_along(modules[name], axis):
-                shorten(tensor, its_axis, ~removed)
-        else:
-            shorten(tensors[name], axis, ~removed)
+        along = _tensors_along(modules[name], axis) if name in modules else [(tensors[name], axis)]
+        keep, places = ~removed, _places(~removed, len(removed))
+        for tensor, its_axis in along:
+            shorten(tensor, its_axis, keep, places)
     for tensor in _tensors_held(modules.values()):
         memo.setdefault(id(tensor), tensor.detach().clone())  # deepcopy refuses those with a history
     # Inner layers first, so that those around them find them in `memo`.
@@ -121,16 +125,30 @@ def _is_copied_by_its_attributes(kind: type) -> bool:
 def _copied(layer: nn.Module, memo: dict[int, Tensor | nn.Module]) -> nn.Module:
     """A deep copy of a module, sooner than deepcopy's: most attributes are numbers or empty."""
     clone = memo[id(layer)] = type(layer).__new__(type(layer))
+    attributes = vars(clone)
     for name, value in vars(layer).items():
-        if value is None or isinstance(value, bool | int | float | str):
-            vars(clone)[name] = value
-        elif isinstance(value, dict | set) and not value:
-            vars(clone)[name] = type(value)()
+        kind = type(value)
+        if kind in _PLAIN or (kind is tuple and all(type(part) in _PLAIN for part in value)):
+            attributes[name] = value
+        elif kind in (dict, OrderedDict, set) and not value:  # hooks that there are not
+            attributes[name] = kind()
         elif name in ("_parameters", "_buffers", "_modules"):
-            vars(clone)[name] = {key: copy.deepcopy(part, memo) for key, part in value.items()}
+            attributes[name] = {
+                key: memo[id(part)] if id(part) in memo else _copied_part(part, memo)
+                for key, part in value.items()
+            }
         else:
-            vars(clone)[name] = copy.deepcopy(value, memo)
+            attributes[name] = copy.deepcopy(value, memo)
     return clone
+
+
+def _copied_part(part: object, memo: dict) -> object:
+    """A deep copy of a parameter, buffer or module; of a number in a buffer, as batch norms have one, quickly."""
+    alone = type(part) is Tensor and part.ndim == 0 and not part.requires_grad and not vars(part)
+    if alone and part.untyped_storage().nbytes() == part.element_size():
+        memo[id(part)] = part.clone()
+        return memo[id(part)]
+    return copy.deepcopy(part, memo)
 
 
 def channel_masks(
@@ -165,7 +183,7 @@ def channel_masks(
         return _masks(model, cuts)
 
 
-def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str, Tensor]:
+def _masks(model: nn.Module, cuts: _Cuts) -> dict[str, Tensor]:
     masks: dict[str, Tensor] = {}
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     names = {id(parameter): name for name, parameter in parameters.items()}
@@ -182,14 +200,11 @@ def _masks(model: nn.Module, cuts: Mapping[tuple[str, int], Tensor]) -> dict[str
             if id(tensor) not in names:
                 continue  # no bias, or a buffer
             mask = masks.setdefault(names[id(tensor)], torch.ones_like(tensor, dtype=torch.bool))
-            places = _whole(removed, tensor.size(its_axis)).nonzero().flatten()
-            mask.index_fill_(its_axis, places.to(mask.device), False)
+            mask.index_fill_(its_axis, _places(removed, tensor.size(its_axis)).to(mask.device), False)
     return masks
 
 
-def _cuts(
-    model: nn.Module, example: Example | Channels, plan: _Plan, consumers: bool = True
-) -> dict[tuple[str, int], Bool[Tensor, "length"]]:
+def _cuts(model: nn.Module, example: Example | Channels, plan: _Plan, consumers: bool = True) -> _Cuts:
     """For each axis of each layer concerned, which indices go."""
     groups, fixed = _known(model, example)
     modules = dict(model.named_modules())
@@ -203,7 +218,7 @@ def _cuts(
             "{'0': [1, 2]}, or that of filter_plan."
         )
     # One more than there are units, which stays False: it is what the unit -1 finds.
-    gone = [torch.zeros(group.size + 1, dtype=torch.bool, device="cpu") for group in groups]
+    gone = [np.zeros(group.size + 1, bool) for group in groups]
     asked: dict[int, str] = {}
     for layer, indices in plan.items():
         if layer not in outputs:
@@ -212,11 +227,12 @@ def _cuts(
             _explain(layer, modules, outputs, fixed)
         length = len(outputs[layer][0][1].units)
         chosen = _check_indices(indices, layer, length)
-        free = torch.zeros(length, dtype=torch.bool, device="cpu")
+        free = np.zeros(length, bool)
         for number, axis in outputs[layer]:
-            units = axis.units[chosen]
+            known = axis.units.numpy()
+            units = known[chosen]
             gone[number][units[units >= 0]] = True
-            free |= axis.units >= 0
+            free |= known >= 0
             if (units >= 0).any():
                 asked[number] = layer
         if not free[chosen].all():
@@ -224,7 +240,7 @@ def _cuts(
             raise ValueError(
                 f"channels {stuck[:5]} of {layer!r} cannot be removed: {fixed[layer]}. Leave them out of the plan."
             )
-    cuts: dict[tuple[str, int], Tensor] = {}
+    cuts: dict[tuple[str, int], np.ndarray] = {}
     for number, layer in asked.items():
         group = groups[number]
         if gone[number][:-1].all():
@@ -234,7 +250,7 @@ def _cuts(
                 f"Its channels go in {group.size} unit{'s' if group.size > 1 else ''}; keep one of them."
             )
         for axis in group.axes if consumers else group.producers + group.followers:
-            removed, place = gone[number][axis.units], (axis.layer, axis.axis)
+            removed, place = gone[number][axis.units.numpy()], (axis.layer, axis.axis)
             cuts[place] = cuts[place] | removed if place in cuts else removed
     for (layer, _), removed in cuts.items():
         if removed.all():  # of a layer that computes a part of the channels alone
@@ -259,8 +275,8 @@ def _explain(layer: object, modules: Mapping, outputs: Mapping, fixed: Mapping[s
     raise KeyError(unknown_name(layer, "layer", outputs))
 
 
-def _check_indices(indices: object, layer: str, length: int) -> Int64[Tensor, "chosen"]:
-    """The indices as an int64 tensor, if they are distinct integers in [0, length)."""
+def _check_indices(indices: object, layer: str, length: int) -> Int64[np.ndarray, "chosen"]:
+    """The indices as int64, if they are distinct integers in [0, length)."""
     remedy = f"Give whole numbers in [0, {length - 1}], each once."
     if isinstance(indices, str | bytes | Mapping) or not isinstance(indices, Iterable):
         raise TypeError(f"the indices of {layer!r} are {indices!r}. {remedy}")
@@ -277,16 +293,16 @@ def _check_indices(indices: object, layer: str, length: int) -> Int64[Tensor, "c
         raise TypeError(f"the indices of {layer!r} have dtype {given.dtype}. {remedy}")
     if given.ndim != 1:
         raise ValueError(f"the indices of {layer!r} have shape {list(given.shape)}. {remedy}")
-    given = given.to(torch.int64)
-    outside = given[(given < 0) | (given >= length)].tolist()
+    chosen = given.to(torch.int64).numpy()
+    outside = chosen[(chosen < 0) | (chosen >= length)].tolist()
     if outside:
         raise ValueError(f"the indices of {layer!r} hold {outside[:5]}; it has {length} channels. {remedy}")
-    values, counts = given.unique(return_counts=True)
-    if (counts > 1).any():
+    counts = np.bincount(chosen)
+    if counts.max(initial=0) > 1:
         raise ValueError(
-            f"the indices of {layer!r} hold {values[counts > 1].tolist()[:5]} more than once. {remedy}"
+            f"the indices of {layer!r} hold {np.flatnonzero(counts > 1)[:5].tolist()} more than once. {remedy}"
         )
-    return given
+    return chosen
 
 
 def _is_tied(group: ChannelGroup) -> bool:

@@ -280,10 +280,13 @@ class _Follower(TorchFunctionMode):
             self._use_averages(tensors)
         if func is F.batch_norm and len(args) > 2 and args[1] is not None:  # by its statistics, in both modes
             args, kwargs = args[:5], {**kwargs, "training": False}
-        with self.quiet():
+        self.listens = False  # as in `quiet`, which takes longer
+        try:
             value = func(*args, **kwargs)
             results = [value] if isinstance(value, Tensor) else tensors_in(value)
             labels = self._labels_of_call(func, args, kwargs, tensors, counts, value, results)
+        finally:
+            self.listens = True
         live = any(self._is_live(tensor) for tensor in tensors)
         if not results and live and isinstance(value, bool | int | float | list):
             self._stop(f"{name_of(func)!r} turns values of a tensor into Python's")

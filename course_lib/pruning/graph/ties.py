@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
@@ -209,9 +209,13 @@ class _Ties:
             for root in roots[labels.numpy()].tolist():
                 reasons.setdefault(root, reason)
         produced = [labels.numpy() for kind, labels in self.axes.values() if kind == "producer"]
-        idle = np.setdiff1d(roots, roots[np.concatenate([np.zeros(1, int), *produced])])
-        reasons |= {root: "no layer computes them" for root in idle.tolist() if root not in reasons}
-        free = ~np.isin(roots, list(reasons))
+        idle = np.ones(len(roots), bool)
+        idle[roots[np.concatenate([np.zeros(1, int), *produced])]] = False
+        for root in roots[idle[roots]].tolist():
+            reasons.setdefault(root, "no layer computes them")
+        stays = np.zeros(len(roots), bool)
+        stays[list(reasons)] = True
+        free = ~stays[roots]
 
         # Units whose channels one layer computes are in one group.
         produced = [roots[labels[free[labels]]] for labels in produced]
@@ -308,9 +312,9 @@ def _along(axis: int, ndim: int) -> list[int]:
     return [-1 if place == axis else 1 for place in range(ndim)]
 
 
-def _whole(selected: Tensor, length: int) -> Tensor:
-    """Which entries of a tensor of this length an axis selects: the same in each of its parts."""
-    return selected if len(selected) == length else selected.repeat(length // len(selected))
+def _places(selected: Bool[np.ndarray, "length"], length: int) -> Int64[Tensor, "places"]:
+    """Where an axis selects entries of a tensor of this length: the same in each of its parts."""
+    return torch.from_numpy(np.flatnonzero(np.tile(selected, length // len(selected))))
 
 
 def _connected(count: int, pairs: Sequence[tuple]) -> np.ndarray:
