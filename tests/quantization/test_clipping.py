@@ -15,7 +15,7 @@ from course_lib import checkpoints, data, training
 from course_lib.quantization import workflow
 from course_lib.quantization.affine import choose_params, in_range
 from course_lib.quantization.calibration import METHODS, PUBLISHED, ClippingWarning, Histogram
-from course_lib.quantization.onnx import export, quantize
+from course_lib.quantization.onnx import collect, export, quantize, run
 from tests.quantization import reference
 
 COLLAPSES = "glyphs-slimming-strong"  # whose layers 15, 18 and 21 the published formula clips to a tenth
@@ -263,6 +263,24 @@ def test_the_file_of_a_network_warns_by_the_names_of_its_tensors(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", ClippingWarning)
         quantize(path, tmp_path / "entropy.onnx", images=images, method="entropy")
+
+
+def test_a_file_that_clips_in_front_of_pooling_keeps_the_biases_after_it(tmp_path):
+    """ONNX Runtime would fit them to the range of what the pooling gives, and then take that of what it reads."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 1), torch.nn.MaxPool2d(4), torch.nn.Flatten(), torch.nn.Linear(2, 2)
+    ).eval()
+    model[0].weight.data = torch.tensor([1.0, 0.5]).reshape(2, 1, 1, 1)
+    model[0].bias.data.zero_()
+    model[3].weight.data *= 1e-9  # so small that the bias needs a wider scale than they do
+    model[3].bias.data = torch.tensor([1.0, -1.0])
+    path = export(model, torch.zeros(1, 1, 4, 4), tmp_path / "model.onnx").path
+    images = torch.randint(0, 256, (50, 1, 4, 4), dtype=torch.uint8)
+    ranges = {name: histogram.range("max") for name, histogram in collect(path, images).items()}
+    ranges["conv2d"] = (0.0, 0.3)
+    logits = run(quantize(path, tmp_path / "int8.onnx", ranges=ranges), images)
+    assert (logits - model[3].bias.data).abs().max() < 0.02
 
 
 # ---- bad input -----------------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
+_PASSING = ("MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
 
 
@@ -249,6 +250,11 @@ def _quantized(
             )
         # The quantizer wants a range of what it is about to remove, and does not use it.
         bounds.setdefault(node.input[0], bounds[node.output[0]])
+    # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
+    # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
+    for node in model.graph.node:
+        if node.op_type in _PASSING and node.input[0] in bounds and node.output[0] in bounds:
+            bounds[node.output[0]] = bounds[node.input[0]]
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
