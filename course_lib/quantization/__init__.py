@@ -13,6 +13,7 @@ import importlib
 
 __all__ = [
     "OPERATIONS",
+    "ClippingWarning",
     "Histogram",
     "IntegerLayer",
     "IntegerNetwork",
@@ -49,7 +50,7 @@ _HOMES = {
         "in_range",
     ),
     "aware": ("PreparedNetwork", "convert", "prepare", "straight_through"),
-    "calibration": ("Histogram",),
+    "calibration": ("ClippingWarning", "Histogram"),
     "integer_network": ("IntegerLayer", "IntegerNetwork"),
     "operations": ("OPERATIONS", "Operation"),
     "simulated": ("QuantizedNetwork",),

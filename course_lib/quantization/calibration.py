@@ -11,20 +11,27 @@ histogram's counts and takes its place beside the others::
 """
 
 import math
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
+from course_lib.quantization import _thresholds
 from course_lib.quantization._checks import check_flag, check_real
 from course_lib.validation import check_choice, check_count, check_number
 
+__all__ = ["METHODS", "PUBLISHED", "ClippingWarning", "Histogram"]
+
 _Counts = Int64[np.ndarray, "bins"]
 
-_START = 128  # the first threshold that is tried, in bins
 _SMALLEST = 2.0**-149  # float32 above 0
+
+
+class ClippingWarning(UserWarning):
+    """A range clips so many values that it is hardly meant; the message names the tensor, where it has a name."""
 
 
 class Histogram:
@@ -41,6 +48,7 @@ class Histogram:
     Attributes:
         bins: as given.
         count: number of values seen.
+        zeros: how many of them are exactly 0.
         minimum, maximum: the smallest and largest value seen, exactly; inf and -inf before the first.
 
     Raises:
@@ -55,7 +63,7 @@ class Histogram:
 
     def __init__(self, bins: int = 2048):
         self.bins = check_count(bins, "bins", low=2)
-        self.count = 0
+        self.count = self.zeros = 0
         self.minimum, self.maximum = math.inf, -math.inf
         self._counts = np.zeros(bins, dtype=np.int64)
         self._exponent = _exponent(0.0, bins)
@@ -110,7 +118,7 @@ class Histogram:
         half = -exponent // 2
         places = (x.abs() * 2.0**half * 2.0 ** (-exponent - half)).int()
         counts = torch.bincount(places, minlength=self.bins).cpu().numpy()
-        self._add(counts, exponent, len(x), low, high)
+        self._add(counts, exponent, len(x), len(x) - int(x.count_nonzero()), low, high)
 
     def merge(self, other: "Histogram") -> None:
         """Count the values that another histogram has counted, as if they had been given to this one.
@@ -128,7 +136,7 @@ class Histogram:
             raise ValueError(
                 f"other has {other.bins} bins and this histogram {self.bins}; give both the same."
             )
-        self._add(other._counts, other._exponent, other.count, other.minimum, other.maximum)
+        self._add(other._counts, other._exponent, other.count, other.zeros, other.minimum, other.maximum)
 
     def threshold(
         self, method: str, *, bits: int = 8, signed: bool = True, percentile: float = 99.99
@@ -138,17 +146,19 @@ class Histogram:
         - "max": the largest :math:`|x|`; nothing is clipped.
         - "percentile": the left edge of the bin in which a share of percentile / 100 of the values is reached.
         - "mse": the least squared error of values rounded and clipped.
-        - "entropy": the least relative entropy of the clipped histogram to itself in as many levels as integers.
+        - "entropy": the least relative entropy of the clipped histogram to itself in as many levels as integers, among
+          the thresholds that clip at most :math:`\max(1/levels, 1\,\%)` of the values outside of the first bin.
+        - "published entropy": the same among all thresholds, as published, which can clip nearly everything.
 
-        The last two try the bins from 128 on. They take values for the centre of their bin, and see no rounding that is
-        finer than a bin.
+        The last three try the bins from 128 on. They take values for the centre of their bin, and see no rounding that
+        is finer than a bin.
 
         Args:
-            method: a name in METHODS.
+            method: a name in METHODS or PUBLISHED.
             bits: width of the integers, 2 to 16.
             signed: whether half of the integers are for negative numbers, which leaves :math:`2^{b-1}` levels for
                 :math:`|x|`; else it has :math:`2^b`.
-            percentile: in (0, 100], for the method of that name.
+            percentile: in percent, from 1 to 100, for the method of that name.
 
         Returns:
             A number above 0 and at most the largest :math:`|x|`; 0 where all values are 0.
@@ -163,21 +173,56 @@ class Histogram:
             Learning Inference: Principles and Empirical Evaluation", 2020, section 3.3 (max, percentile and entropy
             side by side).
         """
-        check_choice(method, "calibration method", METHODS)
+        function = _check_method(method)
         check_count(bits, "bits", low=2, high=16)
         check_flag(signed, "signed")
-        check_number(percentile, "percentile", low=0, high=100, low_open=True)
-        if not self.count:
-            raise ValueError(
-                "the histogram is empty; give it the values on calibration images with update() first."
-            )
+        _check_percentile(percentile)
+        self._check_filled()
         if self.largest == 0:
             return 0.0
-        found = METHODS[method](self.counts, self.width, levels=2 ** (bits - signed), percentile=percentile)
+        found = function(self.counts, self.width, levels=2 ** (bits - signed), percentile=percentile)
         return min(check_number(found, f"the threshold of method {method!r}", low=0), self.largest)
 
+    def clipped(self, threshold: float, *, bits: int = 8, signed: bool = True) -> float:
+        r"""Tell the share of the values other than 0 that saturate, and so lose more than rounding would take.
+
+        .. math:: |x| > threshold + s / 2, \qquad s = \frac{threshold}{levels - 1}
+
+        Counted in whole bins: of the one in which that limit lies, none.
+
+        Args:
+            threshold: at least 0, as the method `threshold` gives it.
+            bits, signed: as there.
+
+        Returns:
+            A share in [0, 1]; 0 where all values are 0.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong type, or out of range; the histogram is empty.
+
+        Example:
+            >>> histogram = Histogram()
+            >>> histogram.update(torch.tensor([0.0, 1.0, 1.0, 1.0, 5.0]))
+            >>> histogram.clipped(1.0)
+            0.25
+        """
+        check_number(threshold, "threshold", low=0)
+        check_count(bits, "bits", low=2, high=16)
+        check_flag(signed, "signed")
+        self._check_filled()
+        levels = 2 ** (bits - signed)
+        limit = threshold * (1 + 0.5 / (levels - 1))
+        inside = math.ceil(limit / self.width)
+        return int(self.counts[max(inside, 1) :].sum()) / max(self.count - self.zeros, 1)
+
     def range(
-        self, method: str, *, bits: int = 8, signed: bool | None = None, percentile: float = 99.99
+        self,
+        method: str,
+        *,
+        bits: int = 8,
+        signed: bool | None = None,
+        percentile: float = 99.99,
+        name: str | None = None,
     ) -> tuple[float, float]:
         r"""Choose the range that the integers cover, as `affine.choose_params` takes it.
 
@@ -186,10 +231,14 @@ class Histogram:
         After ReLU it is [0, threshold]; with "max" it is the minimum and maximum, widened to hold 0. Both tails are
         clipped at one threshold; where the short one does not reach it (SiLU, GELU), it ends at the minimum.
 
+        Where more than :math:`\max(1/levels, 1\,\%)` of the values other than 0 are `clipped`, a ClippingWarning says
+        so. The methods of METHODS stay below that on ordinary data, unless the percentile is low.
+
         Args:
             method, bits, percentile: as in `threshold`.
             signed: as in `threshold`; where not given, whether values lie on both sides of 0, so that data without
                 negative numbers has all 2^bits levels to itself.
+            name: of the tensor, for the warning.
 
         Returns:
             (low, high), with low <= 0 <= high.
@@ -200,14 +249,33 @@ class Histogram:
         if signed is None:
             signed = self.minimum < 0 < self.maximum
         threshold = self.threshold(method, bits=bits, signed=signed, percentile=percentile)
+        share = self.clipped(threshold, bits=bits, signed=signed)
+        most = _thresholds.most_clipped(2 ** (bits - signed))
+        if share > most:
+            warnings.warn(
+                f"{'' if name is None else f'tensor {name!r}: '}{method!r} ends the range at {threshold:.3g} and clips "
+                f"{share:.1%} of the values other than 0, which reach {self.largest:.3g}; at {bits} bits more than "
+                f"{most:.1%} of them is hardly meant. Take 'mse', 'entropy' or 'max', or a percentile nearer to 100.",
+                ClippingWarning,
+                stacklevel=2,
+            )
         return max(min(self.minimum, 0.0), -threshold), min(max(self.maximum, 0.0), threshold)
 
-    def _add(self, counts: np.ndarray, exponent: int, count: int, low: float, high: float) -> None:
+    def _check_filled(self) -> None:
+        if not self.count:
+            raise ValueError(
+                "the histogram is empty; give it the values on calibration images with update() first."
+            )
+
+    def _add(
+        self, counts: np.ndarray, exponent: int, count: int, zeros: int, low: float, high: float
+    ) -> None:
         """Add the counts of a histogram of as many bins, of the width 2^exponent."""
         wider = max(exponent, self._exponent)
         self._counts = _merged(self._counts, wider - self._exponent) + _merged(counts, wider - exponent)
         self._exponent = wider
         self.count += count
+        self.zeros += zeros
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
 
 
@@ -225,84 +293,11 @@ def _merged(counts: np.ndarray, doublings: int) -> np.ndarray:
     return merged
 
 
-# ---- methods: from counts and width to a threshold -----------------------------------------------------------------
-
-
-def _max(counts: _Counts, width: float, **_) -> float:
-    """The right edge of the last bin. The histogram, which knows the largest value exactly, takes no more than that."""
-    return len(counts) * width
-
-
-def _percentile(counts: _Counts, width: float, *, percentile: float, **_) -> float:
-    r"""The left edge of the first bin k with :math:`\sum_{i \le k} counts_i / total \ge percentile / 100`.
-
-    The shares are summed in floating point, bin by bin, as NVIDIA's and ONNX Runtime's code does: where one of them is
-    the percentage exactly, such as 9,999 values of 10,000, rounding decides between its bin and the next that is not
-    empty. At least one bin, where most values are 0: a threshold of 0 would clip everything.
-    """
-    shares = (counts / counts.sum()).cumsum()
-    return max(int(np.searchsorted(shares, percentile / 100)), 1) * width
-
-
-def _mse(counts: _Counts, width: float, *, levels: int, **_) -> float:
-    r"""The bin centre t, from bin 128 on, with the least
-
-    .. math::
-        \sum_{bins} counts \cdot (c - s \cdot \min(\mathrm{round}(c / s),\ levels - 1))^2, \qquad
-        s = \frac{t}{levels - 1}
-
-    where c are the centres of the bins. Of equal ones the smallest.
-    """
-    _check_used(counts, levels)
-    centres = np.arange(len(counts)) + 0.5
-    errors = []
-    for tried in _blocks(centres[_START:], len(counts)):
-        scale = tried[:, None] / (levels - 1)
-        rounded = np.minimum(np.rint(centres / scale), levels - 1) * scale
-        errors.append((rounded - centres) ** 2 @ counts)
-    return (_START + np.concatenate(errors).argmin() + 0.5) * width
-
-
-def _entropy(counts: _Counts, width: float, *, levels: int, **_) -> float:
-    r"""The edge of i bins, i from 128 on, with the least relative entropy :math:`\mathrm{KL}(p \| q)`.
-
-    p is the histogram clipped at i: the counts r of the first i bins, the last with all that lies beyond it. q shares
-    the counts of the first i bins among the levels, bin j going to level :math:`\lfloor j \cdot levels / i \rfloor`,
-    and gives each bin that is not empty the mean m of those of its level. With R and M their sums,
-
-    .. math:: \mathrm{KL} = \frac{1}{R} \left(\sum r \log r - \sum r \log m\right) - \log R + \log M
-
-    Bin 0 counts as bin 1 does: the zeros after ReLU, which cost nothing to round, would outweigh the rest. Sums over
-    runs of bins are differences of cumulative sums, so that a table of candidates by levels is all that is worked out.
-    """
-    _check_used(counts, levels)
-    counts = counts.copy()
-    counts[0] = counts[1]
-    before = _cumulative(counts)
-    filled = _cumulative(counts > 0)
-    own = _cumulative(_x_log_x(counts))
-    total = before[-1]
-    divergences = []
-    for tried in _blocks(np.arange(_START, len(counts) + 1), levels):
-        first = tried[:, None] * np.arange(levels + 1) / levels  # exact, since levels is a power of two
-        borders = np.ceil(first).astype(np.int64)
-        inside = np.diff(before[borders])
-        mean_log = _log(inside / np.maximum(np.diff(filled[borders]), 1))
-        last, beyond = counts[tried - 1], total - before[tried]
-        last_log = mean_log[np.arange(len(tried)), (tried - 1) * levels // tried]
-        reference = own[tried - 1] + _x_log_x(last + beyond)
-        quantized = (inside * mean_log).sum(1) + beyond * last_log
-        divergence = (reference - quantized) / total - np.log(total) + _log(before[tried])
-        only_beyond = (last == 0) & (beyond > 0)  # p has mass where q has none
-        divergences.append(np.where(only_beyond, np.inf, divergence))
-    return (_START + np.concatenate(divergences).argmin()) * width
-
-
 METHODS: dict[str, Callable[..., float]] = {
-    "max": _max,
-    "percentile": _percentile,
-    "mse": _mse,
-    "entropy": _entropy,
+    "max": _thresholds.largest,
+    "percentile": _thresholds.percentile,
+    "mse": _thresholds.mse,
+    "entropy": _thresholds.entropy,
 }
 """Name to ``function(counts, width, *, levels, percentile) -> threshold``.
 
@@ -312,30 +307,23 @@ only some of these takes the rest as ``**_``. A threshold beyond the largest val
 :meta hide-value:
 """
 
+PUBLISHED: dict[str, Callable[..., float]] = {"published entropy": _thresholds.published_entropy}
+"""As METHODS, for methods as they were published, which can clip nearly everything: to learn from and compare with.
 
-def _check_used(counts: np.ndarray, levels: int) -> None:
-    least = max(_START, levels)
-    if len(counts) <= least:
+:meta hide-value:
+"""
+
+
+def _check_method(method: object) -> Callable[..., float]:
+    known = METHODS | PUBLISHED
+    return known[check_choice(method, "calibration method", known)]
+
+
+def _check_percentile(percentile: object) -> float:
+    percentile = check_number(percentile, "percentile", low=0, high=100, low_open=True)
+    if percentile < 1:
         raise ValueError(
-            f"the values lie in {len(counts)} bins, too few to choose a threshold for {levels} levels: that takes more "
-            f"than {least}, which Histogram(bins={2 * least}) always has. Or take fewer bits, or the method 'max'."
+            f"percentile is {percentile:g}; it is in percent, and this would clip more than 99 of 100 values. "
+            f"For a share of {percentile:g} give {100 * percentile:g}."
         )
-
-
-def _blocks(candidates: np.ndarray, columns: int) -> Iterator[np.ndarray]:
-    """Parts of the candidates, such that a float64 table with so many columns fits into a processor's cache."""
-    yield from np.array_split(candidates, math.ceil(len(candidates) * columns / 2**16))
-
-
-def _cumulative(values: np.ndarray) -> np.ndarray:
-    """Sums of the first 0, 1, 2, ... values."""
-    return np.concatenate([[0], values.cumsum()])
-
-
-def _log(values: np.ndarray) -> np.ndarray:
-    """The logarithm, and 0 at 0."""
-    return np.log(values, out=np.zeros(values.shape), where=values > 0)
-
-
-def _x_log_x(values: np.ndarray) -> np.ndarray:
-    return values * _log(values)
+    return percentile

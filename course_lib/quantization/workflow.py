@@ -23,13 +23,13 @@ from course_lib import tracing
 from course_lib.quantization._checks import as_numbers, check_images, check_model, check_same
 from course_lib.quantization._folding import folded
 from course_lib.quantization._plan import Ranges, plan
-from course_lib.quantization.calibration import METHODS, Histogram
+from course_lib.quantization.calibration import Histogram, _check_method, _check_percentile
 from course_lib.quantization.integer_network import IntegerNetwork
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import LOGITS, Step, execute
 from course_lib.quantization.translate import translate
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.validation import check_count
 
 _Images = Shaped[Tensor, "N C H W"]
 
@@ -141,13 +141,14 @@ def calibrate(
 ) -> dict[str, tuple[float, float]]:
     """Choose the range of each tensor that its integers will cover, as `calibration.Histogram.range` finds it.
 
-    The logits are never clipped, whatever the method: the largest of them is the answer.
+    The logits are never clipped, whatever the method: the largest of them is the answer. A range that clips more than
+    can be meant draws a `calibration.ClippingWarning`, which names the tensor.
 
     Args:
         histograms: as `collect` gives them.
-        method: name in `calibration.METHODS`.
+        method: name in `calibration.METHODS` or `calibration.PUBLISHED`.
         bits: width of the integers that the ranges are for, 2 to 16.
-        percentile: in (0, 100], for the method of that name.
+        percentile: in percent, from 1 to 100, for the method of that name.
 
     Returns:
         {tensor: (low, high)} with low <= 0 <= high.
@@ -163,9 +164,9 @@ def calibrate(
         >>> calibrate({"logits": histogram})
         {'logits': (-1.5, 4.0)}
     """
-    check_choice(method, "calibration method", METHODS)
+    _check_method(method)
     check_count(bits, "bits", low=2, high=16)
-    check_number(percentile, "percentile", low=0, high=100, low_open=True)
+    _check_percentile(percentile)
     if not isinstance(histograms, Mapping):
         raise TypeError(
             f"histograms are a {type(histograms).__name__}; they must be {{tensor: Histogram}}, as collect() gives."
@@ -180,7 +181,7 @@ def calibrate(
             )
         chosen = "max" if name == LOGITS else method
         try:
-            ranges[name] = histogram.range(chosen, bits=bits, percentile=percentile)
+            ranges[name] = histogram.range(chosen, bits=bits, percentile=percentile, name=name)
         except ValueError as error:
             raise ValueError(f"tensor {name!r}: {error}") from error
     return ranges

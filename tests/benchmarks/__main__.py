@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.benchmarks import (
+    calibration_accuracy,
     calibration_speed,
     grading_speed,
     importing,
@@ -54,6 +55,7 @@ def main() -> None:
         *search_speed.judging(arguments.repeats),
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
+        *calibration_accuracy.against_onnx_runtime(),
         *onnx_speed.int8_against_float(arguments.repeats),
         *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),

@@ -11,7 +11,7 @@ import torch
 
 from course_lib.files import atomic_path
 from course_lib.quantization._checks import check_flag, check_ranges
-from course_lib.quantization.calibration import METHODS, Histogram
+from course_lib.quantization.calibration import Histogram, _check_method, _check_percentile
 from course_lib.quantization.onnx._session import (
     File,
     Images,
@@ -23,12 +23,13 @@ from course_lib.quantization.onnx._session import (
     open_session,
     strip,
 )
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.validation import check_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
+_PASSING = ("MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
 
 
@@ -75,14 +76,15 @@ def quantize(
     The ranges of the activations are those that a calibration method finds on images, or that are given. The largest of
     the network's outputs are not clipped, whatever the method: their order is what counts. ONNX Runtime's quantizer
     puts QuantizeLinear and DequantizeLinear around each operator, its runtime joins these into integer operators, which
-    do what `integer` does. Operators without an integer form stay in float32.
+    do what `integer` does. Operators without an integer form stay in float32. A range that clips more than can be meant
+    draws a `calibration.ClippingWarning`, which names the tensor.
 
     Args:
         path: of an ONNX file in float32, as `export` writes it.
         target: of the file to be written; its folder is made where it is missing.
         images: calibration images, uint8 [N, C, H, W], of the training split; or give `ranges`.
-        method: name in `calibration.METHODS`.
-        percentile: for the method of that name.
+        method: name in `calibration.METHODS` or `calibration.PUBLISHED`.
+        percentile: in percent, from 1 to 100, for the method of that name.
         ranges: {tensor: (low, high)} for each tensor that `collect` gives. That of an activation function (ReLU, clip)
             which alone reads its input takes its place, and must not be wider than what it gives.
         names: as `export` gives them, where the ranges are those of `workflow.calibrate`: {tensor of the file: tensor
@@ -111,8 +113,8 @@ def quantize(
     import onnx
 
     path, target = check_file(path), check_path(target, "target")
-    check_choice(method, "calibration method", METHODS)
-    check_number(percentile, "percentile", low=0, high=100, low_open=True)
+    _check_method(method)
+    _check_percentile(percentile)
     check_flag(reduce_range, "reduce_range")
     if (images is None) == (ranges is None):
         raise ValueError(
@@ -125,7 +127,7 @@ def quantize(
     if ranges is None:
         outputs = {output.name for output in model.graph.output}
         ranges = {
-            name: histogram.range("max" if name in outputs else method, percentile=percentile)
+            name: histogram.range("max" if name in outputs else method, percentile=percentile, name=name)
             for name, histogram in _collect(observed, images, 2048, 100).items()
         }
     quantized = _quantized(model, check_ranges(ranges, observed.names), reduce_range)
@@ -248,6 +250,11 @@ def _quantized(
             )
         # The quantizer wants a range of what it is about to remove, and does not use it.
         bounds.setdefault(node.input[0], bounds[node.output[0]])
+    # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
+    # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
+    for node in model.graph.node:
+        if node.op_type in _PASSING and node.input[0] in bounds and node.output[0] in bounds:
+            bounds[node.output[0]] = bounds[node.input[0]]
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
