@@ -14,16 +14,20 @@ _MOST = 1e30
 """A logit beyond this is no answer of a network, and a few of them overflow float32."""
 _ORDINARY = (1 / 32, 32)
 """Temperatures at which float32 is precise enough. Outside, everything is computed in float64."""
+_USUAL = (1e-3, 1e4)
 
 
-def check_temperature(
-    temperature: object, *, low: float = 0.0, high: float | None = None, hint: str = _TEMPERATURE_HINT
-) -> float:
-    """Return T as a float: above 0, or in [low, high] where high is given; a constant, without a gradient."""
+def check_temperature(temperature: object) -> float:
+    """Return T as a float above 0; a constant, without a gradient."""
     check_constant(temperature, "temperature")
-    if high is not None:
-        return check_number(temperature, "temperature", low=low, high=high, hint=hint)
-    return check_number(temperature, "temperature", low=low, low_open=True, hint=hint)
+    return check_number(temperature, "temperature", low=0, low_open=True, hint=_TEMPERATURE_HINT)
+
+
+def check_usual_temperature(temperature: object) -> float:
+    """Return T as a float in the range where logarithms of sums over classes keep their digits in float64."""
+    check_constant(temperature, "temperature")
+    low, high = _USUAL
+    return check_number(temperature, "temperature", low=low, high=high, hint=_TEMPERATURE_HINT)
 
 
 def check_alpha(alpha: object, labels: object) -> float:
@@ -35,6 +39,12 @@ def check_alpha(alpha: object, labels: object) -> float:
             f"labels are missing and alpha is {alpha:g}; only alpha = 0 learns from the teacher alone."
         )
     return alpha
+
+
+def check_factor(value: object, name: str, hint: str) -> float:
+    """Return the weight of a term as a float, 0 or more; a constant, without a gradient."""
+    check_constant(value, name)
+    return check_number(value, name, low=0, hint=hint)
 
 
 def check_constant(value: object, name: str) -> None:
@@ -54,6 +64,11 @@ def widened(temperature: float, *tensors: Tensor) -> list[Tensor]:
     """Tensors in one dtype: float64 if one of them has it or the temperature asks for it, else float32."""
     double = not is_ordinary(temperature) or any(tensor.dtype == torch.float64 for tensor in tensors)
     return [tensor.to(torch.float64 if double else torch.float32) for tensor in tensors]
+
+
+def result_dtype(*tensors: Tensor) -> torch.dtype:
+    """What a loss is given in: float64 if one of the tensors has it, else float32, also for half precision."""
+    return torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
 
 
 def check_class_logits(logits: object, name: str, class_axis: object = None) -> int:
@@ -91,7 +106,7 @@ def check_axis(class_axis: object, ndim: int, name: str, shape: list[int]) -> in
 
 def check_float(tensor: object, name: str, shape: str) -> Tensor:
     """Return `tensor` if it is a dense tensor of a dtype that networks compute in."""
-    what = "features" if "feature" in name else "logits"
+    what = next((word for word in ("logits", "features") if word in name), "they")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; it must be a torch.Tensor of shape {shape}.")
     if tensor.dtype not in _DTYPES and not tensor.is_quantized:
@@ -104,14 +119,15 @@ def check_float(tensor: object, name: str, shape: str) -> Tensor:
     return tensor
 
 
-def check_size(logits: Tensor, name: str) -> None:
-    """Refuse what is not finite, and logits so large that their differences overflow."""
-    values = logits.detach()
+def check_size(tensor: Tensor, name: str, most: float = _MOST) -> None:
+    """Refuse what is not finite, and numbers so large that what is made of them overflows."""
+    values = tensor.detach()
     largest = float(values.abs().amax())
-    if largest <= _MOST:
+    if largest <= most:
         return
     advice = "Look for a diverged network: lower the learning rate and train again."
-    if bool(torch.isneginf(values).any()) and not bool((torch.isnan(values) | torch.isposinf(values)).any()):
+    masked = bool(torch.isneginf(values).any()) and "logits" in name
+    if masked and not bool((torch.isnan(values) | torch.isposinf(values)).any()):
         raise ValueError(
             f"{name} holds -infinity, as a mask over classes does; it must hold finite numbers. Leave the masked "
             "classes out of student and teacher, as in logits[:, allowed]; or, if they differ between images, mask "
@@ -119,7 +135,7 @@ def check_size(logits: Tensor, name: str) -> None:
         )
     if not bool(torch.isfinite(values).all()):
         raise ValueError(f"{name} holds {'NaN' if bool(torch.isnan(values).any()) else 'infinity'}. {advice}")
-    raise ValueError(f"{name} holds {largest:.3g} in size; accepted are logits up to {_MOST:.0e}. {advice}")
+    raise ValueError(f"{name} holds {largest:.3g} in size; accepted are numbers up to {most:.0e}. {advice}")
 
 
 def check_pair(student: object, teacher: object, class_axis: object = None) -> int:
@@ -166,8 +182,8 @@ def check_targets(labels: object, logits: Tensor, class_axis: int, ignore_index:
     if labels is None:
         if ignore_index is not None:
             raise ValueError(
-                f"ignore_index is {ignore_index} and labels are missing; it marks positions by their label. Pass labels "
-                "as well, or leave ignore_index out."
+                f"ignore_index is {ignore_index} and labels are missing; it marks positions by their label. Pass "
+                "labels as well, or leave ignore_index out."
             )
         return None
     if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape == logits.shape:
@@ -194,6 +210,19 @@ def check_targets(labels: object, logits: Tensor, class_axis: int, ignore_index:
         )
     check_devices(logits=logits, labels=labels)
     return _check_indices(labels.reshape(-1), logits.shape[class_axis], ignore_index)
+
+
+def check_indices(labels: object, logits: Tensor, class_axis: int, ignore_index: object) -> Tensor:
+    """Return labels as int64 [positions]; here they must be there, and be no probabilities."""
+    if labels is None:
+        raise TypeError("labels is None; it must be an int64 tensor with the target class of each position.")
+    targets = check_targets(labels, logits, class_axis, ignore_index)
+    if targets.ndim == 2:
+        raise TypeError(
+            f"labels has dtype {labels.dtype}; it must be an int64 tensor with the target class of each position. Call "
+            "labels.argmax(dim=1)."
+        )
+    return targets
 
 
 def _check_indices(labels: Tensor, classes: int, ignore_index: object) -> Tensor:

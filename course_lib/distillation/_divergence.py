@@ -1,13 +1,14 @@
 r"""KL divergence of softened logits, right at every temperature.
 
-At an ordinary temperature the textbook's order of operations is precise: divide, take log-softmax, sum. At a very
-high one the two distributions are nearly uniform, their logarithms nearly equal, and the difference is lost in rounding;
-at a very low one :math:`z / T` overflows. Both are avoided here, for float64 [M, K].
+At an ordinary temperature the textbook's order of operations is precise: divide, take log-softmax, sum. At a very high
+one the two distributions are nearly uniform, their logarithms nearly equal, and the difference is lost in rounding; at
+a very low one :math:`z / T` overflows. Both are avoided here, for float64 [M, K].
 """
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from course_lib.distillation import _checks
@@ -51,6 +52,12 @@ def scaled_divergence(student: Tensor, teacher: Tensor, temperature: float) -> T
         return temperature**2 * torch.log1p((p * _exp_after_first(u)).sum(dim=1))
     logs = [_scaled_log(logits, temperature) for logits in (teacher, student)]
     return temperature * (p * (logs[0] - logs[1])).sum(dim=1)
+
+
+def divergence_of_logs(student: Tensor, teacher: Tensor) -> Tensor:
+    """KL(teacher || student) of each row, from logits that are divided by T already: [M, K], [M, K] -> [M]."""
+    logs = F.log_softmax(student, dim=1), F.log_softmax(teacher, dim=1)
+    return F.kl_div(*logs, reduction="none", log_target=True).sum(dim=1)
 
 
 def _centred(logits: Tensor, dim: int) -> Tensor:
