@@ -54,7 +54,9 @@ def test_a_technique_loads_torch_and_little_else(technique, torch_alone):
     assert {name for name in own - allowed if not name.startswith(f"course_lib.{technique}.")} == set()
 
 
-@pytest.mark.parametrize("name", ["distillation_loss"])
+@pytest.mark.parametrize(
+    "name", ["distillation_loss", "decoupled_loss", "hint_loss", "top_k_loss", "captured"]
+)
 def test_a_loss_of_distillation_loads_the_library_s_checks_and_nothing_more(name, torch_alone):
     loaded = loaded_by(f"from course_lib.distillation import {name}")
     assert sorted(set(HEAVY) & (loaded - torch_alone)) == []

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from course_lib.validation import check_count, check_dense, check_number
 
@@ -109,14 +110,19 @@ def check_float(tensor: object, name: str, shape: str) -> Tensor:
     what = next((word for word in ("logits", "features") if word in name), "they")
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is a {type(tensor).__name__}; it must be a torch.Tensor of shape {shape}.")
-    if tensor.dtype not in _DTYPES and not tensor.is_quantized:
+    check_plain(tensor, name, "model(images)")
+    if tensor.dtype not in _DTYPES:
         raise TypeError(
             f"{name} has dtype {tensor.dtype}; {what} are floating point. Call .float() on them; accepted are "
             f"{', '.join(str(dtype).removeprefix('torch.') for dtype in _DTYPES)}."
         )
-    if tensor.is_nested or tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        check_dense(tensor, name, such_as="model(images)")
     return tensor
+
+
+def check_plain(tensor: Tensor, name: str, such_as: str) -> None:
+    """Refuse a tensor without values or without one shape; one that is merely empty passes."""
+    if is_lazy(tensor) or tensor.is_nested or tensor.is_quantized or tensor.is_meta or tensor.numel():
+        check_dense(tensor, name, such_as=such_as)
 
 
 def check_size(tensor: Tensor, name: str, most: float = _MOST) -> None:
@@ -186,6 +192,8 @@ def check_targets(labels: object, logits: Tensor, class_axis: int, ignore_index:
                 "labels as well, or leave ignore_index out."
             )
         return None
+    if isinstance(labels, Tensor):
+        check_plain(labels, "labels", "batch.labels")
     if isinstance(labels, Tensor) and labels.is_floating_point() and labels.shape == logits.shape:
         if ignore_index is not None:
             raise ValueError(
@@ -202,8 +210,6 @@ def check_targets(labels: object, logits: Tensor, class_axis: int, ignore_index:
             f"labels has dtype {labels.dtype}; class indices are int64. Call .long() on them; or give probabilities in "
             f"the shape of the logits, {list(logits.shape)}."
         )
-    if labels.layout != torch.strided or labels.is_nested or labels.is_meta:
-        check_dense(labels, "labels", such_as="batch.labels")
     if list(labels.shape) != shape:
         raise ValueError(
             f"labels has shape {list(labels.shape)}; with {logits.shape[0]} images it must be {shape}."
@@ -256,6 +262,8 @@ def _check_soft_labels(labels: Tensor, class_axis: int) -> Tensor:
 
 def check_teachers(teachers: object, class_axis: object) -> tuple[Sequence[Tensor], int]:
     """Return the logits of an ensemble, a list, a tuple or stacked in one tensor; and the axis of the classes."""
+    if isinstance(teachers, Tensor):
+        check_plain(teachers, "logits_list", "torch.stack([teacher(images) for teacher in teachers])")
     if not isinstance(teachers, list | tuple) and not (isinstance(teachers, Tensor) and teachers.ndim):
         raise TypeError(
             f"logits_list is {teachers!r:.60} ({type(teachers).__name__}); it must be a list of tensors, one from each "

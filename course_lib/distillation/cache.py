@@ -80,7 +80,8 @@ def ask(
             f"k is {k!r} and temperature is {temperature!r}; give both or none. What is left of the k largest is "
             "lumped at one temperature; whole logits serve every temperature."
         )
-    parts = torch.tensor_split(images, math.ceil(len(images) / check_count(batch_size, "batch_size")))
+    most = min(check_count(batch_size, "batch_size"), len(images))
+    parts = torch.tensor_split(images, math.ceil(len(images) / most))
     device = tensors[0].device if tensors else images.device
     answers = []
     with tracing.borrowed(teacher):

@@ -30,7 +30,7 @@ def hint_adapter(student_channels: int, teacher_channels: int, *, bias: bool = T
 
     Raises:
         TypeError: a number is not an int, or `bias` is not a bool.
-        ValueError: a number is below 1.
+        ValueError: a number is below 1, or above 65536.
 
     Example:
         >>> hint_adapter(16, 64)(torch.zeros(2, 16, 8, 8)).shape
@@ -41,8 +41,8 @@ def hint_adapter(student_channels: int, teacher_channels: int, *, bias: bool = T
         The paper's regressor has a larger kernel, chosen to bring the student's map to the size of the teacher's; a 1x1
         kernel is common where the sizes agree.
     """
-    check_count(student_channels, "student_channels")
-    check_count(teacher_channels, "teacher_channels")
+    check_count(student_channels, "student_channels", high=2**16)
+    check_count(teacher_channels, "teacher_channels", high=2**16)
     if not isinstance(bias, bool):
         raise TypeError(f"bias is {bias!r} ({type(bias).__name__}); it must be True or False.")
     return nn.Conv2d(student_channels, teacher_channels, 1, bias=bias)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from course_lib.distillation import _checks
@@ -32,7 +32,9 @@ class TopK:
         classes: K.
 
     Raises:
-        TypeError, ValueError: the parts do not fit together.
+        TypeError: a part has a wrong type or dtype, or the index has.
+        ValueError: the parts do not fit together, or hold NaN or infinity.
+        IndexError: there is no such image.
 
     Example:
         >>> answers = top_k(torch.tensor([[3.0, 0.0, 1.0, 0.0]]), 2, temperature=1.0)
@@ -51,6 +53,8 @@ class TopK:
         _checks.check_float(self.rest, "rest", "[N]")
         object.__setattr__(self, "temperature", _checks.check_usual_temperature(self.temperature))
         check_count(self.classes, "classes")
+        if isinstance(self.indices, Tensor):
+            _checks.check_plain(self.indices, "indices", "top_k(...).indices")
         if not isinstance(self.indices, Tensor) or self.indices.dtype != torch.int64:
             given = getattr(self.indices, "dtype", type(self.indices).__name__)
             raise TypeError(
@@ -87,11 +91,12 @@ class TopK:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, index: Int64[Tensor, "B"] | slice) -> "TopK":
-        if not isinstance(index, slice) and not (isinstance(index, Tensor) and index.ndim == 1):
+    def __getitem__(self, index: Int64[Tensor, "B"] | Bool[Tensor, "N"] | slice) -> "TopK":
+        chosen = isinstance(index, Tensor) and index.ndim == 1 and index.dtype in (torch.int64, torch.bool)
+        if not isinstance(index, slice) and not chosen:
             raise TypeError(
-                f"index is {index!r:.60} ({type(index).__name__}); it must be a slice or a tensor [B] of indices or of "
-                "booleans. Write answers[i : i + 1] for one image."
+                f"index is {index!r:.60} ({type(index).__name__}); it must be a slice, or a tensor of indices (int64 "
+                "[B]) or of booleans [N]. Write answers[i : i + 1] for one image."
             )
         if isinstance(index, Tensor):
             index = index.to(self.values.device)

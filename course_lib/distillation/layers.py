@@ -1,7 +1,7 @@
 """What named layers of a network put out, noted while it runs."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ from course_lib.validation import check_model, unknown_name
 
 
 @contextlib.contextmanager
-def captured(model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Note the outputs of named layers at each call of a model, for losses between features.
 
     Within the block, the dictionary holds the outputs of the latest call. Gradients flow through them as they do
@@ -64,12 +64,11 @@ def _note(name: str, noted: dict[str, Tensor]) -> Callable[..., None]:
 
 
 def _layers(model: nn.Module, names: object) -> dict[str, nn.Module]:
-    if isinstance(names, str) or not isinstance(names, Iterable):
+    if not isinstance(names, list | tuple):
         raise TypeError(
             f"names is {names!r:.60} ({type(names).__name__}); it must be a list of names of layers, such as "
             '["layer1", "layer2"], as in model.named_modules().'
         )
-    names = list(names)
     if not names or len(set(map(str, names))) < len(names):
         raise ValueError(f"names is {names!r:.80}; it must hold one name at least, and each once.")
     modules = {name: layer for name, layer in model.named_modules() if name}

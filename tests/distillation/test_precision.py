@@ -21,7 +21,7 @@ def loss_and_gradient(student, teacher, **options):
 
 
 def exact(student, teacher, temperature):
-    """The second term and its gradient with as many digits as it takes: what float64 itself cannot say at these temperatures."""
+    """The second term and its gradient with as many digits as it takes; float64 itself has too few."""
     with mpmath.workdps(40 + 2 * max(0, round(math.log10(temperature)))):
         t, total, gradient = mpmath.mpf(temperature), mpmath.mpf(0), []
         for rows in zip(student.double().tolist(), teacher.double().tolist(), strict=True):
