@@ -222,60 +222,6 @@ def check_dense(tensor: object, name: str, *, such_as: str = "layer.weight", val
     return tensor
 
 
-def check_logits(logits: object, name: str) -> Tensor:
-    """Return `logits` if it is a non-empty floating-point [N, K] tensor of finite numbers.
-
-    Raises:
-        TypeError: it is not a tensor, or not floating point.
-        ValueError: it is not two-dimensional, is empty, or holds NaN or infinity.
-
-    Example:
-        >>> check_logits(torch.zeros(2), "logits")
-        Traceback (most recent call last):
-            ...
-        ValueError: logits has shape [2]; it must be [N, K], images by classes, with N and K at least 1.
-    """
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"{name} is a {type(logits).__name__}; it must be a torch.Tensor of shape [N, K].")
-    if not logits.is_floating_point():
-        raise TypeError(f"{name} has dtype {logits.dtype}; logits are floating point. Call .float() on them.")
-    if logits.ndim != 2 or 0 in logits.shape:
-        raise ValueError(
-            f"{name} has shape {list(logits.shape)}; it must be [N, K], images by classes, with N and K at least 1."
-        )
-    if not torch.isfinite(logits.detach()).all():
-        found = "NaN" if torch.isnan(logits.detach()).any() else "infinity"
-        raise ValueError(
-            f"{name} holds {found}. Look for a diverged network: lower the learning rate and train again."
-        )
-    return logits
-
-
-def check_labels(labels: object, classes: int, count: int) -> Tensor:
-    """Return `labels` if it is an int64 tensor of `count` class indices in [0, classes).
-
-    Raises:
-        TypeError: it is not a tensor, or not int64.
-        ValueError: the length is wrong, or an index is outside [0, classes).
-
-    Example:
-        >>> check_labels(torch.tensor([0, 2]), classes=3, count=2)
-        tensor([0, 2])
-    """
-    if not isinstance(labels, Tensor):
-        raise TypeError(f"labels is a {type(labels).__name__}; it must be an int64 tensor of shape [N].")
-    if labels.dtype != torch.int64:
-        raise TypeError(f"labels has dtype {labels.dtype}; class indices are int64. Call .long() on them.")
-    if labels.shape != (count,):
-        raise ValueError(f"labels has shape {list(labels.shape)}; with {count} images it must be [{count}].")
-    if count and (int(labels.min()) < 0 or int(labels.max()) >= classes):
-        raise ValueError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}; with {classes} classes they must lie in "
-            f"[0, {classes - 1}]."
-        )
-    return labels
-
-
 def check_model(model: object) -> nn.Module:
     """Return `model` if it is a module.
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_lib"
 ENTRY = re.compile(r"^- `([\w/.]+)`: (.+)$", re.MULTILINE)
 LONG = {"book/cli.py"}
-TECHNIQUES = ("distillation.py", "pruning/", "quantization/", "factorization.py", "hashing.py")
+TECHNIQUES = ("distillation/", "pruning/", "quantization/", "factorization.py", "hashing.py")
 
 
 def rooms_of_the_map(text: str) -> dict[str, str]:

@@ -50,7 +50,20 @@ def test_a_technique_loads_torch_and_little_else(technique, torch_alone):
     assert f"course_lib.{technique}" in loaded
     assert sorted(set(HEAVY) & (loaded - torch_alone)) == []
     own = {name for name in loaded if name.startswith("course_lib")}
-    assert own == {"course_lib", f"course_lib.{technique}", "course_lib.validation"}
+    allowed = {"course_lib", f"course_lib.{technique}", "course_lib.validation"}
+    assert {name for name in own - allowed if not name.startswith(f"course_lib.{technique}.")} == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["distillation_loss", "decoupled_loss", "hint_loss", "top_k_loss", "captured"]
+)
+def test_a_loss_of_distillation_loads_the_library_s_checks_and_nothing_more(name, torch_alone):
+    loaded = loaded_by(f"from course_lib.distillation import {name}")
+    assert sorted(set(HEAVY) & (loaded - torch_alone)) == []
+    own = {module for module in loaded if module.startswith("course_lib.")}
+    assert {module for module in own if not module.startswith("course_lib.distillation")} == {
+        "course_lib.validation"
+    }
 
 
 def test_checkpoints_and_training_load_neither_figures_nor_tables_nor_the_book(torch_alone):

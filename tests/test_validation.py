@@ -17,10 +17,8 @@ from course_lib.validation import (
     check_dense,
     check_file,
     check_function,
-    check_labels,
     check_layer,
     check_layers,
-    check_logits,
     check_model,
     check_number,
     described,
@@ -188,58 +186,6 @@ def test_where_nothing_is_near_nothing_is_offered():
 
 
 # Logits and labels
-
-
-def test_logits_pass_as_they_are():
-    logits = torch.randn(3, 4, requires_grad=True)
-    assert check_logits(logits, "logits") is logits
-    assert check_logits(logits.bfloat16(), "logits").dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize(
-    ("logits", "error", "message"),
-    [
-        ([[1.0]], TypeError, r"logits is a list; it must be a torch.Tensor of shape \[N, K\]"),
-        (np.ones((2, 2)), TypeError, "logits is a ndarray"),
-        (torch.ones(2, 2, dtype=torch.int64), TypeError, r"logits has dtype torch.int64; .* Call .float\(\)"),
-        (torch.ones(2, 2, dtype=torch.complex64), TypeError, "logits has dtype torch.complex64"),
-        (torch.ones(4), ValueError, r"logits has shape \[4\]; it must be \[N, K\]"),
-        (torch.ones(2, 2, 2), ValueError, r"logits has shape \[2, 2, 2\]"),
-        (torch.ones(0, 4), ValueError, r"logits has shape \[0, 4\]; .* at least 1"),
-        (torch.ones(4, 0), ValueError, r"logits has shape \[4, 0\]"),
-        (torch.tensor([[1.0, math.nan]]), ValueError, "logits holds NaN. Look for a diverged network"),
-        (torch.tensor([[1.0, math.inf]]), ValueError, "logits holds infinity. Look for a diverged network"),
-    ],
-)
-def test_wrong_logits_are_refused(logits, error, message):
-    with pytest.raises(error, match=message):
-        check_logits(logits, "logits")
-
-
-def test_labels_pass_as_they_are():
-    labels = torch.tensor([0, 2, 1])
-    assert check_labels(labels, classes=3, count=3) is labels
-
-
-@pytest.mark.parametrize(
-    ("labels", "error", "message"),
-    [
-        ([0, 1], TypeError, "labels is a list; it must be an int64 tensor"),
-        (torch.tensor([0.0, 1.0]), TypeError, r"labels has dtype torch.float32; .* Call .long\(\)"),
-        (torch.tensor([0, 1], dtype=torch.uint8), TypeError, "labels has dtype torch.uint8"),
-        (torch.tensor([0, 1, 1]), ValueError, r"labels has shape \[3\]; with 2 images it must be \[2\]"),
-        (torch.tensor([[0], [1]]), ValueError, r"labels has shape \[2, 1\]"),
-        (
-            torch.tensor([0, 3]),
-            ValueError,
-            r"labels run from 0 to 3; with 3 classes they must lie in \[0, 2\]",
-        ),
-        (torch.tensor([-1, 1]), ValueError, "labels run from -1 to 1"),
-    ],
-)
-def test_wrong_labels_are_refused(labels, error, message):
-    with pytest.raises(error, match=message):
-        check_labels(labels, classes=3, count=2)
 
 
 # Layers
