@@ -20,10 +20,11 @@ def normalized(
         y = \mathrm{conv}(x,\ Q(\tfrac{\gamma}{\sigma} w)) \cdot \frac{\sigma}{\sigma_B}
             + \frac{\gamma}{\sigma_B} (b - \mu_B) + \beta
 
-    The rounding Q sees the weights folded with the running :math:`\sigma`, as inference does: with that of the batch
-    their integers would jump from batch to batch. The quotient of the two undoes it behind the convolution, so that
-    without rounding this is batch norm. Mean :math:`\mu_B` and :math:`\sigma_B` are those of the layer without rounding
-    (of its weight; x is rounded already), which is computed for that; the running statistics follow them first.
+    The rounding Q sees the weights as inference folds them, with the running :math:`\sigma`: with that of the batch, a
+    weight would change its integer from batch to batch. The quotient behind the convolution undoes it, so that without
+    rounding this is batch norm. (Where each channel has a scale found anew, Q commutes with either; one scale for all
+    channels makes the difference.) Mean :math:`\mu_B` and deviation :math:`\sigma_B` are those of the layer with its
+    weight not rounded, which is computed for that; first of all they move the running statistics.
 
     Args:
         step: that of the layer.
@@ -37,14 +38,13 @@ def normalized(
     compute = replace(step, relu=None).on_numbers
     plain = compute(x, layer.weight, layer.bias).float()
     channels = [1, -1] + [1] * (plain.ndim - 2)
+    if plain.numel() == plain.shape[1]:
+        raise ValueError(
+            f"the batch norm behind layer {step.layer!r} cannot take statistics of a batch whose values are "
+            f"{list(plain.shape)}: one for each channel. Train with larger batches, or freeze() first."
+        )
     with torch.no_grad():
-        try:
-            norm(plain)
-        except ValueError as error:
-            raise ValueError(
-                f"the batch norm behind layer {step.layer!r} cannot take statistics of a batch whose values are "
-                f"{list(plain.shape)}: one for each channel. Train with larger batches, or freeze() first."
-            ) from error
+        norm(plain)
     var, mean = torch.var_mean(plain, dim=[0, *range(2, plain.ndim)], correction=0)
     correction = ((norm.running_var + norm.eps) / (var + norm.eps)).sqrt()
     weight = rounded(*folded_layer(layer, norm))

@@ -13,9 +13,9 @@ class MovingRanges(nn.Module):
     r"""Range of each tensor, updated from the smallest and largest value of a batch.
 
     .. math::
-        \text{average:} \quad low &\leftarrow (1 - m) \, low + m \min(x, 0), &
-            high &\leftarrow (1 - m) \, high + m \max(x, 0) \\
-        \text{max:} \quad low &\leftarrow \min(low, x), & high &\leftarrow \max(high, x)
+        \text{average:} \quad low &\leftarrow (1 - m) \, low + m \min x, &
+            high &\leftarrow (1 - m) \, high + m \max x \\
+        \text{max:} \quad low &\leftarrow \min(low,\ \min x), & high &\leftarrow \max(high,\ \max x)
 
     Args:
         ranges: {tensor: (low, high)}, to start from.
@@ -37,8 +37,8 @@ class MovingRanges(nn.Module):
         self.register_buffer("high", torch.tensor(high, dtype=torch.float32))
 
     def now(self) -> dict[str, tuple[float, float]]:
-        """The ranges as numbers."""
-        pairs = zip(self.low.tolist(), self.high.tolist(), strict=True)
+        """The ranges as numbers, each of which holds 0."""
+        pairs = zip(self.low.clamp(max=0).tolist(), self.high.clamp(min=0).tolist(), strict=True)
         return dict(zip(self.names, pairs, strict=True))
 
     def update(self, tensor: str, values: Tensor) -> None:
@@ -49,11 +49,9 @@ class MovingRanges(nn.Module):
                 f"tensor {tensor!r} runs from {low:g} to {high:g}, which no range covers. Look for a diverged network."
             )
         index = self.names.index(tensor)
-        for end, found, further in (
-            (self.low, low.clamp(max=0), torch.minimum),
-            (self.high, high.clamp(min=0), torch.maximum),
-        ):
-            if self.momentum is None:
-                end[index] = further(end[index], found)
-            else:
-                end[index] += self.momentum * (found - end[index])
+        if self.momentum is None:
+            self.low[index] = torch.minimum(self.low[index], low)
+            self.high[index] = torch.maximum(self.high[index], high)
+        else:
+            self.low[index] += self.momentum * (low - self.low[index])
+            self.high[index] += self.momentum * (high - self.high[index])

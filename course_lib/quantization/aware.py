@@ -310,6 +310,7 @@ class PreparedNetwork(nn.Module):
         params = step.rounding(planned.activations)
         if params is None:
             return values
+        result = straight_through(values, params)
         if moves and self.moving is not None:
             self.moving.update(step.tensor, values)
-        return straight_through(values, params)
+        return result
