@@ -44,8 +44,7 @@ from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
 from course_lib.validation import check_choice, check_number
 
-BATCH_NORMS = ("folded", "kept")
-"""What becomes of batch norms in `prepare`."""
+_BATCH_NORMS = ("folded", "kept")
 
 
 def straight_through(x: Float[Tensor, "*shape"], params: QuantParams) -> Float32[Tensor, "*shape"]:
@@ -122,8 +121,8 @@ def prepare(
     Batch norms are "folded" first, so that the weights which are trained are those which are rounded, and there is no
     batch norm in this training. Or they are "kept": their scale and shift are trained too, and every forward pass
     rounds the weights as they are folded then. In training mode it has the statistics of the batch, as batch norm does,
-    and costs a second convolution for them; in evaluation mode, and after `PreparedNetwork.freeze`, the running
-    statistics.
+    costs a second convolution for them, and leaves the folded bias unrounded; in evaluation mode, and after
+    `PreparedNetwork.freeze`, it has the running statistics, and rounds the bias too.
 
     The ranges of activations are "fixed"; or each batch in training mode moves them, until `PreparedNetwork.freeze`, by
     a moving "average" of its smallest and largest values, or out to these ("max"). The next batch has the new ranges.
@@ -132,7 +131,7 @@ def prepare(
         model, ranges, weight_bits, activation_bits, per_channel, weight_method, keep: as in
             `workflow.quantize_model`. The model is trained already; it is left as it was. What it does not train
             (requires_grad=False) stays frozen.
-        batch_norm: name in `BATCH_NORMS`.
+        batch_norm: "folded" or "kept".
         range_update: "fixed", "average" or "max".
         range_momentum: weight of the new batch in the average, above 0 and at most 1.
 
@@ -155,7 +154,7 @@ def prepare(
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
         CVPR 2018, section 3; Krishnamoorthi 2018, sections 2.4 and 3.2.2.
     """
-    check_choice(batch_norm, "batch_norm", BATCH_NORMS)
+    check_choice(batch_norm, "batch_norm", _BATCH_NORMS)
     check_choice(range_update, "range_update", UPDATES)
     check_number(range_momentum, "range_momentum", low=0, high=1, low_open=True)
     planned = plan(
