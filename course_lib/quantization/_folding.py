@@ -2,10 +2,11 @@
 
 import copy
 from collections import Counter
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from course_lib import tracing
 
@@ -32,9 +33,23 @@ def traced(model: nn.Module) -> fx.Graph:
 
 def folded(model: nn.Module) -> nn.Module:
     """Do what `workflow.fold_batch_norm` does, without comparing the results."""
+    return without_norms(model, norms_of(model))
+
+
+def without_norms(model: nn.Module, norms: Mapping[str, str]) -> nn.Module:
+    """Fold batch norms, {layer: its batch norm}, in a copy, which is in evaluation mode."""
+    result = copy.deepcopy(model)
+    for layer, norm in norms.items():
+        _fold(result.get_submodule(layer), result.get_submodule(norm))
+        result.set_submodule(norm, nn.Identity())
+    return result.eval()
+
+
+def norms_of(model: nn.Module) -> dict[str, str]:
+    """{layer: the batch norm behind it} of every batch norm; one that cannot be folded is refused by name."""
     graph, modules = traced(model), dict(model.named_modules())
     calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    pairs = []
+    norms = {}
     for node in graph.nodes:
         if node.op != "call_module":
             continue
@@ -57,12 +72,8 @@ def folded(model: nn.Module) -> nn.Module:
                 f"batch norm {node.target!r} has no running statistics (track_running_stats=False), so it is "
                 "another map for each batch. Train it with running statistics."
             )
-        pairs.append((source.target, node.target))
-    result = copy.deepcopy(model)
-    for layer, norm in pairs:
-        _fold(result.get_submodule(layer), result.get_submodule(norm))
-        result.set_submodule(norm, nn.Identity())
-    return result.eval()
+        norms[source.target] = node.target
+    return norms
 
 
 def check_plain(name: str, layer: nn.Module) -> None:
@@ -74,18 +85,29 @@ def check_plain(name: str, layer: nn.Module) -> None:
         )
 
 
-def _fold(layer: nn.Module, norm: nn.Module) -> None:
-    """In float64, rounded once."""
+def folded_layer(
+    layer: nn.Module, norm: _BatchNorm, mean: Tensor | None = None, var: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of a layer with its batch norm folded, in float64 and rounded once.
+
+    The statistics are the running ones where none are given. Gradients reach whatever they depend on.
+    """
+    mean, var = (norm.running_mean, norm.running_var) if mean is None else (mean, var)
+    factor = (var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        factor = factor * norm.weight.double()
+    shift = -mean.double() if layer.bias is None else layer.bias - mean.double()
+    bias = shift * factor if norm.bias is None else shift * factor + norm.bias
+    weight = layer.weight * factor.reshape([-1] + [1] * (layer.weight.ndim - 1))
+    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
+
+
+def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
+    learns = layer.weight.requires_grad
     with torch.no_grad():
-        factor = (norm.running_var.double() + norm.eps).rsqrt()
-        if norm.weight is not None:
-            factor = factor * norm.weight.double()
-        shift = -norm.running_mean.double() if layer.bias is None else layer.bias - norm.running_mean.double()
-        bias = shift * factor if norm.bias is None else shift * factor + norm.bias
-        weight = layer.weight * factor.reshape([-1] + [1] * (layer.weight.ndim - 1))
-        dtype, learns = layer.weight.dtype, layer.weight.requires_grad
-    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=learns)
-    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=learns)
+        weight, bias = folded_layer(layer, norm)
+    layer.weight = nn.Parameter(weight, requires_grad=learns)
+    layer.bias = nn.Parameter(bias, requires_grad=learns)
 
 
 def _hooks(layer: nn.Module) -> bool:

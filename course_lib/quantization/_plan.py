@@ -1,7 +1,7 @@
 """The plan of a quantization: what is rounded in a network, and to what. Simulating and training follow it."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,7 @@ class Plan:
         activations: {tensor: parameters} of what is rounded.
         inputs: {layer: parameters of its input} of each layer whose weight and bias are rounded.
         weight_bits, per_channel, weight_method: of these weights, as in `workflow.quantize_model`.
+        ranges: {tensor: (low, high)} that the parameters were chosen for.
     """
 
     network: nn.Module
@@ -56,20 +57,37 @@ class Plan:
     weight_bits: int
     per_channel: bool
     weight_method: str
+    ranges: Ranges = field(default_factory=dict)
 
     def rounded(self, name: str) -> RoundedLayer:
         """Round the weight and bias that a layer has now."""
-        layer, x_params = self.network.get_submodule(name), self.inputs[name]
+        layer = self.network.get_submodule(name)
+        return self.round(name, layer.weight, layer.bias)
+
+    def round(self, name: str, weight: Tensor, bias: Tensor | None) -> RoundedLayer:
+        """Round a weight and bias as those of a layer."""
+        x_params = self.inputs[name]
         try:
-            params = _weight_params(layer, x_params, self.weight_bits, self.per_channel, self.weight_method)
-            weight, bias, steps = fake_quantize(layer.weight, params), None, None
-            if layer.bias is not None:
-                steps = integer.quantize_bias(layer.bias, x_params=x_params, weight_params=params)
+            params = _weight_params(
+                weight, bias, x_params, self.weight_bits, self.per_channel, self.weight_method
+            )
+            rounded, rounded_bias, steps = fake_quantize(weight, params), None, None
+            if bias is not None:
+                steps = integer.quantize_bias(bias, x_params=x_params, weight_params=params)
                 size = (x_params.scale.to(steps.device) * params.scale).double()
-                bias = (steps.double() * size).float()
+                rounded_bias = (steps.double() * size).float()
         except ValueError as error:
             raise ValueError(f"layer {name!r}: {error}") from error
-        return RoundedLayer(params, weight, bias, steps)
+        return RoundedLayer(params, rounded, rounded_bias, steps)
+
+    def with_ranges(self, ranges: Ranges) -> "Plan":
+        """The plan with other ranges of what is rounded."""
+        activations = {
+            tensor: choose_params(*ranges[tensor], bits=params.bits, symmetric=False)
+            for tensor, params in self.activations.items()
+        }
+        inputs = _inputs(self.steps, activations, self.inputs)
+        return replace(self, activations=activations, inputs=inputs, ranges=ranges)
 
 
 def plan(
@@ -96,13 +114,18 @@ def plan(
     for tensor in _rounded_tensors(steps, kept):
         bits = max(activation_bits, _OUTPUT_BITS) if tensor == LOGITS else activation_bits
         activations[tensor] = choose_params(*ranges[tensor], bits=bits, symmetric=False)
+    layers = [step.layer for step in steps if step.layer is not None and step.layer not in kept]
+    inputs = _inputs(steps, activations, layers)
+    return Plan(network, steps, activations, inputs, weight_bits, per_channel, weight_method, ranges)
+
+
+def _inputs(
+    steps: list[Step], activations: Mapping[str, QuantParams], layers: Iterable[str]
+) -> dict[str, QuantParams]:
+    """{layer: parameters of its input}."""
     tensors = {step.name: step.tensor for step in steps}
-    inputs = {
-        step.layer: activations[tensors[step.inputs[0]]]
-        for step in steps
-        if step.layer is not None and step.layer not in kept
-    }
-    return Plan(network, steps, activations, inputs, weight_bits, per_channel, weight_method)
+    sources = {step.layer: tensors[step.inputs[0]] for step in steps if step.layer is not None}
+    return {layer: activations[sources[layer]] for layer in layers}
 
 
 def _rounded_tensors(steps: list[Step], kept: set[str]) -> list[str]:
@@ -116,14 +139,14 @@ def _rounded_tensors(steps: list[Step], kept: set[str]) -> list[str]:
 
 
 def _weight_params(
-    layer: nn.Module, x_params: QuantParams, bits: int, per_channel: bool, method: str
+    weight: Tensor, bias: Tensor | None, x_params: QuantParams, bits: int, per_channel: bool, method: str
 ) -> QuantParams:
     """Symmetric parameters, with scales so large that int32 holds the bias: as ONNX Runtime's quantizer has it."""
     axis = 0 if per_channel else None
-    params = params_of(layer.weight, bits=bits, symmetric=True, axis=axis, method=method)
-    if layer.bias is None:
+    params = params_of(weight, bits=bits, symmetric=True, axis=axis, method=method)
+    if bias is None:
         return params
-    bias = layer.bias.detach().double().abs()
+    bias = bias.detach().double().abs()
     least = 1.0001 * 2 * (bias if per_channel else bias.amax()) / (2**32 - 2)
     scale = params.scale.double()
     step = x_params.scale.to(scale.device).double() * scale
