@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from course_lib.quantization._checks import check_numbers
 from course_lib.quantization._plan import Plan, Ranges, plan
+from course_lib.quantization._state import Held, Stateful
 from course_lib.quantization.affine import QuantParams, fake_quantize, in_range
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
@@ -160,7 +161,7 @@ def convert(prepared: "PreparedNetwork") -> QuantizedNetwork:
     return QuantizedNetwork(prepared.plan)
 
 
-class PreparedNetwork(nn.Module):
+class PreparedNetwork(Stateful):
     """Network in float32 that rounds its weights, biases and activations at every call; see `prepare`.
 
     Attributes:
@@ -177,6 +178,19 @@ class PreparedNetwork(nn.Module):
         layers = {step.layer: self._layer(step.layer) for step in self.plan.steps if step.layer is not None}
         compute = functools.partial(self._compute, layers)
         return execute(self.plan.steps, compute, images, batch_size=None if self.training else PART)
+
+    @property
+    def steps(self) -> list[Step]:
+        """Operations, in order."""
+        return self.plan.steps
+
+    def held(self) -> Held:
+        """Give what has to be stored beside the weights."""
+        return Held(self.plan.activations, options=self.plan.options())
+
+    def hold(self, held: Held) -> None:
+        """Take the place of what `held` gave."""
+        self.plan = self.plan.with_activations(held.activations)
 
     def _layer(self, name: str) -> tuple[Tensor, Tensor | None]:
         """Weight and bias, rounded unless the layer is kept in float32."""
