@@ -50,7 +50,8 @@ def test_a_state_goes_into_a_network_with_other_ranges_to_the_bit(kind, tmp_path
     safetensors.torch.save_file(stored, tmp_path / "state.safetensors")  # all of it are tensors
     ranges = {name: (2 * low, 3 * high) for name, (low, high) in calibrate(histograms_of("odd")).items()}
     for given in (stored, safetensors.torch.load_file(tmp_path / "state.safetensors")):
-        other = KINDS[kind](network("odd")[0], ranges, weight_method="mse")
+        # A network in training finds its weights' scales by this method at every call, so that it has to be the same.
+        other = KINDS[kind](network("odd")[0], ranges, weight_method="mse" if kind == "prepared" else "max")
         assert not torch.equal(logits(net, "odd"), logits(other, "odd"))
         other.load_state_dict(given)
         same_logits(net, other, "odd")
@@ -137,7 +138,7 @@ def test_a_model_that_computes_something_else_is_refused(path):
         with pytest.raises(ValueError, match=message):
             load(path, model)
     for model in (None, Strided):
-        with pytest.raises(TypeError, match="it must be a torch.nn.Module"):
+        with pytest.raises(TypeError, match="it must be a torch"):
             load(path, model)
 
 
