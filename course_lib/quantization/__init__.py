@@ -5,6 +5,7 @@
 - `workflow`: post-training quantization of a network in five steps.
 - `aware`: training with the rounding in the network.
 - `integer`: layers in integer arithmetic; `simulated` and `integer_network`: whole networks in the two forms.
+- `saving`: files of quantized networks, for this library to read again.
 - `operations`: the table of what has an integer form; `translate` and `steps`: what a network is taken apart into.
 - `onnx`: files for ONNX Runtime, a package of its own whose functions have the names of those here.
 """
@@ -31,10 +32,12 @@ __all__ = [
     "fake_quantize",
     "fold_batch_norm",
     "in_range",
+    "load",
     "params_of",
     "prepare",
     "quantize",
     "quantize_model",
+    "save",
     "straight_through",
     "to_integer",
 ]
@@ -53,6 +56,7 @@ _HOMES = {
     "calibration": ("ClippingWarning", "Histogram"),
     "integer_network": ("IntegerLayer", "IntegerNetwork"),
     "operations": ("OPERATIONS", "Operation"),
+    "saving": ("load", "save"),
     "simulated": ("QuantizedNetwork",),
     "steps": ("Step", "execute"),
     "workflow": ("calibrate", "collect", "fold_batch_norm", "quantize_model", "to_integer"),

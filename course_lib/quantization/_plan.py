@@ -1,6 +1,6 @@
 """The plan of a quantization: what is rounded in a network, and to what. Simulating and training follow it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -59,6 +59,20 @@ class Plan:
     weight_method: str
     ranges: Ranges = field(default_factory=dict)
 
+    def options(self) -> dict[str, object]:
+        """Describe the choices of `workflow.quantize_model`, in the form that JSON has."""
+        return {
+            "layers": list(self.inputs),
+            "weight_bits": self.weight_bits,
+            "per_channel": self.per_channel,
+            "weight_method": self.weight_method,
+        }
+
+    def with_activations(self, activations: Mapping[str, QuantParams]) -> "Plan":
+        """Return the plan with other parameters of the same tensors."""
+        inputs = input_params(self.steps, activations, self.inputs)
+        return replace(self, activations=dict(activations), inputs=inputs)
+
     def rounded(self, name: str) -> RoundedLayer:
         """Round the weight and bias that a layer has now."""
         layer = self.network.get_submodule(name)
@@ -86,8 +100,7 @@ class Plan:
             tensor: choose_params(*ranges[tensor], bits=params.bits, symmetric=False)
             for tensor, params in self.activations.items()
         }
-        inputs = _inputs(self.steps, activations, self.inputs)
-        return replace(self, activations=activations, inputs=inputs, ranges=ranges)
+        return replace(self.with_activations(activations), ranges=ranges)
 
 
 def plan(
@@ -115,17 +128,16 @@ def plan(
         bits = max(activation_bits, _OUTPUT_BITS) if tensor == LOGITS else activation_bits
         activations[tensor] = choose_params(*ranges[tensor], bits=bits, symmetric=False)
     layers = [step.layer for step in steps if step.layer is not None and step.layer not in kept]
-    inputs = _inputs(steps, activations, layers)
+    inputs = input_params(steps, activations, layers)
     return Plan(network, steps, activations, inputs, weight_bits, per_channel, weight_method, ranges)
 
 
-def _inputs(
-    steps: list[Step], activations: Mapping[str, QuantParams], layers: Iterable[str]
+def input_params(
+    steps: list[Step], activations: Mapping[str, QuantParams], layers: Collection[str]
 ) -> dict[str, QuantParams]:
-    """{layer: parameters of its input}."""
+    """{layer: parameters of its input} of these layers."""
     tensors = {step.name: step.tensor for step in steps}
-    sources = {step.layer: tensors[step.inputs[0]] for step in steps if step.layer is not None}
-    return {layer: activations[sources[layer]] for layer in layers}
+    return {step.layer: activations[tensors[step.inputs[0]]] for step in steps if step.layer in layers}
 
 
 def _rounded_tensors(steps: list[Step], kept: set[str]) -> list[str]:

@@ -39,6 +39,7 @@ from course_lib.quantization._checks import check_numbers
 from course_lib.quantization._folding import folded_layer, norms_of, without_norms
 from course_lib.quantization._plan import Plan, Ranges, plan
 from course_lib.quantization._ranges import UPDATES, MovingRanges
+from course_lib.quantization._state import Held, Stateful
 from course_lib.quantization.affine import QuantParams, fake_quantize, in_range
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
@@ -174,7 +175,8 @@ def prepare(
         planned = replace(planned, network=copy.deepcopy(model).train())
     moving = None
     if range_update != "fixed":
-        moving = MovingRanges(planned.ranges, range_momentum if range_update == "average" else None)
+        rounded = {tensor: planned.ranges[tensor] for tensor in planned.activations}
+        moving = MovingRanges(rounded, range_momentum if range_update == "average" else None)
     return PreparedNetwork(planned, norms, moving)
 
 
@@ -204,7 +206,7 @@ def convert(prepared: "PreparedNetwork") -> QuantizedNetwork:
     return QuantizedNetwork(prepared.plan)
 
 
-class PreparedNetwork(nn.Module):
+class PreparedNetwork(Stateful):
     """Network in float32 that rounds its weights, biases and activations at every call; see `prepare`.
 
     Attributes:
@@ -259,6 +261,24 @@ class PreparedNetwork(nn.Module):
         }
         compute = functools.partial(self._compute, planned, layers, moves)
         return execute(planned.steps, compute, images, batch_size=None if self.training else PART)
+
+    @property
+    def steps(self) -> list[Step]:
+        """Operations, in order."""
+        return self._planned.steps
+
+    def held(self) -> Held:
+        """Give what has to be stored beside the weights."""
+        options = {
+            **self._planned.options(),
+            "batch_norm": "kept" if self._norms else "folded",
+            "moving": None if self.moving is None else [self.moving.momentum],
+        }
+        return Held(self._ranged().activations, options=options)
+
+    def hold(self, held: Held) -> None:
+        """Take the place of what `held` gave."""
+        self._planned = self._planned.with_activations(held.activations)
 
     def _ranged(self) -> Plan:
         return self._planned if self.moving is None else self._planned.with_ranges(self.moving.now())

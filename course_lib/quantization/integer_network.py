@@ -6,18 +6,20 @@ from jaxtyping import Float, Float32, Int32, Integer
 from torch import Tensor, nn
 
 from course_lib.quantization._checks import check_numbers
+from course_lib.quantization._state import Held, Stateful
 from course_lib.quantization.affine import dequantize, quantize
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
 
 
-class IntegerNetwork(nn.Module):
+class IntegerNetwork(Stateful):
     """Network in integer arithmetic; see `workflow.to_integer`.
 
+    Its state_dict holds integers and their scales. `saving.save` writes it to a file.
+
     Attributes:
-        network: copy of the original in which each quantized layer holds an int8 weight and an int32 bias. Its state
-            dict is what has to be stored, beside the scales.
+        network: copy of the original in which each quantized layer holds an int8 weight and an int32 bias.
         steps: its operations, in order.
         activations, weights: parameters, as in `simulated.QuantizedNetwork`.
     """
@@ -38,6 +40,14 @@ class IntegerNetwork(nn.Module):
         """Compute the logits of images, which are given as float32."""
         values = execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
         return self._as_real(values, self.steps[-1].tensor)
+
+    def held(self) -> Held:
+        """Give what has to be stored beside the integers."""
+        return Held(self.activations, self.weights)
+
+    def hold(self, held: Held) -> None:
+        """Take the place of what `held` gave."""
+        self.activations, self.weights = dict(held.activations), dict(held.weights)
 
     def compute(self, step: Step, *inputs: Tensor) -> Tensor:
         """Compute one step: on integers, or on the numbers that they stand for where it has no integer form."""

@@ -99,7 +99,7 @@ def _without_params(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 def _cut(x: Tensor, high: float) -> Tensor:
-    return x.clamp(0, high)
+    return x.clamp(0.0, high)  # of one type, which the exporter to ONNX wants
 
 
 def _cut_integers(x: Tensor, *, params: tuple, high: float) -> Tensor:

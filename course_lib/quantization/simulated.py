@@ -7,11 +7,14 @@ from torch import Tensor, nn
 
 from course_lib.quantization._checks import check_numbers
 from course_lib.quantization._plan import Plan
+from course_lib.quantization._state import Held, Stateful
 from course_lib.quantization.steps import PART, Step, execute
 
 
-class QuantizedNetwork(nn.Module):
+class QuantizedNetwork(Stateful):
     """Network whose weights and activations are rounded to what integers stand for; see `workflow.quantize_model`.
+
+    Its state_dict holds the scales too. `saving.save` writes it to a file.
 
     Attributes:
         network: copy of the original with batch norms folded and weights rounded.
@@ -37,6 +40,15 @@ class QuantizedNetwork(nn.Module):
     def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
         """Compute the logits of images, float32."""
         return execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
+
+    def held(self) -> Held:
+        """Give what has to be stored beside the weights."""
+        return Held(self.activations, self.weights, self.biases)
+
+    def hold(self, held: Held) -> None:
+        """Take the place of what `held` gave."""
+        self.activations, self.weights = dict(held.activations), dict(held.weights)
+        self.biases = dict(held.biases)
 
     def compute(self, step: Step, *inputs: Tensor) -> Tensor:
         """Compute one step, rounded: what `steps.execute` takes."""

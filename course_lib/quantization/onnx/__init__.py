@@ -2,7 +2,8 @@ r"""Networks in ONNX Runtime: write the file, quantize it to 8 bits with ranges 
 
 ::
 
-    path, names = export(model, example, "vgg.onnx")
+    export(simulated, example, "vgg-int8.onnx")     # the integers of workflow.to_integer(simulated)
+    path, names = export(model, example, "vgg.onnx")        # or in float32, for ONNX Runtime's quantizer
     quantize(path, "vgg-int8.onnx", images=dataset.train.images[:500], method="entropy")
     quantize(path, "vgg-int8.onnx", ranges=ranges, names=names)     # ranges of workflow.calibrate
     run("vgg-int8.onnx", dataset.test.images)       # logits

@@ -1,10 +1,8 @@
 """From a network of PyTorch to an ONNX file."""
 
-import copy
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Shaped
@@ -12,11 +10,13 @@ from torch import Tensor, nn
 
 from course_lib import tracing
 from course_lib.files import atomic_path
+from course_lib.quantization._folding import folded
+from course_lib.quantization._state import Stateful
+from course_lib.quantization.onnx._integers import as_integers, with_integers
 from course_lib.quantization.onnx._names import tensor_names
 from course_lib.quantization.onnx._session import File, check_packages, check_path, open_session, strip
-
-if TYPE_CHECKING:
-    from onnx import GraphProto, ModelProto
+from course_lib.quantization.onnx._translate import translated
+from course_lib.quantization.steps import IMAGES, LOGITS
 
 
 class Exported(NamedTuple):
@@ -29,15 +29,22 @@ class Exported(NamedTuple):
 
 
 def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> Exported:
-    """Write a network as an ONNX file that takes batches of any size.
+    """Write a network as an ONNX file that takes batches of any size: in float32, or a quantized one in 8 bits.
 
-    Batch norm is folded into the convolutions. Global average pooling, which PyTorch writes as a mean over axes, is
-    written as the operator of that name, which has an 8-bit form. Notes on where each operator comes from in the Python
-    code are left out. The file is run on the example and compared with the network before it takes its name. Its bytes,
-    and so the names of its tensors, depend on the network alone, and not on how tensors lie in memory.
+    Batch norm is folded into the layers before it, as `workflow` does. Global average pooling, which PyTorch writes as
+    a mean over axes, is written as the operator of that name, which has an 8-bit form. Notes on where each operator
+    comes from in the Python code are left out. The file is run on the example, and one in float32 compared with the
+    network, before it takes its name. Its bytes, and so the names of its tensors, depend on the network alone, and not
+    on how tensors lie in memory.
+
+    A quantized network gives a file that holds its integers, scales and zero points. In ONNX Runtime it has the logits
+    of `workflow.to_integer`, bit for bit, where those of `quantize` have them. Layers kept in float32 are float32 in
+    the file, and their sums end on other last bits than PyTorch's.
 
     Args:
-        model: network that maps one tensor to one tensor; it is exported in evaluation mode and left as it was.
+        model: network that maps one tensor to one tensor; it is exported in evaluation mode and left as it was. Or a
+            quantized one, as `workflow.quantize_model`, `aware.prepare` and `workflow.to_integer` give it, with
+            activations of 8 bits and weights of 8 at most.
         example: input [N, ...] of the dtype and on the device that the model runs on; what N is does not matter.
         path: of the file; its folder is made where it is missing.
 
@@ -49,7 +56,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
         ImportError: onnx, onnxscript or onnxruntime is not installed.
         TypeError: `model` is not an nn.Module, `example` not a tensor, or `path` not a path.
         ValueError: the model does not run on the example, cannot be exported (the message names the operator), gives
-            another result in ONNX Runtime, or gives more than one tensor.
+            another result in ONNX Runtime, or gives more than one tensor; a quantized one of other bits than said here.
         OSError: the file cannot be written.
     """
     check_packages("onnx", "onnxscript", "onnxruntime")
@@ -59,6 +66,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
     tracing.check(model, example, one=True)
     if len(example) == 1:  # torch.export takes a batch of one for a network of single images
         example = example.repeat([2] + [1] * (example.ndim - 1))
+    integers = as_integers(model) if isinstance(model, Stateful) else None
     with atomic_path(path) as temporary, tracing.borrowed(model):
         tracing.run(model, example)
         expected = model(example)
@@ -67,62 +75,31 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
                 f"the model gives a {type(expected).__name__}; accepted are models that give one tensor. Wrap it in a "
                 "module that picks one."
             )
-        proto = _translated(model, example)
-        _use_global_pooling(proto.graph)
+        if integers is None:
+            network = _folded(model)
+            proto = translated(network, example, inputs=[IMAGES], outputs=[LOGITS])
+            names = tensor_names(network, proto.graph)
+        else:
+            proto, names = with_integers(integers, example)
         strip(proto)
-        names = tensor_names(model, proto.graph)
         onnx.save(proto, temporary)
         session = open_session(temporary, path)
-        found = session.run(None, {"images": example.detach().cpu().numpy()})[0]
-        _check_equal(torch.from_numpy(found).double(), expected.cpu().double(), path)
+        found = torch.from_numpy(session.run(None, {IMAGES: example.detach().cpu().numpy()})[0])
+        if integers is None:
+            _check_equal(found.double(), expected.cpu().double(), path)
     return Exported(path, names)
 
 
-def _translated(model: nn.Module, example: Tensor) -> "ModelProto":
-    """The network as torch.onnx translates it, the names of input and output being images and logits.
+def _folded(model: nn.Module) -> nn.Module:
+    """The network with its batch norms folded as `workflow` folds them; as it is where that is refused.
 
-    How its tensors lie in memory is not for the file: from weights with the channels innermost torch.export makes more
-    operators, and other names.
+    The exporter would fold them too, but in another order of operations: the last bits of weights would differ, and so
+    a few of their integers.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            program = torch.onnx.export(
-                copy.deepcopy(model).to(memory_format=torch.contiguous_format),
-                (example.contiguous(),),
-                dynamo=True,
-                dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
-                input_names=["images"],
-                output_names=["logits"],
-                verbose=False,
-            )
-        except Exception as error:
-            reason = str(error).partition("## Exception summary")[2] or f"{type(error).__name__}: {error}"
-            raise ValueError(
-                f"the model cannot be exported to ONNX: {' '.join(reason.split()):.400} ... Replace that operation by "
-                "others, or leave it out of the network, whose path must depend neither on the values of its input nor "
-                "on their number."
-            ) from error
-    return program.model_proto
-
-
-def _use_global_pooling(graph: "GraphProto") -> None:
-    """ReduceMean over height and width as GlobalAveragePool, which is the same."""
-    from onnx import numpy_helper
-
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in (*graph.input, *graph.value_info)}
-    replaced = set()
-    for node in graph.node:
-        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-        if node.op_type != "ReduceMean" or not keeps or ndim.get(node.input[0]) != 4 or len(node.input) == 1:
-            continue
-        if sorted(numpy_helper.to_array(constants[node.input[1]]).tolist()) in ([2, 3], [-2, -1]):
-            replaced.add(node.input[1])
-            node.op_type = "GlobalAveragePool"
-            del node.attribute[:], node.input[1:]
-    for name in replaced.difference(*(node.input for node in graph.node)):
-        graph.initializer.remove(constants[name])
+    try:
+        return folded(model)
+    except Exception:  # what torch.fx or copy refuse, the exporter takes, or names
+        return model
 
 
 def _check_equal(found: Tensor, expected: Tensor, path: Path) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from course_lib import checkpoints, tracing
 from course_lib.data import to_float
 from course_lib.quantization.onnx import export, quantize, run
+from tests.quantization.networks import traces
 from tests.quantization.onnx.files import (
     NETWORKS,
     digest,
@@ -71,6 +72,7 @@ def test_the_network_stays_as_it_was(tmp_path):
     assert all(p.grad is None for p in model.parameters())
 
 
+@traces
 def test_bytes_depend_neither_on_the_example_nor_on_the_process(exported, tmp_path):
     _, path = exported["resnet"]
     assert digest(export(network("resnet"), torch.rand(3, 1, 8, 8), tmp_path / "again.onnx").path) == digest(
@@ -100,6 +102,7 @@ def test_bytes_depend_neither_on_the_example_nor_on_the_process(exported, tmp_pa
     assert digest(tmp_path / "other-8.onnx") == digest(small)
 
 
+@traces
 def test_bytes_do_not_depend_on_how_tensors_lie_in_memory(exported, tmp_path):
     _, path = exported["resnet"]
     model = network("resnet").to(memory_format=torch.channels_last)

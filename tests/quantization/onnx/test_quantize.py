@@ -273,8 +273,8 @@ def test_weights_and_biases_are_those_of_affine_and_integer(exported, tmp_path):
     small = constants_of(quantize(path, tmp_path / "a.onnx", images=pictures(8)))
     folded = constants_of(path)
     layers = (
-        ("images", "0.weight", "0.weight_bias"),
-        ("relu", "4.weight", "4.weight_bias"),  # max pooling between them keeps the scale
+        ("images", "0.weight", "0.bias"),
+        ("relu", "4.weight", "4.bias"),  # max pooling between them keeps the scale
         ("mean", "9.weight", "9.bias"),
     )
     for x, weight, bias in layers:

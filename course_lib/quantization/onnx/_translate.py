@@ -1,0 +1,67 @@
+"""From a network of PyTorch to the operators of ONNX."""
+
+import copy
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+
+def translated(
+    model: nn.Module, example: Tensor, *others: list[Tensor], inputs: Sequence[str], outputs: Sequence[str]
+) -> "ModelProto":
+    """Let torch.onnx translate a network, for batches of any size.
+
+    How its tensors lie in memory is not for the file: from weights with the channels innermost torch.export makes more
+    operators, and other names.
+
+    Args:
+        others: lists of tensors that the network takes beside the example.
+        inputs, outputs: names of all inputs, and of all results.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.onnx.export(
+                copy.deepcopy(model).to(memory_format=torch.contiguous_format),
+                (example.contiguous(), *others),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim.DYNAMIC}, *([None] * len(some) for some in others)),
+                input_names=list(inputs),
+                output_names=list(outputs),
+                verbose=False,
+            )
+        except Exception as error:
+            reason = str(error).partition("## Exception summary")[2] or f"{type(error).__name__}: {error}"
+            raise ValueError(
+                f"the model cannot be exported to ONNX: {' '.join(reason.split()):.400} ... Replace that operation by "
+                "others, or leave it out of the network, whose path must depend neither on the values of its input nor "
+                "on their number."
+            ) from error
+    proto = program.model_proto  # anew each time it is asked for
+    _use_global_pooling(proto.graph)
+    return proto
+
+
+def _use_global_pooling(graph: "GraphProto") -> None:
+    """ReduceMean over height and width as GlobalAveragePool, which is the same."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in (*graph.input, *graph.value_info)}
+    replaced = set()
+    for node in graph.node:
+        keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
+        if node.op_type != "ReduceMean" or not keeps or ndim.get(node.input[0]) != 4 or len(node.input) == 1:
+            continue
+        if sorted(numpy_helper.to_array(constants[node.input[1]]).tolist()) in ([2, 3], [-2, -1]):
+            replaced.add(node.input[1])
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+    for name in replaced.difference(*(node.input for node in graph.node)):
+        graph.initializer.remove(constants[name])
