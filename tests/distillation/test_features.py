@@ -60,6 +60,13 @@ def test_a_hint_teaches_student_and_adapter_and_not_the_teacher():
     assert all(tensor.grad.abs().sum() > 0 for tensor in (student, adapter.weight, adapter.bias))
 
 
+def test_no_gradient_flows_into_the_teacher_s_attention():
+    student, teacher = (random_features(2, c, 3, 3).requires_grad_() for c in (4, 6))
+    attention_loss(student, teacher).backward()
+    assert teacher.grad is None
+    assert student.grad.abs().sum() > 0
+
+
 def test_gradients_of_both_losses_are_derivatives():
     student = random_features(2, 3, 2, 2, seed=1).requires_grad_()
     teacher = random_features(2, 4, 2, 2, seed=2)
