@@ -3,6 +3,8 @@
 - `affine`: real numbers as integers, by a scale and a zero point.
 - `calibration`: histograms of activations, and the range that their integers cover.
 - `workflow`: post-training quantization of a network in five steps.
+- `rounding`, `bias`, `equalization`: weights of few bits that cost less accuracy than rounding to nearest.
+- `codebook`: weights as indices of levels that k-means finds.
 - `aware`: training with the rounding in the network.
 - `integer`: layers in integer arithmetic; `simulated` and `integer_network`: whole networks in the two forms.
 - `operations`: the table of what has an integer form; `translate` and `steps`: what a network is taken apart into.
@@ -13,27 +15,40 @@ import importlib
 
 __all__ = [
     "OPERATIONS",
+    "Codebook",
     "Histogram",
     "IntegerLayer",
     "IntegerNetwork",
     "Operation",
+    "Pair",
     "PreparedNetwork",
     "QuantParams",
     "QuantizedNetwork",
     "Step",
     "calibrate",
     "choose_params",
+    "cluster",
+    "cluster_layers",
     "collect",
     "convert",
+    "correct_biases",
     "dequantize",
+    "equalize",
+    "equalizing_scales",
     "execute",
     "fake_quantize",
+    "find_pairs",
     "fold_batch_norm",
+    "gptq",
     "in_range",
+    "input_hessian",
+    "look_up",
+    "output_error",
     "params_of",
     "prepare",
     "quantize",
     "quantize_model",
+    "round_network",
     "straight_through",
     "to_integer",
 ]
@@ -49,9 +64,13 @@ _HOMES = {
         "in_range",
     ),
     "aware": ("PreparedNetwork", "convert", "prepare", "straight_through"),
+    "bias": ("correct_biases",),
     "calibration": ("Histogram",),
+    "codebook": ("Codebook", "cluster", "cluster_layers", "look_up"),
+    "equalization": ("Pair", "equalize", "equalizing_scales", "find_pairs"),
     "integer_network": ("IntegerLayer", "IntegerNetwork"),
     "operations": ("OPERATIONS", "Operation"),
+    "rounding": ("gptq", "input_hessian", "output_error", "round_network"),
     "simulated": ("QuantizedNetwork",),
     "steps": ("Step", "execute"),
     "workflow": ("calibrate", "collect", "fold_batch_norm", "quantize_model", "to_integer"),

@@ -1,0 +1,89 @@
+r"""Bias correction: rounding moves the mean of a layer's output, and its bias moves it back.
+
+.. math:: \mathbb{E}[Q(w) * \tilde x + b] - \mathbb{E}[w * x + b] \neq 0
+
+The rounding errors of one channel's weights do not cancel, least of all in a depthwise convolution, which has nine of
+them. Their mean effect on calibration images is one number a channel: a bias costs nothing more.
+"""
+
+import copy
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from course_lib.quantization._original import original
+from course_lib.quantization.operations import OPERATIONS
+from course_lib.quantization.simulated import QuantizedNetwork
+from course_lib.quantization.steps import Step, execute
+
+_INT32 = 2**31 - 1
+
+
+def correct_biases(
+    model: nn.Module, simulated: QuantizedNetwork, images: Shaped[Tensor, "N C H W"]
+) -> QuantizedNetwork:
+    r"""Move the biases of a simulated network so that each layer has the mean output of the float network.
+
+    .. math:: b_c \leftarrow b_c - (\mathbb{E}[\tilde y_c] - \mathbb{E}[y_c])
+
+    where y is the output of channel c before the activation function, and the mean is over images and positions. The
+    layers come in their order, and :math:`\tilde y` is computed from the network corrected so far. Afterwards the mean
+    error on these images is at most half a step of the bias, :math:`s_x s_w / 2`. A layer without bias gets one.
+
+    Args:
+        model, simulated, images: as in `rounding.round_network`; all are left as they were.
+
+    Returns:
+        Another simulated network. `workflow.to_integer` takes it on.
+
+    Raises:
+        TypeError, ValueError: as `rounding.round_network`.
+
+    Example:
+        >>> from course_lib.quantization.workflow import quantize_model
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1))
+        >>> model[1].weight.data, model[1].bias.data = torch.tensor([[3.0, 1.4]]), torch.tensor([0.0])
+        >>> simulated = quantize_model(model, {"images": (0, 255), "logits": (-128, 127)}, weight_bits=3)
+        >>> correct_biases(model, simulated, torch.tensor([[[[2.0, 5.0]]], [[[1.0, 10.0]]]])).network[1].bias.data
+        tensor([3.])
+
+    References:
+        Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2;
+        with calibration images as in its appendix D.
+    """
+    network, images = original(model, simulated, images)
+    result, means = copy.deepcopy(simulated), {}
+
+    def measure(step: Step, *inputs: Tensor) -> Tensor:
+        if step.layer in result.weights:
+            means[step.layer] = _mean_output(step, network, *inputs)
+        return step.on_numbers(*inputs, *step.weights(network))
+
+    def correct(step: Step, *inputs: Tensor) -> Tensor:
+        if step.layer in result.weights:
+            _move_bias(result, step, means[step.layer] - _mean_output(step, result.network, *inputs))
+        return result.compute(step, *inputs)
+
+    with torch.no_grad():
+        execute(result.steps, measure, images)
+        execute(result.steps, correct, images)
+    return result
+
+
+def _mean_output(step: Step, network: nn.Module, x: Tensor) -> Tensor:
+    """Mean of each channel before the activation function; channels are axis 1."""
+    y = OPERATIONS[step.operation].numbers(x, *step.weights(network), **step.options)
+    return y.mean([axis for axis in range(y.ndim) if axis != 1], dtype=torch.float64)
+
+
+def _move_bias(result: QuantizedNetwork, step: Step, by: Tensor) -> None:
+    """Add to a bias in whole steps, as far as int32 goes."""
+    tensors = {step.name: step.tensor for step in result.steps}
+    x_params, w_params = result.activations[tensors[step.inputs[0]]], result.weights[step.layer]
+    size = (x_params.scale.to(by.device) * w_params.scale.to(by.device)).double()
+    integers = result.biases.get(step.layer, torch.zeros(len(by), dtype=torch.int32)).to(by.device)
+    integers = (integers + (by / size).round()).clamp(-_INT32, _INT32).int()
+    result.biases[step.layer] = integers
+    bias = nn.Parameter((integers.double() * size).float(), requires_grad=False)
+    result.network.get_submodule(step.layer).bias = bias
