@@ -1,7 +1,9 @@
 """What the functions that improve a simulated network share: the float network behind it, and calibration images."""
 
+import torch
 from torch import Tensor, nn
 
+from course_lib import tracing
 from course_lib.quantization._checks import as_numbers, check_images, check_model
 from course_lib.quantization._folding import folded
 from course_lib.quantization.simulated import QuantizedNetwork
@@ -36,4 +38,9 @@ def original(model: object, simulated: object, images: object) -> tuple[nn.Modul
             "model has other layers than the network that simulated was made from; give the float model that "
             "quantize_model() was called with."
         )
-    return network, as_numbers(images.to(device))
+    numbers = as_numbers(images.to(device))
+    if not torch.isfinite(numbers).all():
+        raise ValueError("images hold NaN or infinity; they must be finite numbers.")
+    with tracing.borrowed(model):
+        tracing.run(model, numbers[:4])
+    return network, numbers

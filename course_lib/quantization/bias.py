@@ -82,6 +82,10 @@ def _move_bias(result: QuantizedNetwork, step: Step, by: Tensor) -> None:
     tensors = {step.name: step.tensor for step in result.steps}
     x_params, w_params = result.activations[tensors[step.inputs[0]]], result.weights[step.layer]
     size = (x_params.scale.to(by.device) * w_params.scale.to(by.device)).double()
+    if not torch.isfinite(by).all():
+        raise ValueError(
+            f"layer {step.layer!r}: its output holds NaN or infinity. Look for a diverged network."
+        )
     integers = result.biases.get(step.layer, torch.zeros(len(by), dtype=torch.int32)).to(by.device)
     integers = (integers + (by / size).round()).clamp(-_INT32, _INT32).int()
     result.biases[step.layer] = integers

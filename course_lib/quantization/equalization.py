@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
-from course_lib.quantization._checks import check_model
+from course_lib.quantization._checks import check_model, check_real
 from course_lib.quantization._folding import folded
 from course_lib.quantization.steps import Step
 from course_lib.quantization.translate import translate
@@ -78,6 +78,10 @@ def equalizing_scales(
     Returns:
         s, float64 [C].
 
+    Raises:
+        TypeError: a weight is no floating-point tensor, or `groups` no whole number.
+        ValueError: shapes that do not go together; NaN or infinity.
+
     Example:
         >>> equalizing_scales(torch.tensor([[4.0], [0.25]]), torch.tensor([[1.0, 1.0]]))
         tensor([2.0000, 0.5000], dtype=torch.float64)
@@ -85,6 +89,18 @@ def equalizing_scales(
     References:
         Nagel et al. 2019, equation 11.
     """
+    for name, weight in (("first", first), ("second", second)):
+        check_real(weight, name)
+        if not torch.isfinite(weight.detach()).all():
+            raise ValueError(f"{name} holds NaN or infinity; it must be finite. Look for a diverged network.")
+    check_count(groups, "groups")
+    channels = len(first) if first.ndim >= 2 and first.numel() else 0
+    fits = channels and second.ndim >= 2 and second.numel() and second.shape[1] * groups % channels == 0
+    if not fits or channels % groups or second.shape[0] % groups:
+        raise ValueError(
+            f"first has shape {list(first.shape)}, second {list(second.shape)} and groups is {groups}; they must be "
+            "[C, ...] and [C_out, C / groups, ...], or [C_out, columns] with as many columns for each channel."
+        )
     r1 = first.detach().double().abs().flatten(1).amax(1)
     r2 = _by_input(second.detach().double().abs(), len(first), groups).amax((1, 3)).flatten()
     return torch.where((r1 > 0) & (r2 > 0), (r1 / r2).sqrt(), 1.0)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from course_lib.quantization._checks import check_real
 from course_lib.quantization._original import original
 from course_lib.quantization.affine import QuantParams, dequantize, quantize
+from course_lib.quantization.integer import _pair
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import Step, execute
 from course_lib.validation import check_count, check_number
@@ -71,6 +72,16 @@ def input_hessian(
     if linear:
         rows = x.reshape(-1, channels)
         return (rows.T @ rows)[None].double()
+    stride, padding, dilation = (
+        _pair(value, name, low)
+        for value, name, low in ((stride, "stride", 1), (padding, "padding", 0), (dilation, "dilation", 1))
+    )
+    reach = [d * (size - 1) + 1 for d, size in zip(dilation, weight.shape[2:], strict=True)]
+    sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
+    if any(size < needed for size, needed in zip(sizes, reach, strict=True)):
+        raise ValueError(
+            f"a kernel that covers {reach} does not fit into x, which with its padding has the size {sizes}."
+        )
     columns = weight[0].numel()
     hessian = torch.zeros(groups, columns, columns, dtype=torch.float64, device=x.device)
     for part in x.split(max(1, _PATCHES // (x[0].numel() * weight[0, 0].numel()))):
@@ -92,11 +103,21 @@ def output_error(
     Returns:
         float64 [C_out].
 
+    Raises:
+        TypeError: an argument is no floating-point tensor.
+        ValueError: shapes that do not go together, NaN or infinity.
+
     Example:
         >>> hessian = input_hessian(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.ones(1, 2))
         >>> output_error(torch.tensor([[0.5, 0.0]]), torch.tensor([[1.5, -1.0]]), hessian)
         tensor([2.], dtype=torch.float64)
     """
+    _check(weight, hessian)
+    check_real(rounded, "rounded")
+    if rounded.shape != weight.shape:
+        raise ValueError(
+            f"weight has shape {list(weight.shape)} and rounded {list(rounded.shape)}; they must be one weight."
+        )
     error = (weight.double() - rounded.double()).reshape(len(hessian), -1, hessian.shape[-1])
     return ((error @ hessian.double()) * error).sum(-1).flatten()
 
@@ -146,7 +167,16 @@ def gptq(
         section 3; the choice between channels is ours.
     """
     check_number(dampening, "dampening", low=0, low_open=True)
-    _check(weight, hessian, params)
+    _check(weight, hessian)
+    if not isinstance(params, QuantParams):
+        raise TypeError(
+            f"params is a {type(params).__name__}; it must be QuantParams. params_of() makes them."
+        )
+    if not params.symmetric or params.axis not in (None, 0):
+        raise ValueError(
+            f"params have symmetric={params.symmetric} and axis={params.axis}; those of a weight are symmetric, with "
+            "one scale or one for each output channel, axis 0."
+        )
     hessian = hessian.double()
     nearest = quantize(weight, params)
     groups, columns = hessian.shape[:2]
@@ -196,13 +226,12 @@ def round_network(
 
     Example:
         >>> from course_lib.quantization.workflow import quantize_model
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(2, 1, bias=False))
-        >>> model[1].weight.data = torch.tensor([[3.0, 1.4]])
-        >>> simulated = quantize_model(model, {"images": (0, 255), "logits": (-128, 127)}, weight_bits=3)
-        >>> images = torch.tensor([[[[2.0, 3.0]]], [[[4.0, 6.0]]]])
-        >>> better = round_network(model, simulated, images)
-        >>> simulated.network[1].weight.data, better.network[1].weight.data
-        (tensor([[3., 1.]]), tensor([[3., 1.]]))
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(3, 1, bias=False))
+        >>> model[1].weight.data = torch.tensor([[7.0, 1.4, 1.4]])
+        >>> simulated = quantize_model(model, {"images": (0, 255), "logits": (-128, 127)}, weight_bits=4)
+        >>> images = torch.tensor([[[[9.0, 2.0, 2.0]]], [[[1.0, 4.0, 4.0]]]])  # the last two are equal
+        >>> simulated.network[1].weight.data, round_network(model, simulated, images).network[1].weight.data
+        (tensor([[7., 1., 1.]]), tensor([[7., 1., 2.]]))
 
     References:
         Frantar et al., GPTQ, section 4 (layers in order, each on the inputs that the quantized ones before it give).
@@ -215,7 +244,10 @@ def round_network(
         if step.layer in result.weights and step.operation in _ROUNDED:
             exact = network.get_submodule(step.layer).weight
             hessian = input_hessian(*inputs, exact, **step.options)
-            weight = gptq(exact, hessian, result.weights[step.layer], dampening=dampening)
+            try:
+                weight = gptq(exact, hessian, result.weights[step.layer], dampening=dampening)
+            except ValueError as error:
+                raise ValueError(f"layer {step.layer!r}: {error}") from error
             result.network.get_submodule(step.layer).weight = nn.Parameter(weight, requires_grad=False)
         return result.compute(step, *inputs)
 
@@ -237,18 +269,9 @@ def _cholesky(hessian: Tensor, dampening: float) -> Tensor:
     return factor
 
 
-def _check(weight: Tensor, hessian: Tensor, params: QuantParams) -> None:
+def _check(weight: Tensor, hessian: Tensor) -> None:
     check_real(weight, "weight")
     check_real(hessian, "hessian")
-    if not isinstance(params, QuantParams):
-        raise TypeError(
-            f"params is a {type(params).__name__}; it must be QuantParams. params_of() makes them."
-        )
-    if not params.symmetric or params.axis not in (None, 0):
-        raise ValueError(
-            f"params have symmetric={params.symmetric} and axis={params.axis}; those of a weight are symmetric, with "
-            "one scale or one for each output channel, axis 0."
-        )
     channels, columns = (len(weight), weight[0].numel()) if weight.ndim >= 2 and len(weight) else (0, 0)
     groups = len(hessian) if hessian.ndim == 3 else 0
     if not columns or not groups or channels % groups or hessian.shape[1:] != (columns, columns):
