@@ -18,6 +18,7 @@ from tests.benchmarks import (
     surgery_speed,
     sweep_speed,
     training_speed,
+    weight_rounding,
 )
 
 
@@ -54,6 +55,7 @@ def main() -> None:
         *search_speed.judging(arguments.repeats),
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
+        *weight_rounding.of_shipped_networks(),
         *onnx_speed.int8_against_float(arguments.repeats),
         *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),
