@@ -1,6 +1,6 @@
-r"""Bias correction: rounding moves the mean of a layer's output, and its bias moves it back.
+r"""Bias correction: rounding a weight moves the mean of a layer's output, and its bias moves it back.
 
-.. math:: \mathbb{E}[Q(w) * \tilde x + b] - \mathbb{E}[w * x + b] \neq 0
+.. math:: \mathbb{E}[Q(w) * x] - \mathbb{E}[w * x] = (Q(w) - w) * \mathbb{E}[x] \neq 0
 
 The rounding errors of one channel's weights do not cancel, least of all in a depthwise convolution, which has nine of
 them. Their mean effect on calibration images is one number a channel: a bias costs nothing more.
@@ -23,13 +23,18 @@ _INT32 = 2**31 - 1
 def correct_biases(
     model: nn.Module, simulated: QuantizedNetwork, images: Shaped[Tensor, "N C H W"]
 ) -> QuantizedNetwork:
-    r"""Move the biases of a simulated network so that each layer has the mean output of the float network.
+    r"""Move the biases of a simulated network so that rounding a layer does not change its mean output.
 
     .. math:: b_c \leftarrow b_c - (\mathbb{E}[\tilde y_c] - \mathbb{E}[y_c])
 
-    where y is the output of channel c before the activation function, and the mean is over images and positions. The
-    layers come in their order, and :math:`\tilde y` is computed from the network corrected so far. Afterwards the mean
-    error on these images is at most half a step of the bias, :math:`s_x s_w / 2`. A layer without bias gets one.
+    where :math:`\tilde y` is the output of channel c with the rounded weight and bias, y that with those of the float
+    network, both before the activation function and on what the layer reads in the quantized network; the mean is over
+    images and positions. The layers come in their order, each reading what those corrected before it give. Afterwards
+    the difference on these images is at most half a step of the bias, :math:`s_x s_w / 2`. A layer without bias gets
+    one.
+
+    Errors of the layers before are not made up for, as they are where y is computed from the activations of the float
+    network: with 4-bit weights that costs EfficientNet-Lite0 more than it gains.
 
     Args:
         model, simulated, images: as in `rounding.round_network`; all are left as they were.
@@ -50,24 +55,19 @@ def correct_biases(
 
     References:
         Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019, section 4.2;
-        with calibration images as in its appendix D.
+        the mean is measured on images here, not worked out from batch norms.
     """
     network, images = original(model, simulated, images)
-    result, means = copy.deepcopy(simulated), {}
+    result = copy.deepcopy(simulated)
 
-    def measure(step: Step, *inputs: Tensor) -> Tensor:
+    def compute(step: Step, *inputs: Tensor) -> Tensor:
         if step.layer in result.weights:
-            means[step.layer] = _mean_output(step, network, *inputs)
-        return step.on_numbers(*inputs, *step.weights(network))
-
-    def correct(step: Step, *inputs: Tensor) -> Tensor:
-        if step.layer in result.weights:
-            _move_bias(result, step, means[step.layer] - _mean_output(step, result.network, *inputs))
+            exact, rounded = (_mean_output(step, net, *inputs) for net in (network, result.network))
+            _move_bias(result, step, exact - rounded)
         return result.compute(step, *inputs)
 
     with torch.no_grad():
-        execute(result.steps, measure, images)
-        execute(result.steps, correct, images)
+        execute(result.steps, compute, images)
     return result
 
 
