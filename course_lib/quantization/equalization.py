@@ -23,6 +23,7 @@ from course_lib.validation import check_count
 _LAYERS = ("conv2d", "linear")
 _LET_THROUGH = ("relu", "max_pool2d", "avg_pool2d", "mean", "flatten")
 """Operations of which f(s x) = s f(x), channel by channel, for every s > 0."""
+_DEAD = 1e-4  # widths of channels, beside that of the widest, up to which they take no part
 _SETTLED = 1e-4  # relative change of a scale, below which sweeping ends
 
 
@@ -67,7 +68,9 @@ def equalizing_scales(
     .. math:: s_i = \frac{\sqrt{r^{(1)}_i r^{(2)}_i}}{r^{(2)}_i}, \qquad r_i = \max |W_i|
 
     After :math:`W^{(1)}_i / s_i` and :math:`s_i W^{(2)}_i` both have the width
-    :math:`\sqrt{r^{(1)}_i r^{(2)}_i}`. A channel without a weight on either side has s = 1.
+    :math:`\sqrt{r^{(1)}_i r^{(2)}_i}`. A channel that on either side is 10,000 times narrower than the widest has
+    s = 1: one that slimming has all but removed would get weights of the common width, and with them a bias, and so a
+    range of the activation, that is thousands of times as large.
 
     Args:
         first: weight of the first layer, whose output channels are axis 0.
@@ -87,7 +90,7 @@ def equalizing_scales(
         tensor([2.0000, 0.5000], dtype=torch.float64)
 
     References:
-        Nagel et al. 2019, equation 11.
+        Nagel et al. 2019, equation 11; the exception for narrow channels is ours.
     """
     for name, weight in (("first", first), ("second", second)):
         check_real(weight, name)
@@ -103,7 +106,8 @@ def equalizing_scales(
         )
     r1 = first.detach().double().abs().flatten(1).amax(1)
     r2 = _by_input(second.detach().double().abs(), len(first), groups).amax((1, 3)).flatten()
-    return torch.where((r1 > 0) & (r2 > 0), (r1 / r2).sqrt(), 1.0)
+    alive = (r1 > _DEAD * r1.max()) & (r2 > _DEAD * r2.max())
+    return torch.where(alive, (r1 / r2).sqrt(), 1.0)
 
 
 def equalize(model: nn.Module, *, sweeps: int = 100) -> nn.Module:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from course_lib.quantization._checks import check_real
 from course_lib.quantization._original import original
 from course_lib.quantization.affine import QuantParams, dequantize, quantize
-from course_lib.quantization.integer import _pair
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import Step, execute
 from course_lib.validation import check_count, check_number
@@ -267,6 +266,13 @@ def _cholesky(hessian: Tensor, dampening: float) -> Tensor:
             "hessian is not a sum of outer products x x^T, which has no negative eigenvalue. input_hessian() gives it."
         )
     return factor
+
+
+def _pair(value: object, name: str, low: int) -> tuple[int, int]:
+    pair = value if isinstance(value, tuple) else (value, value)
+    if len(pair) != 2:
+        raise ValueError(f"{name} is {value!r}; it must be a number or a pair, (vertical, horizontal).")
+    return check_count(pair[0], name, low=low), check_count(pair[1], name, low=low)
 
 
 def _check(weight: Tensor, hessian: Tensor) -> None:

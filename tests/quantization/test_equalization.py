@@ -111,6 +111,20 @@ def test_the_scales_of_a_pair_by_hand():
     assert equalizing_scales(torch.tensor([[8.0], [2.0]]), flattened).tolist() == [2.0, 2.0]
 
 
+@traces
+def test_a_channel_that_is_all_but_removed_keeps_its_scale():
+    """Else its bias, and the range of the activation, would grow with its weights."""
+    model = seeded(Chain)
+    model.group.weight.data[2] *= 1e-6
+    model.group.bias.data[2] = 0.5
+    found = equalize(model)
+    assert found.group.bias[2].item() == 0.5
+    assert not torch.equal(found.group.bias, model.group.bias)
+    first, second = torch.tensor([[8.0], [1e-5]]), torch.tensor([[2.0, 2.0]])
+    assert equalizing_scales(first, second).tolist() == [2.0, 1.0]
+    assert equalizing_scales(second.T, first.T).tolist() == [0.5, 1.0]
+
+
 @pytest.mark.bad_input
 def test_bad_input_is_named():
     model = nn.Sequential(nn.Flatten(), nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1))

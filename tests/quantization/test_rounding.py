@@ -191,6 +191,11 @@ def bad_calls():
         (lambda: input_hessian(image, torch.ones(4, 2, 3, 3)), ValueError, r"weight \[4, 2, 3, 3\]"),
         (lambda: input_hessian(image, torch.ones(4, 3, 6, 6)), ValueError, r"\[6, 6\].* does not fit"),
         (lambda: input_hessian(image, torch.ones(4, 3, 3, 3), stride=0), ValueError, "stride"),
+        (
+            lambda: input_hessian(image, torch.ones(4, 3, 3, 3), stride=(1, 1, 1)),
+            ValueError,
+            "stride is .* a pair",
+        ),
         (lambda: input_hessian(image, torch.ones(4, 3, 3, 3), padding="same"), TypeError, "padding"),
         (lambda: input_hessian(image, torch.ones(4, 3, 3, 3), groups=0), ValueError, "groups is 0"),
         (lambda: gptq(weight.long(), hessian, params), TypeError, "weight has dtype"),
