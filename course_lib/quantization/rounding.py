@@ -5,7 +5,11 @@ Rounding to nearest makes the error of each weight small. What counts is the err
 .. math:: \| W X - Q X \|^2 = \sum_r (w_r - q_r) \, H \, (w_r - q_r)^T, \qquad H = X X^T
 
 where the columns of X are what the layer reads on calibration images. Inputs that rise and fall together make it
-possible for one weight to take back what the rounding of another has done. No label and no gradient is needed.
+possible for one weight to take back what the rounding of another has done. No label and no gradient is needed::
+
+    simulated = workflow.quantize_model(model, ranges, weight_bits=4, weight_method="mse")
+    better = bias.correct_biases(model, round_network(model, simulated, images), images)
+    integer = workflow.to_integer(better)
 """
 
 import copy
