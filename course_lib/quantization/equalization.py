@@ -3,9 +3,8 @@ r"""Cross-layer equalization: neighbouring layers exchange scale, so that each c
 A ReLU lets a positive factor through, :math:`\mathrm{relu}(s x) = s \, \mathrm{relu}(x)`. So channel i of one layer can
 be made smaller by :math:`s_i` and the weights that read it larger, and the network computes what it did. With one scale
 for a whole weight the widest channel decides how coarsely all others are rounded; after equalization none is wider.
-Channels that are narrow because they matter little are then rounded as finely as the others, which can cost more than it
-gains: compare both on held-out images.
-ReLU6 cuts at a number and lets no factor through.
+Channels that are narrow because they matter little are then rounded as finely as the others, which can cost more than
+it gains: compare both on held-out images. ReLU6 cuts at a number and lets no factor through.
 """
 
 import math
