@@ -19,6 +19,7 @@ from tests.benchmarks import (
     surgery_speed,
     sweep_speed,
     training_speed,
+    weight_rounding,
 )
 
 
@@ -56,6 +57,7 @@ def main() -> None:
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
         *calibration_accuracy.against_onnx_runtime(),
+        *weight_rounding.of_shipped_networks(),
         *onnx_speed.int8_against_float(arguments.repeats),
         *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),
