@@ -20,22 +20,25 @@ int16, which saturates (x86 without VNNI), and where PyTorch has no oneDNN.
 """
 
 import functools
+import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib.quantization.affine import QuantParams
+from course_lib.quantization.affine import QuantParams, quantize
 from course_lib.quantization.integer import output_multiplier
 from course_lib.quantization.integer._values import INT32, check, check_bias, pair
-from course_lib.quantization.integer.pooling import mean_multiplier
+from course_lib.quantization.integer.pooling import _mean_multiplier
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.steps import Step, execute
 
 Kernel = Callable[..., Tensor]
 
 _EXACT = 2**24  # float32 holds every whole number up to here
+_FEW = 2**15  # values of an input
 
 
 class Kernels:
@@ -58,10 +61,10 @@ class Kernels:
             network: an IntegerNetwork.
             images: that it is to compute. Of each new shape `network.compute` gets the first one, and checks it.
         """
-        layers = [network.network.get_submodule(name) for name in network.weights]
+        layers = [operator.attrgetter(name)(network.network) for name in network.weights]
         tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
-        on_cpu = not any(tensor.is_inference() or not tensor.is_cpu for tensor in tensors) and images.is_cpu
-        if not exact() or not on_cpu or not images.ndim or not images.numel():
+        unknown = any(not tensor.is_cpu or tensor.is_inference() for tensor in tensors)
+        if not exact() or unknown or not images.is_cpu or not images.ndim or not images.numel():
             return network.compute
         versions = [(tensor.data_ptr(), tensor._version) for tensor in tensors]
         made_from = (*versions, *network.weights.values(), *network.activations.values())
@@ -85,6 +88,8 @@ class Kernels:
 
 def _kernel(step: Step, network: nn.Module) -> Kernel | None:
     """``function(*inputs) -> result`` of a step on 8-bit integers; None where there is none."""
+    if step.operation == "images":
+        return _images(network.activations.get(step.tensor))
     params, build = network.params(step), _BUILDERS.get(step.operation)
     if build is None or params is None or any(each.dtype != torch.uint8 for each in (params[0], params[-1])):
         return None
@@ -94,62 +99,73 @@ def _kernel(step: Step, network: nn.Module) -> Kernel | None:
 # ---- layers --------------------------------------------------------------------------------------------------------
 
 
-def _conv2d(step: Step, weight: Tensor, bias: Tensor | None, *, params: Sequence[QuantParams]) -> Kernel | None:
+def _conv2d(
+    step: Step, weight: Tensor, bias: Tensor | None, *, params: Sequence[QuantParams]
+) -> Kernel | None:
     x_params, weight_params, y_params = params
     if not _is_symmetric(weight, weight_params):
         return None
     multiplier, zero_point = output_multiplier(*params).expand(len(weight)), int(x_params.zero_point)
     size = weight.double().abs().flatten(1).sum(1)
-    steps = torch.zeros_like(size) if bias is None else check_bias(bias, weight)
-    products = size * max(zero_point, x_params.high - zero_point)
+    products, steps = size * max(zero_point, x_params.high - zero_point), _steps(bias, weight)
     whole = (products + steps.abs() <= _EXACT) | (multiplier * (_EXACT - steps.abs()) > 256)
     if 2 * 255 * size.max() >= INT32 or not (whole | (products + 255 <= _EXACT)).all():
         return None
     low = torch.where(whole, steps, steps.remainder(256))
+    high = None if whole.all() else (steps - low).float().reshape(-1, 1, 1)
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | step.options
     window = [list(pair(options[name], name, 0)) for name in ("stride", "padding", "dilation")]
     convolve = _convolution(weight, low.float(), zero_point, *window, options["groups"])
-    high = None if whole.all() else (steps - low).float().reshape(-1, 1, 1)
+    points = None
+    if weight[0, 0].numel() == 1 and window[1] == [0, 0] and options["groups"] == 1:
+        points = _points(_products(weight.flatten(1), steps, zero_point), *window[0])
+
+    def sums(x: Tensor) -> Tensor:
+        if points is not None and x.numel() <= _FEW:
+            return points(x)
+        return convolve(x) if high is None else convolve(x).add_(high)
+
     finish = _requantization(multiplier.reshape(-1, 1, 1), y_params, step.relu)
-    may_overflow = (products + steps.abs()).max() >= INT32
-
-    def compute(x: Tensor) -> Tensor:
-        sums = convolve(x) if high is None else convolve(x).add_(high)
-        if may_overflow and _overflows(sums):
-            return step.on_integers(x, weight, bias, params=params)
-        return finish(sums)
-
-    return compute
+    may_overflow = bool((products + steps.abs()).max() >= INT32)
+    return _watched(sums, finish, functools.partial(_checked, step, weight, bias, params), may_overflow)
 
 
-def _linear(step: Step, weight: Tensor, bias: Tensor | None, *, params: Sequence[QuantParams]) -> Kernel | None:
+def _linear(
+    step: Step, weight: Tensor, bias: Tensor | None, *, params: Sequence[QuantParams]
+) -> Kernel | None:
     x_params, weight_params, y_params = params
-    if not _is_symmetric(weight, weight_params):
+    size = 255 * weight.double().abs().sum(1)
+    if not _is_symmetric(weight, weight_params) or size.max() >= INT32:
         return None
-    rows = weight.double()
-    size = 255 * rows.abs().sum(1)
-    offset = -int(x_params.zero_point) * rows.sum(1)
-    if bias is not None:
-        offset += check_bias(bias, weight)
-    if size.max() >= INT32:
-        return None
-    matrix, finish = weight.detach().clone().T, _requantization(output_multiplier(*params), y_params, step.relu)
-    may_overflow = (size + offset.abs()).max() >= INT32
-    offset = offset if may_overflow else offset.int()
+    steps = _steps(bias, weight)
+    sums = _products(weight, steps, int(x_params.zero_point))
+    finish = _requantization(output_multiplier(*params), y_params, step.relu)
+    may_overflow = bool((size + steps.abs()).max() >= INT32)
+    return _watched(sums, finish, functools.partial(_checked, step, weight, bias, params), may_overflow)
+
+
+def _steps(bias: Tensor | None, weight: Tensor) -> Tensor:
+    """The bias in float64."""
+    return torch.zeros(len(weight), dtype=torch.float64) if bias is None else check_bias(bias, weight)
+
+
+def _watched(sums: Kernel, finish: Kernel, checked: Kernel, may_overflow: bool) -> Kernel:
+    """`finish` after `sums`; where int32 may not hold those `checked`, which then refuses them if it does not."""
+    if not may_overflow:
+        return lambda x: finish(sums(x))
 
     def compute(x: Tensor) -> Tensor:
-        sums = torch._int_mm(x, matrix) + offset
-        if may_overflow and _overflows(sums):
-            return step.on_integers(x, weight, bias, params=params)
-        return finish(sums.float())
+        found = sums(x)
+        low, high = found.aminmax()  # rounded, and so to be looked at again at the very bounds
+        return checked(x) if low <= -INT32 or high >= INT32 else finish(found)
 
     return compute
 
 
-def _overflows(sums: Tensor) -> bool:
-    """Whether sums may lie beyond int32, as far as rounded ones tell; `integer` then looks at them and refuses them."""
-    low, high = sums.aminmax()
-    return bool(low <= -INT32 or high >= INT32)
+def _checked(
+    step: Step, weight: Tensor, bias: Tensor | None, params: Sequence[QuantParams], x: Tensor
+) -> Tensor:
+    return step.on_integers(x, weight, bias, params=params)
 
 
 def _is_symmetric(weight: Tensor, params: QuantParams) -> bool:
@@ -169,8 +185,28 @@ def _convolution(
     return lambda x: convolve(x, 1.0, zero_point, packed, ones, zeros, bias, *window, *result)
 
 
+def _products(weight: Tensor, steps: Tensor, zero_point: int) -> Kernel:
+    """Accumulators of a linear layer, in int32 if it holds each part of them, then in float32."""
+    rows = weight.double()
+    offset = steps - zero_point * rows.sum(1)
+    if (255 * rows.abs().sum(1) + offset.abs()).max() < INT32:
+        offset = offset.int()
+    matrix = weight.detach().clone().T
+    return lambda x: (torch._int_mm(x, matrix) + offset).float()
+
+
+def _points(products: Kernel, down: int, right: int) -> Kernel:
+    """Accumulators of a 1x1 convolution: a linear layer at each place. Its call costs less than a convolution's."""
+
+    def sums(x: Tensor) -> Tensor:
+        places = x[:, :, ::down, ::right].movedim(1, -1)
+        return products(places.reshape(-1, x.shape[1])).reshape(*places.shape[:3], -1).movedim(-1, 1)
+
+    return sums
+
+
 def _requantization(multiplier: Tensor, y_params: QuantParams, relu: float | None) -> Kernel:
-    """`integer.requantize` of accumulators in float32, which are overwritten. A ReLU narrows the range of the output."""
+    """`integer.requantize` of accumulators in float32, which it overwrites. A ReLU narrows the range of the output."""
     zero_point = int(y_params.zero_point)
     ends = torch.tensor([y_params.low, y_params.high], dtype=y_params.dtype)
     if relu is not None:
@@ -201,11 +237,28 @@ def _table(step: Step, *, params: Sequence[QuantParams]) -> Kernel | None:
     def look_up(first: Tensor, *second: Tensor) -> Tensor:
         place = first.int()
         for other in second:
-            place = place.mul_(256).add_(other)
+            place = torch.add(other, place, alpha=256)
         place = place.movedim(1, -1)  # as the convolutions leave it in memory, so that nothing is copied
         return table.index_select(0, place.reshape(-1)).reshape(place.shape).movedim(-1, 1)
 
     return look_up
+
+
+def _images(y_params: QuantParams | None) -> Kernel | None:
+    """`affine.quantize`, with NaN looked for in the smallest number, which is then NaN."""
+    if y_params is None or y_params.dtype != torch.uint8:
+        return None
+    scale, zero_point = y_params.scale, int(y_params.zero_point)
+    low, high = y_params.low - zero_point, y_params.high - zero_point
+
+    def quantize_images(images: Tensor) -> Tensor:
+        numbers = images.detach().float()
+        if math.isnan(numbers.amin()):
+            return quantize(images, y_params)  # which says so
+        steps = (numbers / scale).round_().clamp_(low, high)
+        return (steps.add_(zero_point) if zero_point else steps).to(torch.int16).to(torch.uint8)
+
+    return quantize_images
 
 
 def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
@@ -214,7 +267,7 @@ def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
 
     @functools.cache
     def finish(count: int) -> Kernel:
-        return _requantization(mean_multiplier(x_params, y_params, count), y_params, step.relu)
+        return _requantization(_mean_multiplier(x_params, y_params, count), y_params, step.relu)
 
     def mean(x: Tensor) -> Tensor:
         count = x.shape[2] * x.shape[3]
@@ -254,7 +307,9 @@ _BUILDERS: Mapping[str, Callable[..., Kernel | None]] = {
 def exact() -> bool:
     """Tell whether 8-bit products are added exactly here: tried once, on the largest numbers."""
     try:
-        return _multiplies() and all(_convolves(*case) for case in ((64, 3, 1), (64, 1, 1), (64, 3, 64), (3, 3, 1)))
+        return _multiplies() and all(
+            _convolves(*case) for case in ((64, 3, 1), (64, 1, 1), (64, 3, 64), (3, 3, 1))
+        )
     except (AttributeError, NotImplementedError, RuntimeError):
         return False  # a PyTorch without oneDNN, or with other names for it
 

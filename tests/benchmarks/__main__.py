@@ -12,6 +12,7 @@ from tests.benchmarks import (
     calibration_speed,
     grading_speed,
     importing,
+    integer_speed,
     onnx_speed,
     reaching,
     search_speed,
@@ -55,6 +56,7 @@ def main() -> None:
         *sweep_speed.two_workers(min(arguments.repeats, 3)),
         *calibration_speed.against_candidate_loop(arguments.repeats),
         *onnx_speed.int8_against_float(arguments.repeats),
+        *integer_speed.integers_against_float(arguments.repeats),
         *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),
     ):

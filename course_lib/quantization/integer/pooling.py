@@ -82,7 +82,7 @@ def avg_pool2d(
     image = centred(x, x_params, "x", ndim=4)
     window, steps, pads = _windows(x, kernel_size, stride, padding)
     sums = F.avg_pool2d(image, window, steps, pads, divisor_override=1)
-    means = sums.float() * mean_multiplier(x_params, y_params, window[0] * window[1]).to(x.device)
+    means = sums.float() * _mean_multiplier(x_params, y_params, window[0] * window[1]).to(x.device)
     means = means + y_params.zero_point.to(x.device)
     return means.round_().clamp_(y_params.low, y_params.high).to(y_params.dtype)
 
@@ -110,10 +110,10 @@ def global_avg_pool(
         tensor([[[[3]]]], dtype=torch.uint8)
     """
     sums = as_int32(centred(x, x_params, "x", ndim=4).sum((2, 3), keepdim=True))
-    return requantize(sums, mean_multiplier(x_params, y_params, x.shape[2] * x.shape[3]), y_params)
+    return requantize(sums, _mean_multiplier(x_params, y_params, x.shape[2] * x.shape[3]), y_params)
 
 
-def mean_multiplier(x_params: QuantParams, y_params: QuantParams, count: int) -> Tensor:
+def _mean_multiplier(x_params: QuantParams, y_params: QuantParams, count: int) -> Tensor:
     """s_x / (s_y * count), rounded as ONNX Runtime's kernel does."""
     return check_finite(scale_of(x_params, "x_params") / (scale_of(y_params, "y_params") * count))
 
