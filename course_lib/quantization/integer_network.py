@@ -16,10 +16,10 @@ from course_lib.quantization.steps import PART, Step, execute
 class IntegerNetwork(nn.Module):
     """Network in integer arithmetic; see `workflow.to_integer`.
 
-    `forward` gives the integers of `compute`, to the bit, by the processor's 8-bit products where those are exact. A batch
-    takes less time than in float32. One image through many small layers may take more: a layer there is one call of a
-    kernel and five or six of operations on its result, each of which costs more than what it computes, where float32
-    needs one or two. Weights are read again after a change that PyTorch counts, and so not after one through ``.data``.
+    `forward` gives the numbers of `compute`, to the bit, by 8-bit products of the processor if those are exact. A
+    batch takes less time than in float32. One image through many small layers may take more: for each layer PyTorch is
+    called six times, once for the sums and five times to requantize them, and a call costs more than what it computes.
+    A weight that has been changed is read again, unless it was changed through ``.data``, which PyTorch does not count.
 
     Attributes:
         network: copy of the original in which each quantized layer holds an int8 weight and an int32 bias. Its state

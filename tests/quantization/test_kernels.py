@@ -109,13 +109,13 @@ def test_the_largest_sums_are_exact(channels, size, groups, zero_point):
 
 
 def test_a_bias_that_float32_does_not_hold_is_added_in_one_rounding():
-    """2^24 + 1 + 2 is 2^24 + 4 in float32 if the bias is rounded first, and 2^24 + 3 becomes 2^24 + 4 only once."""
-    bias = torch.arange(2**24, 2**24 + 512, dtype=torch.int32) * torch.tensor([1, -1]).repeat(256).int()
-    weight = torch.ones(512, 1, 2, 2, dtype=torch.int8)
-    multipliers = int8((200 / bias.abs().double()).float().tolist())  # so that the last bits decide
-    x = torch.arange(64, dtype=torch.uint8).reshape(16, 1, 2, 2)
+    """Sums of 2^24 and more, beside a half of the output's steps: their last bit, or its rounding, decides."""
+    halves = (torch.arange(64, 127) + 0.5) * 2**18
+    bias = (halves[:, None] + torch.arange(-3, 4)).flatten().int()
+    weight = torch.ones(len(bias), 1, 2, 2, dtype=torch.int8)
+    x = torch.arange(64, dtype=torch.uint8).remainder(3).reshape(16, 1, 2, 2)
     step = Step("y", "conv2d", ("x",), "y", "y")
-    params = uint8(1.0, 0), multipliers, uint8(1.0, 3)
+    params = uint8(1.0, 0), int8([2.0**-18] * len(bias)), uint8(1.0, 3)
     found = kernel(step, weight, bias, params=params)
     assert torch.equal(found(x), step.on_integers(x, weight, bias, params=params))
 
@@ -206,15 +206,18 @@ def test_checks_go_on():
 
 
 def test_what_has_no_kernel():
-    x, weight = torch.zeros(1, 2, 3, 3, dtype=torch.uint8), torch.ones(1, 2, 3, 3, dtype=torch.int8)
+    weight = torch.ones(1, 2, 3, 3, dtype=torch.int8)
     step = Step("y", "conv2d", ("x",), "y", "y")
     params = uint8(1.0, 0), int8([2.0**-20]), uint8(1.0, 0)
     assert kernel(step, weight, None, params=params) is not None
     shifted = QuantParams(torch.tensor(1.0), torch.tensor(1).int(), 8, signed=True)
     assert kernel(step, weight, None, params=(params[0], shifted, params[2])) is None
-    assert torch.equal(
-        kernel(step, weight, None, params=params)(x), torch.zeros(1, 1, 1, 1, dtype=torch.uint8)
-    )
+    # Sums beyond 2^24 that the output shows, and those that it does not; and sums that int32 cannot hold.
+    large, scales = torch.full((1, 1000, 3, 3), 127, dtype=torch.int8), (params[0], params[2])
+    assert kernel(step, large, None, params=(scales[0], int8([2.0**-20]), scales[1])) is None
+    assert kernel(step, large, None, params=(scales[0], int8([2.0**-15]), scales[1])) is not None
+    larger = large.repeat(1, 5, 1, 1)
+    assert kernel(step, larger, None, params=(scales[0], int8([2.0**-15]), scales[1])) is None
 
 
 @traces
