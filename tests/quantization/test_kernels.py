@@ -110,7 +110,7 @@ def test_the_largest_sums_are_exact(channels, size, groups, zero_point):
 
 def test_a_bias_that_float32_does_not_hold_is_added_in_one_rounding():
     """Sums of 2^24 and more, beside a half of the output's steps: their last bit, or its rounding, decides."""
-    halves = (torch.arange(64, 127) + 0.5) * 2**18
+    halves = (torch.arange(64, 127).double() + 0.5) * 2**18
     bias = (halves[:, None] + torch.arange(-3, 4)).flatten().int()
     weight = torch.ones(len(bias), 1, 2, 2, dtype=torch.int8)
     x = torch.arange(64, dtype=torch.uint8).remainder(3).reshape(16, 1, 2, 2)
@@ -203,6 +203,20 @@ def test_checks_go_on():
     low.network[0].weight[0, 0, 0, 0] = 100
     with pytest.raises(ValueError, match="'0': weight runs from"):
         low(images)
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (1, 2, 1, 1), (1, 2, 2, 1)])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_sum_beyond_int32_is_refused_and_one_at_its_end_is_not(shape, sign):
+    weight, bias = torch.full(shape, sign, dtype=torch.int8), torch.tensor([sign * (2**31 - 2)]).int()
+    step = Step("y", "conv2d" if len(shape) == 4 else "linear", ("x",), "y", "layer")
+    params = uint8(1.0, 0), int8([2.0**-24]), uint8(1.0, 100)
+    found = kernel(step, weight, bias, params=params)
+    x = torch.zeros(1, *shape[1:], dtype=torch.uint8)
+    assert torch.equal(found(x), step.on_integers(x, weight, bias, params=params))
+    x[0, 0], x[0, 1] = 1, 2
+    with pytest.raises(ValueError, match="beyond the int32 accumulator"):
+        found(x)
 
 
 def test_what_has_no_kernel():
