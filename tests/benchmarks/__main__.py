@@ -13,6 +13,7 @@ from tests.benchmarks import (
     calibration_speed,
     grading_speed,
     importing,
+    integer_speed,
     onnx_speed,
     reaching,
     search_speed,
@@ -59,6 +60,7 @@ def main() -> None:
         *calibration_accuracy.against_onnx_runtime(),
         *weight_rounding.of_shipped_networks(),
         *onnx_speed.int8_against_float(arguments.repeats),
+        *integer_speed.integers_against_float(arguments.repeats),
         *grading_speed.submissions(arguments.submissions),
         importing.beyond_torch(arguments.repeats),
     ):
