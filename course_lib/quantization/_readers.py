@@ -19,16 +19,18 @@ class Call:
         options: keyword arguments of `Operation.numbers` and `Operation.integers`.
         in_place: whether the result takes the place of the first input.
         then: operation on the result that belongs to the same call, such as flattening after a mean without keepdim.
+        gates: whether `then` reads the first input before the result, as x * sigmoid(x) does.
 
     Example:
         >>> mean("x", (2, 3))
-        Call(inputs=('x',), options={}, in_place=False, then='flatten')
+        Call(inputs=('x',), options={}, in_place=False, then='flatten', gates=False)
     """
 
     inputs: tuple[object, ...]
     options: dict[str, object] = field(default_factory=dict)
     in_place: bool = False
     then: str | None = None
+    gates: bool = False
 
 
 class Refused(Exception):
@@ -77,6 +79,39 @@ def add(input: object, other: object, *, alpha: float = 1) -> Call:
 
 def add_in_place(input: object, other: object, *, alpha: float = 1) -> Call:
     return Call(add(input, other, alpha=alpha).inputs, in_place=True)
+
+
+def mul(input: object, other: object) -> Call:
+    return Call((input, other))
+
+
+def mul_in_place(input: object, other: object) -> Call:
+    return Call((input, other), in_place=True)
+
+
+def activation(input: object, inplace: bool = False) -> Call:
+    return Call((input,), in_place=inplace)
+
+
+def activation_in_place(input: object) -> Call:
+    return activation(input, inplace=True)
+
+
+def gate(input: object, inplace: bool = False) -> Call:
+    """SiLU and Hardswish: the product of x and an activation function of it."""
+    return Call((input,), in_place=inplace, then="mul", gates=True)
+
+
+def leaky_relu(input: object, negative_slope: float = 0.01, inplace: bool = False) -> Call:
+    return Call((input,), {"negative_slope": negative_slope}, in_place=inplace)
+
+
+def elu(input: object, alpha: float = 1.0, inplace: bool = False) -> Call:
+    return Call((input,), {"alpha": alpha}, in_place=inplace)
+
+
+def gelu(input: object, approximate: str = "none") -> Call:
+    return Call((input,), {"approximate": approximate})
 
 
 def max_pool2d(

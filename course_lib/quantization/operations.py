@@ -73,6 +73,15 @@ def _without_params(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *inputs, params, **options: function(*inputs, **options)
 
 
+def _looked_up(name: str) -> Callable[..., Tensor]:
+    """An activation function of `integer` on its parameters in one sequence."""
+
+    def function(x: Tensor, *, params: tuple, **options: object) -> Tensor:
+        return integer.activation(x, name, x_params=params[0], y_params=params[1], **options)
+
+    return function
+
+
 def _cut(x: Tensor, high: float) -> Tensor:
     return x.clamp(0, high)
 
@@ -119,6 +128,83 @@ OPERATIONS: dict[str, Operation] = {
             "add_": readers.add_in_place,
         },
         onnx=("Add",),
+    ),
+    "mul": Operation(
+        numbers=torch.mul,
+        integers=_with_params(integer.mul, "a_params", "b_params", "y_params"),
+        range="own",
+        spelled={
+            operator.mul: readers.mul,
+            torch.mul: readers.mul,
+            torch.multiply: readers.mul,
+            "mul": readers.mul,
+            "mul_": readers.mul_in_place,
+        },
+        onnx=("Mul",),
+    ),
+    "sigmoid": Operation(
+        numbers=torch.sigmoid,
+        integers=_looked_up("sigmoid"),
+        range="own",
+        spelled={
+            nn.Sigmoid: readers.of_module(readers.activation),
+            torch.sigmoid: readers.activation,
+            torch.sigmoid_: readers.activation_in_place,
+            "sigmoid": readers.activation,
+            "sigmoid_": readers.activation_in_place,
+            nn.SiLU: readers.of_module(readers.gate, "inplace"),
+            F.silu: readers.gate,
+        },
+        onnx=("Sigmoid",),
+    ),
+    "hardsigmoid": Operation(
+        numbers=F.hardsigmoid,
+        integers=_looked_up("hardsigmoid"),
+        range="own",
+        spelled={
+            nn.Hardsigmoid: readers.of_module(readers.activation, "inplace"),
+            F.hardsigmoid: readers.activation,
+            nn.Hardswish: readers.of_module(readers.gate, "inplace"),
+            F.hardswish: readers.gate,
+        },
+        onnx=("HardSigmoid",),
+    ),
+    "tanh": Operation(
+        numbers=torch.tanh,
+        integers=_looked_up("tanh"),
+        range="own",
+        spelled={
+            nn.Tanh: readers.of_module(readers.activation),
+            torch.tanh: readers.activation,
+            torch.tanh_: readers.activation_in_place,
+            "tanh": readers.activation,
+            "tanh_": readers.activation_in_place,
+        },
+        onnx=("Tanh",),
+    ),
+    "leaky_relu": Operation(
+        numbers=F.leaky_relu,
+        integers=_looked_up("leaky_relu"),
+        range="own",
+        spelled={
+            nn.LeakyReLU: readers.of_module(readers.leaky_relu, "negative_slope", "inplace"),
+            F.leaky_relu: readers.leaky_relu,
+        },
+        onnx=("LeakyRelu",),
+    ),
+    "elu": Operation(
+        numbers=F.elu,
+        integers=_looked_up("elu"),
+        range="own",
+        spelled={nn.ELU: readers.of_module(readers.elu, "alpha", "inplace"), F.elu: readers.elu},
+        onnx=("Elu",),
+    ),
+    "gelu": Operation(
+        numbers=F.gelu,
+        integers=_looked_up("gelu"),
+        range="own",
+        spelled={nn.GELU: readers.of_module(readers.gelu, "approximate"), F.gelu: readers.gelu},
+        onnx=("Gelu",),
     ),
     "mean": Operation(  # over height and width
         numbers=lambda x: F.adaptive_avg_pool2d(x, 1),

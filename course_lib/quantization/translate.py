@@ -13,9 +13,10 @@ from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
-    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, the "
-    "addition of two tensors, max and average pooling, global average pooling, flattening and dropout. Write that part "
-    "with these, or quantize with quantization.onnx, which leaves in float32 what it does not know."
+    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, SiLU, "
+    "Hardswish, Sigmoid, Hardsigmoid, Tanh, LeakyReLU, ELU and GELU, the addition and the product of two tensors, max "
+    "and average pooling, global average pooling, flattening and dropout. Write that part with these, or quantize with "
+    "quantization.onnx, which leaves in float32 what it does not know."
 )
 
 
@@ -173,15 +174,24 @@ class _Translator:
                 )
             self.layers.add(self.node.target)
             fields["layer"] = self.node.target
-        if OPERATIONS[operation].range == "own":
-            fields["tensor"] = self._new_tensor(
-                self._scoped(operation) if layer is None else self.node.target
-            )
+        fields |= self._own_tensor(operation, layer, alone=not call.gates)
         result = self._add(operation, call, **fields)
         if call.then is None:
             return result
         self.uses[result.name] = 1
-        return self._add(call.then, Call((result,)), suffix=f".{call.then}")
+        inputs = (first, result) if call.gates else (result,)
+        fields = self._own_tensor(call.then, layer, alone=False)
+        return self._add(call.then, Call(inputs), suffix=f".{call.then}", **fields)
+
+    def _own_tensor(self, operation: str, layer: nn.Module | None, *, alone: bool) -> dict[str, str]:
+        """The tensor of a result that has a range of its own; that of a module takes its name, where it is alone."""
+        if OPERATIONS[operation].range != "own":
+            return {}
+        if layer is None:
+            name = self._scoped(operation)
+        else:
+            name = self.node.target if alone else f"{self.node.target}.{operation}"
+        return {"tensor": self._new_tensor(name)}
 
     def _joined(self, x: object, high: float) -> bool:
         """Make a ReLU part of the step in front of it. Max pooling between them does not matter: it picks the same."""

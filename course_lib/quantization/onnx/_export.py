@@ -69,6 +69,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
             )
         proto = _translated(model, example)
         _use_global_pooling(proto.graph)
+        _take_hardswish_apart(proto.graph)
         strip(proto)
         names = tensor_names(model, proto.graph)
         onnx.save(proto, temporary)
@@ -123,6 +124,22 @@ def _use_global_pooling(graph: "GraphProto") -> None:
             del node.attribute[:], node.input[1:]
     for name in replaced.difference(*(node.input for node in graph.node)):
         graph.initializer.remove(constants[name])
+
+
+def _take_hardswish_apart(graph: "GraphProto") -> None:
+    """HardSwish as x * HardSigmoid(x), which ONNX Runtime makes of it anyway; so its tensors have names here."""
+    from onnx import helper
+
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
+        if node.op_type == "HardSwish":
+            [x], [y] = node.input, node.output
+            gate = helper.make_node(
+                "HardSigmoid", [x], [f"{y}_gate"], f"{node.name}_gate", alpha=1 / 6, beta=0.5
+            )
+            node.op_type = "Mul"
+            node.input.append(gate.output[0])
+            graph.node.insert(place, gate)
 
 
 def _check_equal(found: Tensor, expected: Tensor, path: Path) -> None:
