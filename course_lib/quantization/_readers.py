@@ -81,6 +81,16 @@ def add_in_place(input: object, other: object, *, alpha: float = 1) -> Call:
     return Call(add(input, other, alpha=alpha).inputs, in_place=True)
 
 
+def sub(input: object, other: object, *, alpha: float = 1) -> Call:
+    if alpha != 1:
+        raise Refused(f"it subtracts with alpha={alpha}")
+    return Call((input, other))
+
+
+def sub_in_place(input: object, other: object, *, alpha: float = 1) -> Call:
+    return Call(sub(input, other, alpha=alpha).inputs, in_place=True)
+
+
 def mul(input: object, other: object) -> Call:
     return Call((input, other))
 

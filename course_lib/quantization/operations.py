@@ -129,6 +129,19 @@ OPERATIONS: dict[str, Operation] = {
         },
         onnx=("Add",),
     ),
+    "sub": Operation(
+        numbers=torch.sub,
+        integers=_with_params(integer.sub, "a_params", "b_params", "y_params"),
+        range="own",
+        spelled={
+            operator.sub: readers.sub,
+            torch.sub: readers.sub,
+            torch.subtract: readers.sub,
+            "sub": readers.sub,
+            "sub_": readers.sub_in_place,
+        },
+        onnx=("Sub",),
+    ),
     "mul": Operation(
         numbers=torch.mul,
         integers=_with_params(integer.mul, "a_params", "b_params", "y_params"),

@@ -14,9 +14,9 @@ from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
     "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, SiLU, "
-    "Hardswish, Sigmoid, Hardsigmoid, Tanh, LeakyReLU, ELU and GELU, the addition and the product of two tensors, max "
-    "and average pooling, global average pooling, flattening and dropout. Write that part with these, or quantize with "
-    "quantization.onnx, which leaves in float32 what it does not know."
+    "Hardswish, Sigmoid, Hardsigmoid, Tanh, LeakyReLU, ELU and GELU, the sum, difference and product of two tensors, "
+    "max and average pooling, global average pooling, flattening and dropout. Write that part with these, or quantize "
+    "with quantization.onnx, which leaves in float32 what it does not know."
 )
 
 

@@ -8,10 +8,10 @@ r"""Post-training quantization of a whole network in five steps, each of them a 
     integer = to_integer(simulated)                                 # 5 from floating point to integer arithmetic
 
 The network is traced with torch.fx and taken apart into steps on the network with its batch norms folded. Integers are
-where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, addition, product, global
-average pooling and activation function has a range of its own, but a ReLU lies in the range of what it follows, and max
-pooling, average pooling and flattening hand on the range of their input. SiLU and Hardswish are two operations: a
-sigmoid or hard sigmoid, and the product with it. What has no integer form here is refused by name.
+where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, sum, difference, product,
+global average pooling and activation function has a range of its own, but a ReLU lies in the range of what it follows,
+and max pooling, average pooling and flattening hand on the range of their input. SiLU and Hardswish are two operations:
+a sigmoid or hard sigmoid, and the product with it. What has no integer form here is refused by name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -83,8 +83,8 @@ def collect(
     """Count the activations of a network on calibration images in histograms, its batch norms folded.
 
     Every tensor that gets a range of its own is counted: the images, and the result of each convolution, linear layer,
-    addition, product, global average pooling and activation function (two of SiLU and Hardswish), behind the ReLU where
-    one follows. One collection serves every method and number of bits.
+    sum, difference, product, global average pooling and activation function (two of SiLU and Hardswish), behind the
+    ReLU where one follows. One collection serves every method and number of bits.
 
     Args:
         model: network that maps images to logits, float32, traceable by torch.fx; it is left as it was.

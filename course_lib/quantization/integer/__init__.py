@@ -23,7 +23,7 @@ from course_lib.quantization.integer.layers import (
     quantize_bias,
 )
 from course_lib.quantization.integer.lookup import ACTIVATIONS, activation, lookup, table
-from course_lib.quantization.integer.pointwise import add, mul, relu
+from course_lib.quantization.integer.pointwise import add, mul, relu, sub
 from course_lib.quantization.integer.pooling import avg_pool2d, global_avg_pool, max_pool2d
 from course_lib.quantization.integer.rescaling import output_multiplier, requantize, requantize_fixed_point
 
@@ -45,5 +45,6 @@ __all__ = [
     "relu",
     "requantize",
     "requantize_fixed_point",
+    "sub",
     "table",
 ]
