@@ -36,7 +36,7 @@ def _drops_nothing(node: fx.Node) -> bool:
         return node.kwargs.get("training") is False
     # torchvision's stochastic depth, whose import would take seconds
     name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', '')}"
-    return name == _STOCHASTIC_DEPTH and (*node.args, *node.kwargs.values())[-1] is False
+    return name == _STOCHASTIC_DEPTH and node.kwargs.get("training", *node.args[3:]) is False
 
 
 def folded(model: nn.Module) -> nn.Module:

@@ -9,6 +9,9 @@ from torch import nn
 BATCH = object()
 """Stands in the arguments of a call for the number of images, `x.size(0)`."""
 
+SIZE = object()
+"""Stands there for another size of a tensor, such as `x.size(1)`."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -174,8 +177,25 @@ def flatten(input: object, start_dim: int = 0, end_dim: int = -1) -> Call:
 
 def view(input: object, *shape: object) -> Call:
     shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    # [N, -1], and [-1, length], where a wrong length does not go with the linear layer that reads it
-    flat = len(shape) == 2 and (shape[0] is BATCH or shape[0] == -1) and isinstance(shape[1], int)
-    if not flat or (shape[0] == -1 and shape[1] == -1):
-        raise Refused("it reshapes to something else than [N, all the rest]; flatten(1) does that")
-    return Call((input,))
+    pixel = len(shape) == 4 and shape[2:] == (1, 1)
+    # [N, -1], or [N, C] where these are all; and [-1, length], where a wrong length does not go with the next layer
+    flat = (len(shape) == 2 or pixel) and (shape[0] is BATCH or shape[0] == -1)
+    if not flat or not (shape[1] is SIZE or isinstance(shape[1], int)) or (shape[0] == -1 and shape[1] == -1):
+        raise Refused(
+            "it reshapes to something else than [N, all the rest], or [N, all the rest, 1, 1]; flatten(1) does that"
+        )
+    return Call((input,), then="unsqueeze" if pixel else None)
+
+
+def unsqueeze(input: object, dim: int) -> Call:
+    return Call((input,), {"dims": (dim,)})
+
+
+def item(input: object, index: object) -> Call:
+    if index != (slice(None), slice(None), None, None):
+        raise Refused("it takes a part of a tensor")
+    return Call((input,), {"dims": (2, 3)})
+
+
+def expand_as(input: object, other: object) -> Call:
+    return Call((input, other))

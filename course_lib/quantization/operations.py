@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from course_lib.quantization import _readers as readers
 from course_lib.quantization import integer
-from course_lib.quantization._readers import BATCH, Call, Refused
+from course_lib.quantization._readers import BATCH, SIZE, Call, Refused
 from course_lib.quantization.affine import quantize
 
-__all__ = ["BATCH", "OPERATIONS", "Call", "Operation", "Refused"]
+__all__ = ["BATCH", "OPERATIONS", "SIZE", "Call", "Operation", "Refused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +90,12 @@ def _cut_integers(x: Tensor, *, params: tuple, high: float) -> Tensor:
     """This changes nothing where the range begins at 0 and ends no higher than the activation does."""
     _, y_params = params
     return integer.relu(x, params=y_params).clamp_(max=int(quantize(torch.tensor(high), y_params)))
+
+
+def _unsqueezed(x: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
+    for dim in dims:
+        x = x.unsqueeze(dim)
+    return x
 
 
 def _flat(x: Tensor) -> Tensor:
@@ -280,6 +286,22 @@ OPERATIONS: dict[str, Operation] = {
             "view": readers.view,
             "reshape": readers.view,
         },
+    ),
+    "unsqueeze": Operation(  # factors for channels, as an image of one pixel
+        numbers=_unsqueezed,
+        integers=_without_params(_unsqueezed),
+        range="among input",
+        spelled={
+            torch.unsqueeze: readers.unsqueeze,
+            "unsqueeze": readers.unsqueeze,
+            operator.getitem: readers.item,
+        },
+    ),
+    "expand_as": Operation(
+        numbers=Tensor.expand_as,
+        integers=_without_params(Tensor.expand_as),
+        range="among input",
+        spelled={"expand_as": readers.expand_as},
     ),
 }
 """{name: row}. A tensor with a range of its own that is no layer's takes the name, such as "3.add".

@@ -9,7 +9,7 @@ from typing import NoReturn
 from torch import fx, nn
 
 from course_lib.quantization._folding import check_plain, traced
-from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Refused
+from course_lib.quantization.operations import BATCH, OPERATIONS, SIZE, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
@@ -68,9 +68,11 @@ def _attribute(input: object, name: str) -> object:
 
 
 def _item(input: object, index: object) -> object:
-    if input is not _SHAPE or index != 0:
-        raise Refused("it takes a part of a tensor, or reads another size than the number of images")
-    return BATCH
+    if isinstance(index, slice) and index.start in (None, 0) and index.step is None:
+        return input
+    if not isinstance(index, int):
+        raise Refused("it takes another part of a shape than its first sizes")
+    return SIZE if index else BATCH
 
 
 _SHAPES: dict[object, Callable[..., object]] = {"size": _size, getattr: _attribute, operator.getitem: _item}
@@ -127,7 +129,9 @@ class _Translator:
             raise Refused(f"it computes with the parameter or buffer {node.target!r} outside of a layer")
         layer = self.modules[node.target] if node.op == "call_module" else None
         target, what = self._called(layer)
-        name, read = self.readers.get(target, (None, _SHAPES.get(target)))
+        name, read = self.readers.get(target, (None, None))
+        if read is None or args[:1] == (_SHAPE,):
+            name, read = None, _SHAPES.get(target)
         if read is None:
             raise Refused(what)
         if layer is not None:

@@ -25,6 +25,11 @@ def conv(**options):
     return nn.Conv2d(4, 8, (3, 2), **options)
 
 
+def factors(y):
+    """One number for each channel, [N, C]."""
+    return y.mean((2, 3), keepdim=True).view(y.size(0), -1)
+
+
 def window(kernel_size, stride, padding):
     return {"kernel_size": kernel_size, "stride": stride, "padding": padding}
 
@@ -131,6 +136,19 @@ CALLS += [
     ("elu", nn.ELU, lambda m, y: m.layer(y), {"alpha": 2.0}, {"layer": nn.ELU(2.0)}),
     ("elu", F.elu, lambda m, y: F.elu(y, 0.5), {"alpha": 0.5}, {}),
     ("gelu", nn.GELU, lambda m, y: m.layer(y), {"approximate": "tanh"}, {"layer": nn.GELU("tanh")}),
+    *[("unsqueeze", target, body, {"dims": dims}, {}) for target, dims, body in [
+        ("unsqueeze", (-1,), lambda m, y: y.unsqueeze(-1).flatten(1)),
+        (torch.unsqueeze, (2,), lambda m, y: torch.unsqueeze(y, dim=2).flatten(1)),
+        (operator.getitem, (2, 3), lambda m, y: y - factors(y)[:, :, None, None]),
+    ]],
+    *[("expand_as", "expand_as", lambda m, y, r=r: r(factors(y), y).expand_as(y) * y, {}, {}) for r in (
+        lambda f, y: f.view(y.size(0), y.size(1), 1, 1),
+        lambda f, y: f.reshape((y.shape[:2][0], 4, 1, 1)),
+        lambda f, y: f.view(-1, y.shape[1], 1, 1),
+        lambda f, y: f.view(y.shape[0], -1, 1, 1),
+        lambda f, y: torch.reshape(f, [y.size(0), 4, 1, 1]),
+    )],
+    ("flatten", "view", lambda m, y: y.mean((2, 3), True).view(y.size(0), y.size(1)), {}, {}),
     ("gelu", F.gelu, lambda m, y: F.gelu(y), {"approximate": "none"}, {}),
 ]  # fmt: skip
 SPELLINGS = {name: {call[1] for call in CALLS if call[0] == name} for name in OPERATIONS}
@@ -232,7 +250,7 @@ def test_a_relu_is_part_of_what_it_follows_where_values_only_pass_on(body, joine
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_only_values_of_the_input_are_not_rounded_again(name):
     params = affine.choose_params(0.0, 1.0, symmetric=False)
-    passed_on = name in ("max_pool2d", "flatten")
+    passed_on = name in ("max_pool2d", "flatten", "unsqueeze", "expand_as")
     assert (Step("y", name, ("x",), "t").rounding({"t": params}) is None) == passed_on
     assert Step("y", name, ("x",), "other").rounding({"t": params}) is None
 
