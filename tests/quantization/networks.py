@@ -67,13 +67,15 @@ class Gated(nn.Module):
         self.project = Conv2dNormActivation(12, 8, 1, activation_layer=None)
         self.depth = StochasticDepth(0.4, "row")
         self.shortcut = nn.Conv2d(8, 8, 1, 2)
-        self.hidden, self.logits = nn.Linear(8, 9), nn.Linear(9, 5)
+        self.factor, self.hidden, self.logits = nn.Linear(8, 8), nn.Linear(8, 9), nn.Linear(9, 5)
 
     def forward(self, x):
         x = self.squeeze(self.stem(x))
         y = self.depth(self.project(self.excite(self.expand(x))))
         y = F.leaky_relu(y + F.hardswish(self.shortcut(x)), 0.2)
-        y = self.hidden(F.silu(y).mean((2, 3)))
+        count, channels = y.shape[:2]
+        factors = torch.sigmoid(self.factor(y.mean((2, 3)))).view(count, channels, 1, 1)
+        y = self.hidden(F.silu(y * factors.expand_as(y)).mean((2, 3)))
         return self.logits(y * (torch.sigmoid(y) - F.hardsigmoid(y)))
 
 

@@ -45,9 +45,9 @@ def test_tensors_are_named_for_what_computes_them():
         *("squeeze.scale_activation", "squeeze.mul", "expand.0", "expand.2.sigmoid", "expand.2.mul"),
         *("excite.avgpool", "excite.fc1"),
     ]
-    assert list(histograms_of("gated"))[-14:] == [
-        *("shortcut", "hardsigmoid", "mul", "add", "leaky_relu", "sigmoid", "mul_1", "mean", "hidden"),
-        *("sigmoid_1", "hardsigmoid_1", "sub", "mul_2", "logits"),
+    assert list(histograms_of("gated"))[-18:] == [
+        *("shortcut", "hardsigmoid", "mul", "add", "leaky_relu", "mean", "factor", "sigmoid", "mul_1"),
+        *("sigmoid_1", "mul_2", "mean_1", "hidden", "sigmoid_2", "hardsigmoid_1", "sub", "mul_3", "logits"),
     ]
 
 
