@@ -13,6 +13,7 @@ from course_lib import tracing
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 _PASSED_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+_STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth.stochastic_depth"
 
 
 def traced(model: nn.Module) -> fx.Graph:
@@ -24,11 +25,19 @@ def traced(model: nn.Module) -> fx.Graph:
     modules = dict(model.named_modules())
     for node in graph.nodes:
         layer = modules[node.target] if node.op == "call_module" else None
-        dropout = node.target in _DROPOUTS and node.kwargs.get("training") is False
-        if (type(layer) in _PASSED_ON and not _hooks(layer)) or dropout:
+        if (type(layer) in _PASSED_ON and not _hooks(layer)) or _drops_nothing(node):
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)
     return graph
+
+
+def _drops_nothing(node: fx.Node) -> bool:
+    """Whether a function for training alone is called in evaluation."""
+    if node.target in _DROPOUTS:
+        return node.kwargs.get("training") is False
+    # torchvision's stochastic depth, whose import would take seconds
+    name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', '')}"
+    return name == _STOCHASTIC_DEPTH and node.kwargs.get("training", *node.args[3:]) is False
 
 
 def folded(model: nn.Module) -> nn.Module:

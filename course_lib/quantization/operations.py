@@ -12,7 +12,6 @@ it. Negation, for instance, which `translate` and all that follows then accept::
     )
 """
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,32 +21,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.quantization import _readers as readers
 from course_lib.quantization import integer
+from course_lib.quantization._readers import BATCH, SIZE, Call, Refused
 from course_lib.quantization.affine import quantize
 
-BATCH = object()
-"""Stands in the arguments of a call for the number of images, `x.size(0)`."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """Call of an operation in a network, its arguments read.
-
-    Attributes:
-        inputs: tensors that it reads.
-        options: keyword arguments of `Operation.numbers` and `Operation.integers`.
-        in_place: whether the result takes the place of the first input.
-        then: operation on the result that belongs to the same call, such as flattening after a mean without keepdim.
-
-    Example:
-        >>> OPERATIONS["mean"].spelled["mean"]("x", (2, 3))
-        Call(inputs=('x',), options={}, in_place=False, then='flatten')
-    """
-
-    inputs: tuple[object, ...]
-    options: dict[str, object] = field(default_factory=dict)
-    in_place: bool = False
-    then: str | None = None
+__all__ = ["BATCH", "OPERATIONS", "SIZE", "Call", "Operation", "Refused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,10 +58,6 @@ class Operation:
         return self.range == "own" and self.integers is not None
 
 
-class Refused(Exception):
-    """Reason why a call has no integer form, in words that follow "has no integer form here:"."""
-
-
 # ---- on numbers and on integers ------------------------------------------------------------------------------------
 
 
@@ -98,6 +73,15 @@ def _without_params(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda *inputs, params, **options: function(*inputs, **options)
 
 
+def _looked_up(name: str) -> Callable[..., Tensor]:
+    """An activation function of `integer` on its parameters in one sequence."""
+
+    def function(x: Tensor, *, params: tuple, **options: object) -> Tensor:
+        return integer.activation(x, name, x_params=params[0], y_params=params[1], **options)
+
+    return function
+
+
 def _cut(x: Tensor, high: float) -> Tensor:
     return x.clamp(0.0, high)  # of one type, which the exporter to ONNX wants
 
@@ -108,112 +92,14 @@ def _cut_integers(x: Tensor, *, params: tuple, high: float) -> Tensor:
     return integer.relu(x, params=y_params).clamp_(max=int(quantize(torch.tensor(high), y_params)))
 
 
+def _unsqueezed(x: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
+    for dim in dims:
+        x = x.unsqueeze(dim)
+    return x
+
+
 def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
-
-
-# ---- readers: from the arguments of a call to a Call ---------------------------------------------------------------
-
-
-def _of_module(read: Callable[..., Call], *attributes: str) -> Callable[..., Call]:
-    """A reader for a module, which has as attributes what a function takes as arguments."""
-    return lambda layer, input: read(input, *(getattr(layer, name) for name in attributes))
-
-
-def _conv2d(layer: nn.Conv2d, input: object) -> Call:
-    if layer.padding_mode != "zeros":
-        raise Refused(f"it pads with padding_mode={layer.padding_mode!r} instead of zeros")
-    padding = layer.padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if padding == "same" and any(size % 2 for size in reach):
-            raise Refused("padding='same' pads one side more than the other with a kernel of even size")
-        padding = tuple(size // 2 for size in reach) if padding == "same" else (0, 0)
-    options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
-    return Call((input,), {"padding": padding, **options})
-
-
-def _linear(layer: nn.Linear, input: object) -> Call:
-    return Call((input,))
-
-
-def _relu(input: object, inplace: bool = False) -> Call:
-    return Call((input,), {"high": math.inf}, in_place=inplace)
-
-
-def _relu_in_place(input: object) -> Call:
-    return _relu(input, inplace=True)
-
-
-def _relu6(input: object, inplace: bool = False) -> Call:
-    return Call((input,), {"high": 6.0}, in_place=inplace)
-
-
-def _add(input: object, other: object, *, alpha: float = 1) -> Call:
-    if alpha != 1:
-        raise Refused(f"it adds with alpha={alpha}")
-    return Call((input, other))
-
-
-def _add_in_place(input: object, other: object, *, alpha: float = 1) -> Call:
-    return Call(_add(input, other, alpha=alpha).inputs, in_place=True)
-
-
-def _max_pool2d(
-    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
-) -> Call:
-    if dilation not in (1, (1, 1)) or ceil_mode or return_indices:
-        raise Refused("its dilation, ceil_mode or return_indices is set")
-    return Call((input,), _window(kernel_size, stride, padding))
-
-
-def _avg_pool2d(
-    input,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
-) -> Call:
-    leaves_out = not count_include_pad and padding not in (0, (0, 0))
-    if ceil_mode or leaves_out or divisor_override is not None:
-        raise Refused("its ceil_mode or divisor_override is set, or padding does not count")
-    return Call((input,), _window(kernel_size, stride, padding))
-
-
-def _window(kernel_size: object, stride: object, padding: object) -> dict[str, object]:
-    if stride is None or stride == ():
-        stride = kernel_size
-    sizes = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
-    return {name: size if isinstance(size, int) else tuple(size) for name, size in sizes.items()}
-
-
-def _adaptive_avg_pool2d(input: object, output_size: object) -> Call:
-    if output_size not in (1, (1, 1), [1, 1]):
-        raise Refused(f"it pools to the size {output_size}, not to 1")
-    return Call((input,))
-
-
-def _mean(input: object, dim: object = None, keepdim: bool = False) -> Call:
-    if not isinstance(dim, tuple | list) or sorted(axis % 4 for axis in dim) != [2, 3]:
-        raise Refused(f"it takes the mean over the axes {dim}, not over height and width, (2, 3)")
-    return Call((input,), then=None if keepdim else "flatten")
-
-
-def _flatten(input: object, start_dim: int = 0, end_dim: int = -1) -> Call:
-    if (start_dim, end_dim) != (1, -1):
-        raise Refused(f"it flattens from axis {start_dim} to {end_dim}, not from 1 to the last")
-    return Call((input,))
-
-
-def _view(input: object, *shape: object) -> Call:
-    shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    # [N, -1], and [-1, length], where a wrong length does not go with the linear layer that reads it
-    flat = len(shape) == 2 and (shape[0] is BATCH or shape[0] == -1) and isinstance(shape[1], int)
-    if not flat or (shape[0] == -1 and shape[1] == -1):
-        raise Refused("it reshapes to something else than [N, all the rest]; flatten(1) does that")
-    return Call((input,))
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -227,32 +113,127 @@ OPERATIONS: dict[str, Operation] = {
         numbers=F.conv2d,
         integers=_with_params(integer.conv2d, *_LAYER),
         range="own",
-        spelled={nn.Conv2d: _conv2d},
+        spelled={nn.Conv2d: readers.conv2d},
         onnx=("Conv",),
     ),
     "linear": Operation(
         numbers=F.linear,
         integers=_with_params(integer.linear, *_LAYER),
         range="own",
-        spelled={nn.Linear: _linear},
+        spelled={nn.Linear: readers.linear},
         onnx=("Gemm",),
     ),
     "add": Operation(
         numbers=torch.add,
         integers=_with_params(integer.add, "a_params", "b_params", "y_params"),
         range="own",
-        spelled={operator.add: _add, torch.add: _add, "add": _add, "add_": _add_in_place},
+        spelled={
+            operator.add: readers.add,
+            torch.add: readers.add,
+            "add": readers.add,
+            "add_": readers.add_in_place,
+        },
         onnx=("Add",),
+    ),
+    "sub": Operation(
+        numbers=torch.sub,
+        integers=_with_params(integer.sub, "a_params", "b_params", "y_params"),
+        range="own",
+        spelled={
+            operator.sub: readers.sub,
+            torch.sub: readers.sub,
+            torch.subtract: readers.sub,
+            "sub": readers.sub,
+            "sub_": readers.sub_in_place,
+        },
+        onnx=("Sub",),
+    ),
+    "mul": Operation(
+        numbers=torch.mul,
+        integers=_with_params(integer.mul, "a_params", "b_params", "y_params"),
+        range="own",
+        spelled={
+            operator.mul: readers.mul,
+            torch.mul: readers.mul,
+            torch.multiply: readers.mul,
+            "mul": readers.mul,
+            "mul_": readers.mul_in_place,
+        },
+        onnx=("Mul",),
+    ),
+    "sigmoid": Operation(
+        numbers=torch.sigmoid,
+        integers=_looked_up("sigmoid"),
+        range="own",
+        spelled={
+            nn.Sigmoid: readers.of_module(readers.activation),
+            torch.sigmoid: readers.activation,
+            torch.sigmoid_: readers.activation_in_place,
+            "sigmoid": readers.activation,
+            "sigmoid_": readers.activation_in_place,
+            nn.SiLU: readers.of_module(readers.gate, "inplace"),
+            F.silu: readers.gate,
+        },
+        onnx=("Sigmoid",),
+    ),
+    "hardsigmoid": Operation(
+        numbers=F.hardsigmoid,
+        integers=_looked_up("hardsigmoid"),
+        range="own",
+        spelled={
+            nn.Hardsigmoid: readers.of_module(readers.activation, "inplace"),
+            F.hardsigmoid: readers.activation,
+            nn.Hardswish: readers.of_module(readers.gate, "inplace"),
+            F.hardswish: readers.gate,
+        },
+        onnx=("HardSigmoid",),
+    ),
+    "tanh": Operation(
+        numbers=torch.tanh,
+        integers=_looked_up("tanh"),
+        range="own",
+        spelled={
+            nn.Tanh: readers.of_module(readers.activation),
+            torch.tanh: readers.activation,
+            torch.tanh_: readers.activation_in_place,
+            "tanh": readers.activation,
+            "tanh_": readers.activation_in_place,
+        },
+        onnx=("Tanh",),
+    ),
+    "leaky_relu": Operation(
+        numbers=F.leaky_relu,
+        integers=_looked_up("leaky_relu"),
+        range="own",
+        spelled={
+            nn.LeakyReLU: readers.of_module(readers.leaky_relu, "negative_slope", "inplace"),
+            F.leaky_relu: readers.leaky_relu,
+        },
+        onnx=("LeakyRelu",),
+    ),
+    "elu": Operation(
+        numbers=F.elu,
+        integers=_looked_up("elu"),
+        range="own",
+        spelled={nn.ELU: readers.of_module(readers.elu, "alpha", "inplace"), F.elu: readers.elu},
+        onnx=("Elu",),
+    ),
+    "gelu": Operation(
+        numbers=F.gelu,
+        integers=_looked_up("gelu"),
+        range="own",
+        spelled={nn.GELU: readers.of_module(readers.gelu, "approximate"), F.gelu: readers.gelu},
+        onnx=("Gelu",),
     ),
     "mean": Operation(  # over height and width
         numbers=lambda x: F.adaptive_avg_pool2d(x, 1),
         integers=_with_params(integer.global_avg_pool, "x_params", "y_params"),
         range="own",
         spelled={
-            nn.AdaptiveAvgPool2d: _of_module(_adaptive_avg_pool2d, "output_size"),
-            F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
-            torch.mean: _mean,
-            "mean": _mean,
+            nn.AdaptiveAvgPool2d: readers.of_module(readers.adaptive_avg_pool2d, "output_size"),
+            F.adaptive_avg_pool2d: readers.adaptive_avg_pool2d,
+            torch.mean: readers.mean,
+            "mean": readers.mean,
         },
         onnx=("GlobalAveragePool", "ReduceMean"),
     ),
@@ -261,10 +242,10 @@ OPERATIONS: dict[str, Operation] = {
         integers=_with_params(integer.avg_pool2d, "x_params", "y_params"),
         range="input",
         spelled={
-            nn.AvgPool2d: _of_module(
-                _avg_pool2d, *_WINDOW, "ceil_mode", "count_include_pad", "divisor_override"
+            nn.AvgPool2d: readers.of_module(
+                readers.avg_pool2d, *_WINDOW, "ceil_mode", "count_include_pad", "divisor_override"
             ),
-            F.avg_pool2d: _avg_pool2d,
+            F.avg_pool2d: readers.avg_pool2d,
         },
     ),
     "max_pool2d": Operation(
@@ -272,8 +253,10 @@ OPERATIONS: dict[str, Operation] = {
         integers=_without_params(integer.max_pool2d),
         range="among input",
         spelled={
-            nn.MaxPool2d: _of_module(_max_pool2d, *_WINDOW, "dilation", "ceil_mode", "return_indices"),
-            F.max_pool2d: _max_pool2d,
+            nn.MaxPool2d: readers.of_module(
+                readers.max_pool2d, *_WINDOW, "dilation", "ceil_mode", "return_indices"
+            ),
+            F.max_pool2d: readers.max_pool2d,
         },
     ),
     "relu": Operation(  # ReLU6 too: cut off at 0 and at `high`
@@ -281,14 +264,14 @@ OPERATIONS: dict[str, Operation] = {
         integers=_cut_integers,
         range="input",
         spelled={
-            nn.ReLU: _of_module(_relu, "inplace"),
-            nn.ReLU6: _of_module(_relu6, "inplace"),
-            F.relu: _relu,
-            F.relu6: _relu6,
-            torch.relu: _relu,
-            torch.relu_: _relu_in_place,
-            "relu": _relu,
-            "relu_": _relu_in_place,
+            nn.ReLU: readers.of_module(readers.relu, "inplace"),
+            nn.ReLU6: readers.of_module(readers.relu6, "inplace"),
+            F.relu: readers.relu,
+            F.relu6: readers.relu6,
+            torch.relu: readers.relu,
+            torch.relu_: readers.relu_in_place,
+            "relu": readers.relu,
+            "relu_": readers.relu_in_place,
         },
     ),
     "flatten": Operation(
@@ -296,13 +279,29 @@ OPERATIONS: dict[str, Operation] = {
         integers=_without_params(_flat),
         range="among input",
         spelled={
-            nn.Flatten: _of_module(_flatten, "start_dim", "end_dim"),
-            torch.flatten: _flatten,
-            torch.reshape: _view,
-            "flatten": _flatten,
-            "view": _view,
-            "reshape": _view,
+            nn.Flatten: readers.of_module(readers.flatten, "start_dim", "end_dim"),
+            torch.flatten: readers.flatten,
+            torch.reshape: readers.view,
+            "flatten": readers.flatten,
+            "view": readers.view,
+            "reshape": readers.view,
         },
+    ),
+    "unsqueeze": Operation(  # factors for channels, as an image of one pixel
+        numbers=_unsqueezed,
+        integers=_without_params(_unsqueezed),
+        range="among input",
+        spelled={
+            torch.unsqueeze: readers.unsqueeze,
+            "unsqueeze": readers.unsqueeze,
+            operator.getitem: readers.item,
+        },
+    ),
+    "expand_as": Operation(
+        numbers=Tensor.expand_as,
+        integers=_without_params(Tensor.expand_as),
+        range="among input",
+        spelled={"expand_as": readers.expand_as},
     ),
 }
 """{name: row}. A tensor with a range of its own that is no layer's takes the name, such as "3.add".

@@ -9,13 +9,14 @@ from typing import NoReturn
 from torch import fx, nn
 
 from course_lib.quantization._folding import check_plain, traced
-from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Refused
+from course_lib.quantization.operations import BATCH, OPERATIONS, SIZE, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
-    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, the "
-    "addition of two tensors, max and average pooling, global average pooling, flattening and dropout. Write that part "
-    "with these, or quantize with quantization.onnx, which leaves in float32 what it does not know."
+    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, SiLU, "
+    "Hardswish, Sigmoid, Hardsigmoid, Tanh, LeakyReLU, ELU and GELU, the sum, difference and product of two tensors, "
+    "max and average pooling, global average pooling, flattening and dropout. Write that part with these, or quantize "
+    "with quantization.onnx, which leaves in float32 what it does not know."
 )
 
 
@@ -67,9 +68,11 @@ def _attribute(input: object, name: str) -> object:
 
 
 def _item(input: object, index: object) -> object:
-    if input is not _SHAPE or index != 0:
-        raise Refused("it takes a part of a tensor, or reads another size than the number of images")
-    return BATCH
+    if isinstance(index, slice) and index.start in (None, 0) and index.step is None:
+        return input
+    if not isinstance(index, int):
+        raise Refused("it takes another part of a shape than its first sizes")
+    return SIZE if index else BATCH
 
 
 _SHAPES: dict[object, Callable[..., object]] = {"size": _size, getattr: _attribute, operator.getitem: _item}
@@ -126,7 +129,9 @@ class _Translator:
             raise Refused(f"it computes with the parameter or buffer {node.target!r} outside of a layer")
         layer = self.modules[node.target] if node.op == "call_module" else None
         target, what = self._called(layer)
-        name, read = self.readers.get(target, (None, _SHAPES.get(target)))
+        name, read = self.readers.get(target, (None, None))
+        if read is None or args[:1] == (_SHAPE,):
+            name, read = None, _SHAPES.get(target)
         if read is None:
             raise Refused(what)
         if layer is not None:
@@ -173,15 +178,24 @@ class _Translator:
                 )
             self.layers.add(self.node.target)
             fields["layer"] = self.node.target
-        if OPERATIONS[operation].range == "own":
-            fields["tensor"] = self._new_tensor(
-                self._scoped(operation) if layer is None else self.node.target
-            )
+        fields |= self._own_tensor(operation, layer, alone=not call.gates)
         result = self._add(operation, call, **fields)
         if call.then is None:
             return result
         self.uses[result.name] = 1
-        return self._add(call.then, Call((result,)), suffix=f".{call.then}")
+        inputs = (first, result) if call.gates else (result,)
+        fields = self._own_tensor(call.then, layer, alone=False)
+        return self._add(call.then, Call(inputs), suffix=f".{call.then}", **fields)
+
+    def _own_tensor(self, operation: str, layer: nn.Module | None, *, alone: bool) -> dict[str, str]:
+        """The tensor of a result that has a range of its own; that of a module takes its name, where it is alone."""
+        if OPERATIONS[operation].range != "own":
+            return {}
+        if layer is None:
+            name = self._scoped(operation)
+        else:
+            name = self.node.target if alone else f"{self.node.target}.{operation}"
+        return {"tensor": self._new_tensor(name)}
 
     def _joined(self, x: object, high: float) -> bool:
         """Make a ReLU part of the step in front of it. Max pooling between them does not matter: it picks the same."""

@@ -8,9 +8,10 @@ r"""Post-training quantization of a whole network in five steps, each of them a 
     integer = to_integer(simulated)                                 # 5 from floating point to integer arithmetic
 
 The network is traced with torch.fx and taken apart into steps on the network with its batch norms folded. Integers are
-where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, addition and global average
-pooling has a range of its own, a ReLU lies in the range of what it follows, max pooling, average pooling and flattening
-hand on the range of their input. What has no integer form here is refused by name.
+where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, sum, difference, product,
+global average pooling and activation function has a range of its own, but a ReLU lies in the range of what it follows,
+and max pooling, average pooling and flattening hand on the range of their input. SiLU and Hardswish are two operations:
+a sigmoid or hard sigmoid, and the product with it. What has no integer form here is refused by name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -82,8 +83,8 @@ def collect(
     """Count the activations of a network on calibration images in histograms, its batch norms folded.
 
     Every tensor that gets a range of its own is counted: the images, and the result of each convolution, linear layer,
-    addition and global average pooling, behind the ReLU where one follows. One collection serves every method and
-    number of bits.
+    sum, difference, product, global average pooling and activation function (two of SiLU and Hardswish), behind the
+    ReLU where one follows. One collection serves every method and number of bits.
 
     Args:
         model: network that maps images to logits, float32, traceable by torch.fx; it is left as it was.
@@ -94,7 +95,8 @@ def collect(
 
     Returns:
         {tensor: histogram} in the order of computation, from "images" to "logits". A tensor between them has the name
-        of the layer that computes it, or of the operation, such as "3.add".
+        of the layer that computes it, or of the operation, such as "3.add"; those of a SiLU layer are "3.sigmoid" and
+        "3.mul".
 
     Raises:
         TypeError: an argument of another type or dtype than said here.
@@ -265,7 +267,8 @@ def to_integer(simulated: QuantizedNetwork) -> IntegerNetwork:
 
     The logits are those of ONNX Runtime for the file that `onnx.quantize` writes with the same ranges, bit for bit,
     where its processor multiplies 8-bit numbers exactly (see `integer.conv2d`) and no average pooling is in the
-    network (see `integer.avg_pool2d`).
+    network (see `integer.avg_pool2d`). Where its approximation of a sigmoid, tanh, ELU or GELU falls on the other side
+    of a half, an integer of it differs by one step: in one table of 1,000 (50 for tanh; see `integer.activation`).
 
     Args:
         simulated: as `quantize_model` gives it, of 8 bits at most; it is left as it was.

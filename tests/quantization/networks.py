@@ -8,6 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.resnet import BasicBlock
+from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
 
 from course_lib import models
 from course_lib.quantization.affine import dequantize, fake_quantize, quantize
@@ -54,6 +55,30 @@ class Pooled(nn.Module):
         return self.fc(x.view(x.size(0), -1))
 
 
+class Gated(nn.Module):
+    """Activation functions by table, and squeeze-and-excitation: blocks of torchvision, and functions."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = Conv2dNormActivation(3, 8, activation_layer=nn.Hardswish)
+        self.squeeze = SqueezeExcitation(8, 4, scale_activation=nn.Hardsigmoid)
+        self.expand = Conv2dNormActivation(8, 12, stride=2, activation_layer=nn.SiLU)
+        self.excite = SqueezeExcitation(12, 3, activation=nn.SiLU)
+        self.project = Conv2dNormActivation(12, 8, 1, activation_layer=None)
+        self.depth = StochasticDepth(0.4, "row")
+        self.shortcut = nn.Conv2d(8, 8, 1, 2)
+        self.factor, self.hidden, self.logits = nn.Linear(8, 8), nn.Linear(8, 9), nn.Linear(9, 5)
+
+    def forward(self, x):
+        x = self.squeeze(self.stem(x))
+        y = self.depth(self.project(self.excite(self.expand(x))))
+        y = F.leaky_relu(y + F.hardswish(self.shortcut(x)), 0.2)
+        count, channels = y.shape[:2]
+        factors = torch.sigmoid(self.factor(y.mean((2, 3)))).view(count, channels, 1, 1)
+        y = self.hidden(F.silu(y * factors.expand_as(y)).mean((2, 3)))
+        return self.logits(y * (torch.sigmoid(y) - F.hardsigmoid(y)))
+
+
 def shaken(model, seed=0):
     """With batch norms that do something, in evaluation mode."""
     generator = torch.Generator().manual_seed(seed)
@@ -93,6 +118,7 @@ NETWORKS = {
     ),
     "odd": (Odd, 13),
     "pooled": (Pooled, 15),
+    "gated": (Gated, 10),
 }
 
 

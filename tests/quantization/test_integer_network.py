@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -70,6 +71,48 @@ def test_the_integer_network_is_that_of_onnx_runtime(name, tmp_path):
     model, images = network(name)
     ranges = calibrate(histograms_of(name), "entropy" if name in ("vgg", "resnet") else "max")
     found = to_integer(quantize_model(model, ranges))(to_float(images))
+    assert torch.equal(found, in_onnx_runtime(model, images, ranges, tmp_path))
+
+
+class Activated(nn.Module):
+    """Activation functions behind a convolution, one behind another, and one at the end."""
+
+    def __init__(self):
+        super().__init__()
+        functions = (
+            nn.ELU(0.5),
+            nn.GELU(),
+            nn.Hardsigmoid(),
+            nn.Hardswish(),
+            nn.LeakyReLU(),
+            nn.Sigmoid(),
+            nn.SiLU(),
+        )
+        self.functions = nn.ModuleList(functions)
+        self.convolutions = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in functions)
+
+    def forward(self, x):
+        total = x
+        for convolution, function in zip(self.convolutions, self.functions, strict=True):
+            y = convolution(x)
+            total = total + torch.tanh(function(y)) - function(torch.tanh(y))
+        return F.hardsigmoid(F.max_pool2d(total, 2).relu().flatten(1))
+
+
+@EXACT
+@traces
+def test_activations_anywhere_are_those_of_onnx_runtime(tmp_path):
+    model = seeded(Activated)
+    with torch.no_grad():
+        for convolution in model.convolutions:
+            convolution.weight.mul_(8)
+    images = torch.randint(
+        0, 256, (8, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+    )
+    ranges = calibrate(collect(model, images))
+    found = to_integer(quantize_model(model, ranges))(to_float(images))
+    assert len(found.unique()) > 20
+    # The approximations of this seed are on the right side of every half.
     assert torch.equal(found, in_onnx_runtime(model, images, ranges, tmp_path))
 
 

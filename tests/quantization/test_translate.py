@@ -1,5 +1,7 @@
 """How a network may be written, what its steps are called, and what is refused."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,6 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from course_lib.data import to_float
+from course_lib.quantization.translate import translate
 from course_lib.quantization.workflow import calibrate, collect, quantize_model, to_integer
 from tests.quantization.networks import (
     IMAGES,
@@ -16,6 +19,8 @@ from tests.quantization.networks import (
     state,
     traces,
 )
+
+DEPTH = importlib.import_module("torchvision.ops.stochastic_depth")  # not the function of that name
 
 
 @traces
@@ -27,6 +32,35 @@ def test_tensors_are_named_for_what_computes_them():
     assert list(histograms_of("odd")) == [
         *("images", "stem", "depth", "group", "project", "add", "mean", "hidden", "logits"),
     ]
+    assert list(histograms_of("gated"))[:14] == [
+        *(
+            "images",
+            "stem.0",
+            "stem.2.hardsigmoid",
+            "stem.2.mul",
+            "squeeze.avgpool",
+            "squeeze.fc1",
+            "squeeze.fc2",
+        ),
+        *("squeeze.scale_activation", "squeeze.mul", "expand.0", "expand.2.sigmoid", "expand.2.mul"),
+        *("excite.avgpool", "excite.fc1"),
+    ]
+    assert list(histograms_of("gated"))[-18:] == [
+        *("shortcut", "hardsigmoid", "mul", "add", "leaky_relu", "mean", "factor", "sigmoid", "mul_1"),
+        *("sigmoid_1", "mul_2", "mean_1", "hidden", "sigmoid_2", "hardsigmoid_1", "sub", "mul_3", "logits"),
+    ]
+
+
+@traces
+@pytest.mark.parametrize("mode", ["row", "batch"])
+def test_stochastic_depth_is_nothing_in_evaluation(mode):
+    for body in (
+        lambda m, x: m.layer(m.conv(x)),
+        lambda m, x: DEPTH.stochastic_depth(m.conv(x), 0.5, mode, False),
+        lambda m, x: DEPTH.stochastic_depth(m.conv(x), training=False, mode=mode, p=0.5),
+    ):
+        model = seeded(Body, body, layer=DEPTH.StochasticDepth(0.5, mode))
+        assert [step.operation for step in translate(model)] == ["images", "conv2d"]
 
 
 class Written(nn.Module):
@@ -133,6 +167,10 @@ def in_place(m, x):
     return x + y
 
 
+def in_place_gate(y):
+    return F.silu(y, inplace=True) + y
+
+
 def in_place_sum(m, x):
     y = m.conv(x)
     z = F.max_pool2d(y, 1)
@@ -165,11 +203,11 @@ def odd_padding():
 
 
 REFUSED = {
-    "silu": (
-        lambda: Body(lambda m, x: m.act(m.conv(x)), act=nn.SiLU()),
-        r"'act' .* it is a SiLU\. Accepted are Conv2d",
+    "mish": (
+        lambda: Body(lambda m, x: m.act(m.conv(x)), act=nn.Mish()),
+        r"'act' .* it is a Mish\. Accepted are Conv2d",
     ),
-    "sigmoid": (lambda: Body(lambda m, x: torch.sigmoid(m.conv(x))), "'sigmoid' .* the function 'sigmoid'"),
+    "softplus": (lambda: Body(lambda m, x: F.softplus(m.conv(x))), "'softplus' .* the function 'softplus'"),
     "concat": (lambda: Body(lambda m, x: torch.cat([m.conv(x)] * 2, 1)), "the function 'cat'"),
     "matmul": (lambda: Body(lambda m, x: m.conv(x) @ m.conv(x)), "'conv' .* several places"),
     "matmul alone": (lambda: Body(lambda m, x: torch.matmul(x, x)), "the function 'matmul'"),
@@ -185,7 +223,28 @@ REFUSED = {
     "twice": (lambda: Body(lambda m, x: m.fc(m.fc(m.conv(x))), fc=nn.Linear(6, 6)), "'fc' .* several places"),
     "softmax": (lambda: Body(lambda m, x: m.conv(x).softmax(1)), "the tensor method 'softmax'"),
     "slice": (lambda: Body(lambda m, x: m.conv(x)[:, :2]), "a part of a tensor"),
-    "channels counted": (lambda: Body(lambda m, x: m.conv(x).view(x.size(1), -1)), "another size"),
+    "channels counted": (
+        lambda: Body(lambda m, x: m.conv(x).view(x.size(1), -1)),
+        "it reshapes to something else",
+    ),
+    "last sizes": (lambda: Body(lambda m, x: m.conv(x).view(x.shape[1:], -1)), "another part of a shape"),
+    "size computed with": (
+        lambda: Body(lambda m, x: m.conv(x).view(x.shape[0], x.shape[1] * 9)),
+        "no tensor",
+    ),
+    "depth in training": (
+        lambda: Body(lambda m, x: DEPTH.stochastic_depth(m.conv(x), 0.5, "row", training=True)),
+        "the function 'stochastic_depth'",
+    ),
+    "depth by default": (
+        lambda: Body(lambda m, x: DEPTH.stochastic_depth(m.conv(x), 0.5, "row")),
+        "the function 'stochastic_depth'",
+    ),
+    "constant factor": (lambda: Body(lambda m, x: m.conv(x) * 2.0), "a number that is no tensor"),
+    "gate in place": (
+        lambda: Body(lambda m, x: in_place_gate(m.conv(x))),
+        "in place on a tensor that others read",
+    ),
     "attribute": (lambda: Body(lambda m, x: m.conv(x).T), "the attribute 'T'"),
     "view": (lambda: Body(lambda m, x: m.conv(x).view(3, 4, -1)), r"\[N, all the rest\]"),
     "mean of channels": (

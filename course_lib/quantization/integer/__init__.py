@@ -22,11 +22,14 @@ from course_lib.quantization.integer.layers import (
     linear_accumulator,
     quantize_bias,
 )
-from course_lib.quantization.integer.pointwise import add, relu
+from course_lib.quantization.integer.lookup import ACTIVATIONS, activation, lookup, table
+from course_lib.quantization.integer.pointwise import add, mul, relu, sub
 from course_lib.quantization.integer.pooling import avg_pool2d, global_avg_pool, max_pool2d
 from course_lib.quantization.integer.rescaling import output_multiplier, requantize, requantize_fixed_point
 
 __all__ = [
+    "ACTIVATIONS",
+    "activation",
     "add",
     "avg_pool2d",
     "conv2d",
@@ -34,10 +37,14 @@ __all__ = [
     "global_avg_pool",
     "linear",
     "linear_accumulator",
+    "lookup",
     "max_pool2d",
+    "mul",
     "output_multiplier",
     "quantize_bias",
     "relu",
     "requantize",
     "requantize_fixed_point",
+    "sub",
+    "table",
 ]

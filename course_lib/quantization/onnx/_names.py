@@ -32,12 +32,12 @@ def tensor_names(model: nn.Module, graph: "GraphProto") -> dict[str, str]:
     waiting = [step for step in steps if OPERATIONS[step.operation].requantizes]
     names = {IMAGES: IMAGES}
     for node in graph.node:
-        inputs = sorted(names[name] for name in node.input if name in names)
+        inputs = [names[name] for name in node.input if name in names and node.op_type != "Shape"]
         fitting = [
             step
             for step in waiting
             if node.op_type in OPERATIONS[step.operation].onnx
-            and inputs == sorted(tensors[name] for name in step.inputs)
+            and sorted(inputs) == sorted(tensors[name] for name in step.inputs)
         ]
         if fitting:
             step = _by_weight(node, fitting)

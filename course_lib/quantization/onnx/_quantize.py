@@ -31,6 +31,12 @@ if TYPE_CHECKING:
 _OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
 _PASSING = ("MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
+_FUNCTIONS = (
+    "HardSigmoid",
+    "Tanh",
+    "Elu",
+    "Gelu",
+)  # it would leave their results in float32 where such a one follows
 
 
 def collect(path: File, images: Images, *, bins: int = 2048, batch_size: int = 100) -> dict[str, Histogram]:
@@ -264,7 +270,7 @@ def _quantized(
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
         nodes_to_quantize=[],
         nodes_to_exclude=[],
-        op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry],
+        op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry, *_FUNCTIONS],
         extra_options={},
     )
     quantizer.quantize_model()

@@ -45,6 +45,8 @@ def translated(
             ) from error
     proto = program.model_proto  # anew each time it is asked for
     _use_global_pooling(proto.graph)
+    _use_relu(proto.graph)
+    _take_hardswish_apart(proto.graph)
     return proto
 
 
@@ -65,3 +67,34 @@ def _use_global_pooling(graph: "GraphProto") -> None:
             del node.attribute[:], node.input[1:]
     for name in replaced.difference(*(node.input for node in graph.node)):
         graph.initializer.remove(constants[name])
+
+
+def _use_relu(graph: "GraphProto") -> None:
+    """The larger of a tensor and 0, as clamp(min=0) is translated, as Relu, which the range of a layer takes in."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        floor = [name for name in node.input if name in zeros and not constants[name].dims]
+        if node.op_type == "Max" and len(node.input) == 2 and len(floor) == 1:
+            node.op_type = "Relu"
+            node.input.remove(floor[0])
+    for name in zeros.difference(*(node.input for node in graph.node)):
+        graph.initializer.remove(constants[name])
+
+
+def _take_hardswish_apart(graph: "GraphProto") -> None:
+    """HardSwish as x * HardSigmoid(x), which ONNX Runtime makes of it anyway; so its tensors have names here."""
+    from onnx import helper
+
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
+        if node.op_type == "HardSwish":
+            [x], [y] = node.input, node.output
+            gate = helper.make_node(
+                "HardSigmoid", [x], [f"{y}_gate"], f"{node.name}_gate", alpha=1 / 6, beta=0.5
+            )
+            node.op_type = "Mul"
+            node.input.append(gate.output[0])
+            graph.node.insert(place, gate)

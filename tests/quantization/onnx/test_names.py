@@ -132,7 +132,7 @@ def test_ranges_by_name_are_those_by_the_names_of_the_file(tmp_path):
 
 @pytest.mark.bad_input
 def test_what_workflow_refuses_has_no_names(tmp_path):
-    model = seeded(Body, lambda m, x: m.act(m.conv(x)), act=nn.SiLU())
+    model = seeded(Body, lambda m, x: m.act(m.conv(x)), act=nn.Mish())
     path, names = export(model, to_float(IMAGES), tmp_path / "a.onnx")
     assert names == {}
     for options, error, words in (
