@@ -12,7 +12,6 @@ it. Negation, for instance, which `translate` and all that follows then accept::
     )
 """
 
-import math
 import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,32 +21,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.quantization import _readers as readers
+from course_lib.quantization import _shape_readers as shapes
 from course_lib.quantization import integer
+from course_lib.quantization._readers import BATCH, Call, Refused
 from course_lib.quantization.affine import quantize
 
-BATCH = object()
-"""Stands in the arguments of a call for the number of images, `x.size(0)`."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """Call of an operation in a network, its arguments read.
-
-    Attributes:
-        inputs: tensors that it reads.
-        options: keyword arguments of `Operation.numbers` and `Operation.integers`.
-        in_place: whether the result takes the place of the first input.
-        then: operation on the result that belongs to the same call, such as flattening after a mean without keepdim.
-
-    Example:
-        >>> OPERATIONS["mean"].spelled["mean"]("x", (2, 3))
-        Call(inputs=('x',), options={}, in_place=False, then='flatten')
-    """
-
-    inputs: tuple[object, ...]
-    options: dict[str, object] = field(default_factory=dict)
-    in_place: bool = False
-    then: str | None = None
+__all__ = ["BATCH", "OPERATIONS", "Call", "Operation", "Refused"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +39,8 @@ class Operation:
         integers: ``function(*inputs, params, **options)`` on integers, where `params` are the QuantParams of the input
             or inputs, of the weight of a layer, and of the result. None: only numbers are computed with.
         range: "own" where the result gets a range of its own, which calibration finds; "input" where it lies in the
-            range of the input, and is rounded again; "among input" where each value is one of the input's, so that
-            nothing is left to round.
+            range of the input, and is rounded again; "among input" where each value is one of the input's, or 0, so
+            that nothing is left to round.
         spelled: {type of a module, function, or name of a tensor method: reader}. A reader takes the arguments of that
             call (a module is the first of them) and returns a Call, or raises Refused. Arguments that it does not take
             are refused too.
@@ -77,10 +57,6 @@ class Operation:
     def requantizes(self) -> bool:
         """Whether integers of one range become integers of another. A ReLU behind is then part of the operation."""
         return self.range == "own" and self.integers is not None
-
-
-class Refused(Exception):
-    """Reason why a call has no integer form, in words that follow "has no integer form here:"."""
 
 
 # ---- on numbers and on integers ------------------------------------------------------------------------------------
@@ -112,108 +88,44 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
-# ---- readers: from the arguments of a call to a Call ---------------------------------------------------------------
+def _concatenated(*inputs: Tensor, params: tuple, dim: int) -> Tensor:
+    return integer.concat(*inputs, x_params=params[:-1], y_params=params[-1], dim=dim)
 
 
-def _of_module(read: Callable[..., Call], *attributes: str) -> Callable[..., Call]:
-    """A reader for a module, which has as attributes what a function takes as arguments."""
-    return lambda layer, input: read(input, *(getattr(layer, name) for name in attributes))
+def _padded(x: Tensor, *, params: tuple, pad: tuple, value: float = 0.0) -> Tensor:
+    return integer.pad(x, pad, x_params=params[0], y_params=params[1], value=value)
 
 
-def _conv2d(layer: nn.Conv2d, input: object) -> Call:
-    if layer.padding_mode != "zeros":
-        raise Refused(f"it pads with padding_mode={layer.padding_mode!r} instead of zeros")
-    padding = layer.padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if padding == "same" and any(size % 2 for size in reach):
-            raise Refused("padding='same' pads one side more than the other with a kernel of even size")
-        padding = tuple(size // 2 for size in reach) if padding == "same" else (0, 0)
-    options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
-    return Call((input,), {"padding": padding, **options})
+def _part(x: Tensor, *, cut: str, sizes: int | tuple, dim: int, index: int) -> Tensor:
+    return (x.chunk if cut == "chunk" else x.split)(sizes, dim)[index]
 
 
-def _linear(layer: nn.Linear, input: object) -> Call:
-    return Call((input,))
+def _shuffled(x: Tensor, groups: int) -> Tensor:
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def _relu(input: object, inplace: bool = False) -> Call:
-    return Call((input,), {"high": math.inf}, in_place=inplace)
+def _of_size(x: Tensor, size: tuple) -> Tensor:
+    if any(wanted not in (None, given) for wanted, given in zip(size, x.shape[2:], strict=True)):
+        raise ValueError(
+            f"it pools {list(x.shape[2:])} to {list(size)}; accepted are images of such a size that it changes "
+            "nothing (in VGG and AlexNet 224 x 224 pixels), or pooling to 1."
+        )
+    return x
 
 
-def _relu_in_place(input: object) -> Call:
-    return _relu(input, inplace=True)
+def _mean(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x, 1) if x.ndim == 4 else F.adaptive_avg_pool1d(x, 1)
 
 
-def _relu6(input: object, inplace: bool = False) -> Call:
-    return Call((input,), {"high": 6.0}, in_place=inplace)
+def _mean_integers(x: Tensor, *, params: tuple) -> Tensor:
+    sequences = x.ndim == 3
+    means = integer.global_avg_pool(x[..., None] if sequences else x, x_params=params[0], y_params=params[1])
+    return means[..., 0] if sequences else means
 
 
-def _add(input: object, other: object, *, alpha: float = 1) -> Call:
-    if alpha != 1:
-        raise Refused(f"it adds with alpha={alpha}")
-    return Call((input, other))
-
-
-def _add_in_place(input: object, other: object, *, alpha: float = 1) -> Call:
-    return Call(_add(input, other, alpha=alpha).inputs, in_place=True)
-
-
-def _max_pool2d(
-    input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
-) -> Call:
-    if dilation not in (1, (1, 1)) or ceil_mode or return_indices:
-        raise Refused("its dilation, ceil_mode or return_indices is set")
-    return Call((input,), _window(kernel_size, stride, padding))
-
-
-def _avg_pool2d(
-    input,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,
-    count_include_pad=True,
-    divisor_override=None,
-) -> Call:
-    leaves_out = not count_include_pad and padding not in (0, (0, 0))
-    if ceil_mode or leaves_out or divisor_override is not None:
-        raise Refused("its ceil_mode or divisor_override is set, or padding does not count")
-    return Call((input,), _window(kernel_size, stride, padding))
-
-
-def _window(kernel_size: object, stride: object, padding: object) -> dict[str, object]:
-    if stride is None or stride == ():
-        stride = kernel_size
-    sizes = {"kernel_size": kernel_size, "stride": stride, "padding": padding}
-    return {name: size if isinstance(size, int) else tuple(size) for name, size in sizes.items()}
-
-
-def _adaptive_avg_pool2d(input: object, output_size: object) -> Call:
-    if output_size not in (1, (1, 1), [1, 1]):
-        raise Refused(f"it pools to the size {output_size}, not to 1")
-    return Call((input,))
-
-
-def _mean(input: object, dim: object = None, keepdim: bool = False) -> Call:
-    if not isinstance(dim, tuple | list) or sorted(axis % 4 for axis in dim) != [2, 3]:
-        raise Refused(f"it takes the mean over the axes {dim}, not over height and width, (2, 3)")
-    return Call((input,), then=None if keepdim else "flatten")
-
-
-def _flatten(input: object, start_dim: int = 0, end_dim: int = -1) -> Call:
-    if (start_dim, end_dim) != (1, -1):
-        raise Refused(f"it flattens from axis {start_dim} to {end_dim}, not from 1 to the last")
-    return Call((input,))
-
-
-def _view(input: object, *shape: object) -> Call:
-    shape = tuple(shape[0]) if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-    # [N, -1], and [-1, length], where a wrong length does not go with the linear layer that reads it
-    flat = len(shape) == 2 and (shape[0] is BATCH or shape[0] == -1) and isinstance(shape[1], int)
-    if not flat or (shape[0] == -1 and shape[1] == -1):
-        raise Refused("it reshapes to something else than [N, all the rest]; flatten(1) does that")
-    return Call((input,))
+def _max_pool1d(x: Tensor, *, kernel_size: int, stride: int, padding: int, ceil_mode: bool = False) -> Tensor:
+    rows = {"stride": (1, stride), "padding": (0, padding), "ceil_mode": ceil_mode}
+    return integer.max_pool2d(x[:, :, None], (1, kernel_size), **rows)[:, :, 0]
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------
@@ -227,32 +139,53 @@ OPERATIONS: dict[str, Operation] = {
         numbers=F.conv2d,
         integers=_with_params(integer.conv2d, *_LAYER),
         range="own",
-        spelled={nn.Conv2d: _conv2d},
+        spelled={nn.Conv2d: shapes.convolution, F.conv2d: shapes.convolution_of},
         onnx=("Conv",),
+    ),
+    "conv1d": Operation(
+        numbers=F.conv1d,
+        integers=_with_params(integer.conv1d, *_LAYER),
+        range="own",
+        spelled={nn.Conv1d: shapes.convolution},
+        onnx=("Conv",),
+    ),
+    "conv_transpose2d": Operation(
+        numbers=F.conv_transpose2d,
+        integers=_with_params(integer.conv_transpose2d, *_LAYER),
+        range="own",
+        spelled={nn.ConvTranspose2d: shapes.conv_transpose2d},
+        onnx=("ConvTranspose",),
     ),
     "linear": Operation(
         numbers=F.linear,
         integers=_with_params(integer.linear, *_LAYER),
         range="own",
-        spelled={nn.Linear: _linear},
+        spelled={nn.Linear: readers.linear, F.linear: shapes.linear_of},
         onnx=("Gemm",),
     ),
     "add": Operation(
         numbers=torch.add,
         integers=_with_params(integer.add, "a_params", "b_params", "y_params"),
         range="own",
-        spelled={operator.add: _add, torch.add: _add, "add": _add, "add_": _add_in_place},
+        spelled={
+            operator.add: readers.add,
+            torch.add: readers.add,
+            "add": readers.add,
+            "add_": readers.add_in_place,
+        },
         onnx=("Add",),
     ),
     "mean": Operation(  # over height and width
-        numbers=lambda x: F.adaptive_avg_pool2d(x, 1),
-        integers=_with_params(integer.global_avg_pool, "x_params", "y_params"),
+        numbers=_mean,
+        integers=_mean_integers,
         range="own",
         spelled={
-            nn.AdaptiveAvgPool2d: _of_module(_adaptive_avg_pool2d, "output_size"),
-            F.adaptive_avg_pool2d: _adaptive_avg_pool2d,
-            torch.mean: _mean,
-            "mean": _mean,
+            nn.AdaptiveAvgPool2d: readers.of_module(readers.adaptive_avg_pool2d, "output_size"),
+            F.adaptive_avg_pool2d: readers.adaptive_avg_pool2d,
+            nn.AdaptiveAvgPool1d: readers.of_module(shapes.adaptive_avg_pool1d, "output_size"),
+            F.adaptive_avg_pool1d: shapes.adaptive_avg_pool1d,
+            torch.mean: readers.mean,
+            "mean": readers.mean,
         },
         onnx=("GlobalAveragePool", "ReduceMean"),
     ),
@@ -261,10 +194,10 @@ OPERATIONS: dict[str, Operation] = {
         integers=_with_params(integer.avg_pool2d, "x_params", "y_params"),
         range="input",
         spelled={
-            nn.AvgPool2d: _of_module(
-                _avg_pool2d, *_WINDOW, "ceil_mode", "count_include_pad", "divisor_override"
+            nn.AvgPool2d: readers.of_module(
+                readers.avg_pool2d, *_WINDOW, "ceil_mode", "count_include_pad", "divisor_override"
             ),
-            F.avg_pool2d: _avg_pool2d,
+            F.avg_pool2d: readers.avg_pool2d,
         },
     ),
     "max_pool2d": Operation(
@@ -272,23 +205,48 @@ OPERATIONS: dict[str, Operation] = {
         integers=_without_params(integer.max_pool2d),
         range="among input",
         spelled={
-            nn.MaxPool2d: _of_module(_max_pool2d, *_WINDOW, "dilation", "ceil_mode", "return_indices"),
-            F.max_pool2d: _max_pool2d,
+            nn.MaxPool2d: readers.of_module(
+                readers.max_pool2d, *_WINDOW, "dilation", "ceil_mode", "return_indices"
+            ),
+            F.max_pool2d: readers.max_pool2d,
         },
+    ),
+    "max_pool1d": Operation(
+        numbers=F.max_pool1d,
+        integers=_without_params(_max_pool1d),
+        range="among input",
+        spelled={
+            nn.MaxPool1d: readers.of_module(
+                shapes.max_pool1d, *_WINDOW, "dilation", "ceil_mode", "return_indices"
+            ),
+            F.max_pool1d: shapes.max_pool1d,
+        },
+    ),
+    "same_size": Operation(  # adaptive pooling that has nothing to do; `mean` tells it from the other
+        numbers=_of_size, integers=_without_params(_of_size), range="among input"
     ),
     "relu": Operation(  # ReLU6 too: cut off at 0 and at `high`
         numbers=_cut,
         integers=_cut_integers,
         range="input",
         spelled={
-            nn.ReLU: _of_module(_relu, "inplace"),
-            nn.ReLU6: _of_module(_relu6, "inplace"),
-            F.relu: _relu,
-            F.relu6: _relu6,
-            torch.relu: _relu,
-            torch.relu_: _relu_in_place,
-            "relu": _relu,
-            "relu_": _relu_in_place,
+            nn.ReLU: readers.of_module(readers.relu, "inplace"),
+            nn.ReLU6: readers.of_module(readers.relu6, "inplace"),
+            F.relu: readers.relu,
+            F.relu6: readers.relu6,
+            torch.relu: readers.relu,
+            torch.relu_: readers.relu_in_place,
+            "relu": readers.relu,
+            "relu_": readers.relu_in_place,
+            nn.Hardtanh: readers.of_module(shapes.hardtanh, "min_val", "max_val", "inplace"),
+            F.hardtanh: shapes.hardtanh,
+            torch.clamp: shapes.clamp,
+            torch.clip: shapes.clamp,
+            torch.clamp_min: shapes.clamp,
+            "clamp": shapes.clamp,
+            "clip": shapes.clamp,
+            "clamp_min": shapes.clamp,
+            "clamp_": shapes.clamp_,
         },
     ),
     "flatten": Operation(
@@ -296,12 +254,54 @@ OPERATIONS: dict[str, Operation] = {
         integers=_without_params(_flat),
         range="among input",
         spelled={
-            nn.Flatten: _of_module(_flatten, "start_dim", "end_dim"),
-            torch.flatten: _flatten,
-            torch.reshape: _view,
-            "flatten": _flatten,
-            "view": _view,
-            "reshape": _view,
+            nn.Flatten: readers.of_module(readers.flatten, "start_dim", "end_dim"),
+            torch.flatten: readers.flatten,
+            torch.reshape: readers.view,
+            "flatten": readers.flatten,
+            "view": readers.view,
+            "reshape": readers.view,
+        },
+    ),
+    "concat": Operation(
+        numbers=lambda *inputs, dim: torch.cat(inputs, dim),
+        integers=_concatenated,
+        range="own",
+        spelled={torch.cat: shapes.cat, torch.concat: shapes.cat, torch.concatenate: shapes.cat},
+        onnx=("Concat",),
+    ),
+    "pad": Operation(  # with 0
+        numbers=F.pad,
+        integers=_padded,
+        range="among input",
+        spelled={F.pad: shapes.pad, nn.ZeroPad2d: shapes.zero_pad, nn.ConstantPad2d: shapes.constant_pad},
+    ),
+    "pad_constant": Operation(  # with any other number; `pad` tells it
+        numbers=F.pad, integers=_padded, range="own", onnx=("Pad",)
+    ),
+    "part": Operation(
+        numbers=_part,
+        integers=_without_params(_part),
+        range="among input",
+        spelled={
+            torch.chunk: shapes.chunk,
+            "chunk": shapes.chunk,
+            torch.split: shapes.split,
+            "split": shapes.split_method,
+        },
+    ),
+    "slice": Operation(  # x[:, 2:5] too, which `translate` reads
+        numbers=lambda x, index: x[index],
+        integers=_without_params(lambda x, index: x[index]),
+        range="among input",
+        spelled={torch.narrow: shapes.narrow, "narrow": shapes.narrow},
+    ),
+    "channel_shuffle": Operation(
+        numbers=_shuffled,
+        integers=_without_params(_shuffled),
+        range="among input",
+        spelled={
+            nn.ChannelShuffle: readers.of_module(shapes.channel_shuffle, "groups"),
+            F.channel_shuffle: shapes.channel_shuffle,
         },
     ),
 }

@@ -9,13 +9,15 @@ from typing import NoReturn
 from torch import fx, nn
 
 from course_lib.quantization._folding import check_plain, traced
+from course_lib.quantization._shape_readers import Parameter, Parts, item
 from course_lib.quantization.operations import BATCH, OPERATIONS, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
-    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, the "
-    "addition of two tensors, max and average pooling, global average pooling, flattening and dropout. Write that part "
-    "with these, or quantize with quantization.onnx, which leaves in float32 what it does not know."
+    "Accepted are Conv2d, Conv1d, ConvTranspose2d and Linear, each called once, batch norm, ReLU, ReLU6, addition, "
+    "concatenation, parts of channels and their shuffle, padding with constants, max and average pooling, global "
+    "average pooling, flattening and dropout. Write that part with these, or quantize with quantization.onnx, which "
+    "leaves in float32 what it does not know."
 )
 
 
@@ -67,8 +69,12 @@ def _attribute(input: object, name: str) -> object:
 
 
 def _item(input: object, index: object) -> object:
-    if input is not _SHAPE or index != 0:
-        raise Refused("it takes a part of a tensor, or reads another size than the number of images")
+    if isinstance(input, Parts):
+        return input[index]
+    if input is not _SHAPE:
+        return item(input, index)
+    if index != 0:
+        raise Refused("it reads another size of a tensor than the number of images")
     return BATCH
 
 
@@ -100,6 +106,8 @@ class _Translator:
                 self._refuse(str(refused))
             if isinstance(value, _Result):
                 self.uses[value.name] = len(node.users)
+            if isinstance(value, Parts) and isinstance(value.input, _Result):
+                self.uses[value.input.name] += len(node.users) - 1
         if not self.layers:
             raise ValueError(
                 "the model has no convolution or linear layer, so there is nothing to quantize. Give one that has."
@@ -123,7 +131,7 @@ class _Translator:
                 raise Refused("the model gives something else than one tensor")
             return args[0]
         if node.op == "get_attr":
-            raise Refused(f"it computes with the parameter or buffer {node.target!r} outside of a layer")
+            return Parameter(node.target, self.modules[node.target.rpartition(".")[0]])
         layer = self.modules[node.target] if node.op == "call_module" else None
         target, what = self._called(layer)
         name, read = self.readers.get(target, (None, _SHAPES.get(target)))
@@ -137,7 +145,7 @@ class _Translator:
         except TypeError as error:
             raise Refused(f"{what} with other arguments than are known ({error})") from error
         found = read(*args, **kwargs)
-        return self._step(name, found, layer) if isinstance(found, Call) else found
+        return self._step(found.operation or name, found, layer) if isinstance(found, Call) else found
 
     def _called(self, layer: nn.Module | None) -> tuple[object, str]:
         """The key of a call among the spellings, and words for it."""
@@ -165,18 +173,25 @@ class _Translator:
             raise Refused("it works in place on a tensor that others read too")
         if operation == "relu" and self._joined(first, call.options["high"]):
             return first
+        if call.before is not None:
+            first = self._add("pad", Call((first,), call.before), suffix=".pad")
+            self.uses[first.name] = 1
+            call = replace(call, inputs=(first, *call.inputs[1:]))
         fields = {}
+        name = call.layer
         if layer is not None and hasattr(layer, "weight"):
-            if self.node.target in self.layers:
+            name = self.node.target
+        if name is not None:
+            if name in self.layers:
                 raise Refused(
                     "it is called at several places, and its bias would need another scale at each of them"
                 )
-            self.layers.add(self.node.target)
-            fields["layer"] = self.node.target
+            check_plain(name, self.modules[name])
+            self.layers.add(name)
+            fields["layer"] = name
         if OPERATIONS[operation].range == "own":
-            fields["tensor"] = self._new_tensor(
-                self._scoped(operation) if layer is None else self.node.target
-            )
+            called = self._scoped(operation) if layer is None else self.node.target
+            fields["tensor"] = self._new_tensor(name or called)
         result = self._add(operation, call, **fields)
         if call.then is None:
             return result
@@ -206,6 +221,8 @@ class _Translator:
     ) -> _Result:
         """A new step, whose tensor has this name, or is that of its input."""
         for x in call.inputs:
+            if isinstance(x, Parameter):
+                raise x.refused()
             if not isinstance(x, _Result):
                 raise Refused("it computes with a constant, or with a number that is no tensor")
         names = tuple(x.name for x in call.inputs)

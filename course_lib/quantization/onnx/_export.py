@@ -69,6 +69,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
             )
         proto = _translated(model, example)
         _use_global_pooling(proto.graph)
+        _use_relu(proto.graph)
         strip(proto)
         names = tensor_names(model, proto.graph)
         onnx.save(proto, temporary)
@@ -122,6 +123,21 @@ def _use_global_pooling(graph: "GraphProto") -> None:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
     for name in replaced.difference(*(node.input for node in graph.node)):
+        graph.initializer.remove(constants[name])
+
+
+def _use_relu(graph: "GraphProto") -> None:
+    """The larger of a tensor and 0, as clamp(min=0) is translated, as Relu, which the range of a layer takes in."""
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    zeros = {name for name, tensor in constants.items() if not numpy_helper.to_array(tensor).any()}
+    for node in graph.node:
+        floor = [name for name in node.input if name in zeros and not constants[name].dims]
+        if node.op_type == "Max" and len(node.input) == 2 and len(floor) == 1:
+            node.op_type = "Relu"
+            node.input.remove(floor[0])
+    for name in zeros.difference(*(node.input for node in graph.node)):
         graph.initializer.remove(constants[name])
 
 

@@ -258,7 +258,7 @@ def _quantized(
         nodes_to_quantize=[],
         nodes_to_exclude=[],
         op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry],
-        extra_options={},
+        extra_options={"TensorQuantOverrides": _one_scale(model)},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # the operators come in any order, which the standard forbids
@@ -268,3 +268,18 @@ def _quantized(
     for entry in [entry for entry in quantized.opset_import if entry.domain not in used]:
         quantized.opset_import.remove(entry)
     return quantized
+
+
+def _one_scale(model: "ModelProto") -> dict[str, list[dict]]:
+    """Weights with one scale for all channels: those of grouped ConvTranspose, which have no axis of all outputs."""
+    from onnx import helper
+    from onnxruntime.quantization import QuantType
+
+    groups = {
+        node.input[1]: helper.get_node_attr_value(node, "group")
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" and any(attribute.name == "group" for attribute in node.attribute)
+    }
+    return {
+        weight: [{"quant_type": QuantType.QInt8, "symmetric": True}] for weight, n in groups.items() if n > 1
+    }
