@@ -9,17 +9,20 @@ from torch import fx, nn
 
 _PASSED_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
+_CONCATENATE = (torch.cat, torch.concat, torch.concatenate)
 _DEPTH = "stochastic_depth"  # the function of torchvision, which need not be installed
 
 
 def without_identities(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Take out of a graph what hands on its input as it is: dropout in evaluation mode, and `contiguous()`."""
+    """Take out of a graph what hands on its input as it is: dropout in evaluation mode, `contiguous()`, one tensor
+    that is concatenated with no other."""
     for node in graph.nodes:
         layer = modules[node.target] if node.op == "call_module" else None
         passes = type(layer) in _PASSED_ON and not (layer._forward_hooks or layer._forward_pre_hooks)
         passes |= node.target in _DROPOUTS and node.kwargs.get("training") is False
         passes |= node.op == "call_function" and _no_depth(node)
         passes |= node.op == "call_method" and node.target == "contiguous"
+        passes |= node.target in _CONCATENATE and len(node.all_input_nodes) == len(node.args[0]) == 1
         if passes:
             node.replace_all_uses_with(node.all_input_nodes[0])
             graph.erase_node(node)

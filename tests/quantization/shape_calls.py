@@ -96,7 +96,7 @@ CALLS = [
     ("concat", torch.cat, lambda m, y: torch.cat([y, m.other(y), y], 1), {"dim": 1}, OTHER),
     ("concat", torch.cat, lambda m, y: torch.cat((y, m.other(y).relu()), dim=-3), {"dim": -3}, OTHER),
     ("concat", torch.concat, lambda m, y: torch.concat([y, F.relu(y)], 2), {"dim": 2}, {}),
-    ("concat", torch.concatenate, lambda m, y: torch.concatenate([y], dim=3), {"dim": 3}, {}),
+    ("concat", torch.concatenate, lambda m, y: torch.concatenate([y, y], dim=3), {"dim": 3}, {}),
     ("pad", F.pad, lambda m, y: F.pad(y, (1, 2, 0, 3)), {"pad": (1, 2, 0, 3)}, {}),
     ("pad", F.pad, lambda m, y: F.pad(y, [0, 0, 0, 0, 1, 2], "constant", 0), {"pad": (0, 0, 0, 0, 1, 2)}, {}),
     (

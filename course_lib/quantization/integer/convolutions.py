@@ -150,9 +150,13 @@ def conv_transpose2d(
 
 def _by_output(weight_params: QuantParams) -> QuantParams:
     """Parameters of the weight of a transposed convolution, the output channels as axis 0 as in other layers."""
-    if isinstance(weight_params, QuantParams) and weight_params.axis == 1:
+    if not isinstance(weight_params, QuantParams):
+        raise TypeError(
+            f"weight_params is a {type(weight_params).__name__}; it must be QuantParams. affine.params_of() makes them."
+        )
+    if weight_params.axis == 1:
         return replace(weight_params, axis=0)
-    if isinstance(weight_params, QuantParams) and weight_params.axis is not None:
+    if weight_params.axis is not None:
         raise ValueError(
             f"weight_params have scales along axis {weight_params.axis}; accepted for a transposed convolution: one "
             "scale, or scales along axis 1 (output channels)."

@@ -44,10 +44,12 @@ def concat(
         >>> concat(a, b, x_params=(one, two), y_params=two)
         tensor([[1, 3, 7]], dtype=torch.int8)
     """
-    if not isinstance(x_params, Sequence) or len(x_params) != len(inputs) or not inputs:
-        given = len(x_params) if isinstance(x_params, Sequence) else type(x_params).__name__
+    if not isinstance(x_params, Sequence):
+        raise TypeError(f"x_params are {type(x_params).__name__}; they must be a list of QuantParams.")
+    if len(x_params) != len(inputs) or not inputs:
         raise ValueError(
-            f"x_params are {given} for {len(inputs)} tensors; give one or more tensors, and QuantParams for each."
+            f"there are {len(x_params)} x_params for {len(inputs)} tensors; give one or more tensors, and QuantParams "
+            "for each."
         )
     for place, (x, params) in enumerate(zip(inputs, x_params, strict=True)):
         check(x, params, f"input {place}")
