@@ -128,16 +128,16 @@ def check_model(model: object) -> torch.device:
 
 
 def check_images(images: object) -> Tensor:
-    """Check that images are uint8 or float32, [N, C, H, W]."""
+    """Check that images are uint8 or float32, [N, C, H, W], or [N, C, L] for Conv1d."""
     if not isinstance(images, Tensor):
         raise TypeError(
             f"images are a {type(images).__name__}; they must be a torch.Tensor [N, C, H, W] of uint8, or of float32."
         )
     if images.dtype not in (torch.uint8, torch.float32):
         raise TypeError(f"images have dtype {images.dtype}; they must be uint8 (0 to 255), or float32.")
-    if images.ndim != 4 or images.numel() == 0:
+    if images.ndim not in (3, 4) or images.numel() == 0:
         raise ValueError(
-            f"images have shape {list(images.shape)}; they must be [N, C, H, W] with at least one image."
+            f"images have shape {list(images.shape)}; they must be [N, C, H, W] with at least one image, or [N, C, L]."
         )
     return images
 

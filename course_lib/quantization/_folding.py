@@ -9,35 +9,22 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib import tracing
+from course_lib.quantization._rewriting import with_shuffles, without_identities
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-_PASSED_ON = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
-_DROPOUTS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
-_STOCHASTIC_DEPTH = "torchvision.ops.stochastic_depth.stochastic_depth"
+_TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+_FOLDED_INTO = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear | _TRANSPOSED
 
 
 def traced(model: nn.Module) -> fx.Graph:
-    """Trace a network in evaluation mode, without what hands on its input as it is."""
+    """Trace a network in evaluation mode, without what hands on its input as it is, a shuffle being one call."""
     with tracing.borrowed(model):
         graph = tracing.trace(
             model, fx.Tracer(), remedy="Rewrite that part, or quantize with quantization.onnx."
         )
-    modules = dict(model.named_modules())
-    for node in graph.nodes:
-        layer = modules[node.target] if node.op == "call_module" else None
-        if (type(layer) in _PASSED_ON and not _hooks(layer)) or _drops_nothing(node):
-            node.replace_all_uses_with(node.all_input_nodes[0])
-            graph.erase_node(node)
+    without_identities(graph, dict(model.named_modules()))
+    with_shuffles(graph)
     return graph
-
-
-def _drops_nothing(node: fx.Node) -> bool:
-    """Whether a function for training alone is called in evaluation."""
-    if node.target in _DROPOUTS:
-        return node.kwargs.get("training") is False
-    # torchvision's stochastic depth, whose import would take seconds
-    name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', '')}"
-    return name == _STOCHASTIC_DEPTH and node.kwargs.get("training", *node.args[3:]) is False
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -45,44 +32,73 @@ def folded(model: nn.Module) -> nn.Module:
     return without_norms(model, norms_of(model))
 
 
-def without_norms(model: nn.Module, norms: Mapping[str, str]) -> nn.Module:
-    """Fold batch norms, {layer: its batch norm}, in a copy, which is in evaluation mode."""
+def without_norms(model: nn.Module, norms: Mapping[str, str | None]) -> nn.Module:
+    """Fold batch norms, as `norms_of` gives them, in a copy, which is in evaluation mode."""
     result = copy.deepcopy(model)
-    for layer, norm in norms.items():
-        _fold(result.get_submodule(layer), result.get_submodule(norm))
-        result.set_submodule(norm, nn.Identity())
+    for name, layer in norms.items():
+        norm = result.get_submodule(name)
+        if layer is None:
+            result.set_submodule(name, _as_convolution(norm))
+        else:
+            _fold(result.get_submodule(layer), norm)
+            result.set_submodule(name, nn.Identity())
     return result.eval()
 
 
-def norms_of(model: nn.Module) -> dict[str, str]:
-    """{layer: the batch norm behind it} of every batch norm; one that cannot be folded is refused by name."""
+def kept(model: nn.Module) -> tuple[nn.Module, dict[str, str]]:
+    """Return a copy with the batch norms behind layers still there, and {layer: its batch norm}."""
+    norms = norms_of(model)
+    network = without_norms(model, {name: None for name, layer in norms.items() if layer is None})
+    return network, {layer: name for name, layer in norms.items() if layer is not None}
+
+
+def norms_of(model: nn.Module) -> dict[str, str | None]:
+    """{batch norm: the layer in front that it is folded into}; None for one that is a layer of its own.
+
+    Raises:
+        ValueError: a batch norm that is neither, which is named.
+    """
     graph, modules = traced(model), dict(model.named_modules())
-    calls = Counter(node.target for node in graph.nodes if node.op == "call_module")
-    norms = {}
-    for node in graph.nodes:
-        if node.op != "call_module":
+    layers = {node: _layer(node, modules) for node in graph.nodes}
+    calls = Counter(layers.values())
+    into: dict[str, str | None] = {}
+    for node, name in layers.items():
+        if name is None:
             continue
-        norm = modules[node.target]
+        norm = modules[name]
         if hasattr(norm, "weight"):
-            check_plain(node.target, norm)
+            check_plain(name, norm)
         if not isinstance(norm, _BatchNorm):
             continue
-        source = node.all_input_nodes[0]
-        layer = modules[source.target] if source.op == "call_module" else None
-        foldable = isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear)
-        if not foldable or len(source.users) > 1 or calls[source.target] > 1 or calls[node.target] > 1:
-            raise ValueError(
-                f"batch norm {node.target!r} cannot be folded: it follows {source.name!r}; accepted is a convolution "
-                "or linear layer in front of it that nothing else reads, both called once. Rewrite that part, or "
-                "quantize with quantization.onnx, which leaves in float32 what it cannot fold."
-            )
         if norm.running_mean is None:
             raise ValueError(
-                f"batch norm {node.target!r} has no running statistics (track_running_stats=False), so it is "
-                "another map for each batch. Train it with running statistics."
+                f"batch norm {name!r} has no running statistics (track_running_stats=False), so it is another map for "
+                "each batch. Train it with running statistics."
             )
-        norms[source.target] = node.target
-    return norms
+        source = node.all_input_nodes[0]
+        layer = layers.get(source)
+        foldable = layer is not None and isinstance(modules[layer], _FOLDED_INTO)
+        if foldable and len(source.users) == calls[layer] == calls[name] == 1:
+            into[name] = layer
+        elif isinstance(norm, nn.BatchNorm2d):
+            into[name] = None
+        else:
+            raise ValueError(
+                f"batch norm {name!r} cannot be folded: it follows {source.name!r}; accepted is a BatchNorm2d, or a "
+                "convolution or linear layer in front of it that nothing else reads, both called once. Rewrite that "
+                "part, or quantize with quantization.onnx, which leaves in float32 what it cannot fold."
+            )
+    return into
+
+
+def _layer(node: fx.Node, modules: dict[str, nn.Module]) -> str | None:
+    """The name of the module that is called, or whose weight a convolution or linear layer is computed with."""
+    if node.op == "call_module":
+        return node.target
+    weight = node.args[1] if node.target in (F.conv2d, F.linear) and len(node.args) > 1 else None
+    if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+        return None
+    return weight.target.rpartition(".")[0]
 
 
 def check_plain(name: str, layer: nn.Module) -> None:
@@ -107,8 +123,7 @@ def folded_layer(
         factor = factor * norm.weight.double()
     shift = -mean.double() if layer.bias is None else layer.bias - mean.double()
     bias = shift * factor if norm.bias is None else shift * factor + norm.bias
-    weight = layer.weight * factor.reshape([-1] + [1] * (layer.weight.ndim - 1))
-    return weight.to(layer.weight.dtype), bias.to(layer.weight.dtype)
+    return _scaled(layer, factor).to(layer.weight.dtype), bias.to(layer.weight.dtype)
 
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
@@ -117,6 +132,26 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
         weight, bias = folded_layer(layer, norm)
     layer.weight = nn.Parameter(weight, requires_grad=learns)
     layer.bias = nn.Parameter(bias, requires_grad=learns)
+
+
+def _scaled(layer: nn.Module, factor: Tensor) -> Tensor:
+    """The weight times a factor for each output channel."""
+    weight = layer.weight
+    if not isinstance(layer, _TRANSPOSED):
+        return weight * factor.reshape([-1] + [1] * (weight.ndim - 1))
+    # [C_in, C_out / groups, ...]: the inputs of each group go to outputs of their own.
+    shares = factor.reshape([layer.groups, 1, -1] + [1] * (weight.ndim - 2))
+    return (weight.unflatten(0, (layer.groups, -1)) * shares).flatten(0, 1)
+
+
+def _as_convolution(norm: nn.BatchNorm2d) -> nn.Conv2d:
+    """A batch norm that follows no layer, as a convolution: one weight and one bias for each channel."""
+    channels = norm.num_features
+    layer = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+    layer.weight = nn.Parameter(torch.ones_like(norm.running_mean).reshape(-1, 1, 1, 1))
+    layer.weight.requires_grad_(norm.weight is None or norm.weight.requires_grad)
+    _fold(layer, norm)
+    return layer
 
 
 def _hooks(layer: nn.Module) -> bool:

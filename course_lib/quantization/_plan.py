@@ -82,12 +82,12 @@ class Plan:
         """Round a weight and bias as those of a layer."""
         x_params = self.inputs[name]
         try:
-            params = _weight_params(
-                weight, bias, x_params, self.weight_bits, self.per_channel, self.weight_method
-            )
+            axis = _channel_axis(self.network.get_submodule(name)) if self.per_channel else None
+            params = _weight_params(weight, bias, x_params, self.weight_bits, axis, self.weight_method)
             rounded, rounded_bias, steps = fake_quantize(weight, params), None, None
             if bias is not None:
-                steps = integer.quantize_bias(bias, x_params=x_params, weight_params=params)
+                by_output = params if params.axis is None else replace(params, axis=0)
+                steps = integer.quantize_bias(bias, x_params=x_params, weight_params=by_output)
                 size = (x_params.scale.to(steps.device) * params.scale).double()
                 rounded_bias = (steps.double() * size).float()
         except ValueError as error:
@@ -151,10 +151,10 @@ def _rounded_tensors(steps: list[Step], kept: set[str]) -> list[str]:
 
 
 def _weight_params(
-    weight: Tensor, bias: Tensor | None, x_params: QuantParams, bits: int, per_channel: bool, method: str
+    weight: Tensor, bias: Tensor | None, x_params: QuantParams, bits: int, axis: int | None, method: str
 ) -> QuantParams:
     """Symmetric parameters, with scales so large that int32 holds the bias: as ONNX Runtime's quantizer has it."""
-    axis = 0 if per_channel else None
+    per_channel = axis is not None
     params = params_of(weight, bits=bits, symmetric=True, axis=axis, method=method)
     if bias is None:
         return params
@@ -164,6 +164,17 @@ def _weight_params(
     step = x_params.scale.to(scale.device).double() * scale
     wider = (step < least) & torch.isfinite(bias if per_channel else bias.amax())  # others are refused later
     return replace(params, scale=torch.where(wider, scale * (least / step), scale).float())
+
+
+def _channel_axis(layer: nn.Module) -> int | None:
+    """The axis of a weight that its scales run along; with groups a transposed convolution has one scale for all.
+
+    Its weight is [C_in, C_out / groups, k_h, k_w]: no axis is that of all outputs, and ONNX has one scale for each
+    entry of one axis.
+    """
+    if isinstance(layer, nn.ConvTranspose2d):
+        return 1 if layer.groups == 1 else None
+    return 0
 
 
 def _check_keep(keep: object, steps: list[Step]) -> set[str]:

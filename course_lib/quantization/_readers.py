@@ -23,10 +23,14 @@ class Call:
         in_place: whether the result takes the place of the first input.
         then: operation on the result that belongs to the same call, such as flattening after a mean without keepdim.
         gates: whether `then` reads the first input before the result, as x * sigmoid(x) does.
+        before: options of `pad` for the first input, which belongs to the same call.
+        layer: name of the layer whose weight it reads, where that is not the module that is called.
+        operation: where it is not the one that is spelled so.
 
     Example:
-        >>> mean("x", (2, 3))
-        Call(inputs=('x',), options={}, in_place=False, then='flatten', gates=False)
+        >>> call = mean("x", (2, 3))
+        >>> call.inputs, call.then
+        (('x',), 'flatten')
     """
 
     inputs: tuple[object, ...]
@@ -34,6 +38,9 @@ class Call:
     in_place: bool = False
     then: str | None = None
     gates: bool = False
+    before: dict[str, object] | None = None
+    layer: str | None = None
+    operation: str | None = None
 
 
 class Refused(Exception):
@@ -43,19 +50,6 @@ class Refused(Exception):
 def of_module(read: Callable[..., Call], *attributes: str) -> Callable[..., Call]:
     """A reader for a module, which has as attributes what a function takes as arguments."""
     return lambda layer, input: read(input, *(getattr(layer, name) for name in attributes))
-
-
-def conv2d(layer: nn.Conv2d, input: object) -> Call:
-    if layer.padding_mode != "zeros":
-        raise Refused(f"it pads with padding_mode={layer.padding_mode!r} instead of zeros")
-    padding = layer.padding
-    if isinstance(padding, str):
-        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        if padding == "same" and any(size % 2 for size in reach):
-            raise Refused("padding='same' pads one side more than the other with a kernel of even size")
-        padding = tuple(size // 2 for size in reach) if padding == "same" else (0, 0)
-    options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
-    return Call((input,), {"padding": padding, **options})
 
 
 def linear(layer: nn.Linear, input: object) -> Call:
@@ -130,9 +124,10 @@ def gelu(input: object, approximate: str = "none") -> Call:
 def max_pool2d(
     input, kernel_size, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
 ) -> Call:
-    if dilation not in (1, (1, 1)) or ceil_mode or return_indices:
-        raise Refused("its dilation, ceil_mode or return_indices is set")
-    return Call((input,), window(kernel_size, stride, padding))
+    if dilation not in (1, (1, 1)) or return_indices:
+        raise Refused("its dilation or return_indices is set")
+    options = window(kernel_size, stride, padding)
+    return Call((input,), options | ({"ceil_mode": True} if ceil_mode else {}))
 
 
 def avg_pool2d(
@@ -158,9 +153,13 @@ def window(kernel_size: object, stride: object, padding: object) -> dict[str, ob
 
 
 def adaptive_avg_pool2d(input: object, output_size: object) -> Call:
-    if output_size not in (1, (1, 1), [1, 1]):
-        raise Refused(f"it pools to the size {output_size}, not to 1")
-    return Call((input,))
+    """The mean of the whole image; for any other size an image that has this size already, as is checked later."""
+    if output_size in (1, (1, 1), [1, 1]):
+        return Call((input,))
+    size = tuple(output_size) if isinstance(output_size, tuple | list) else (output_size, output_size)
+    if len(size) != 2 or not all(side is None or isinstance(side, int) for side in size):
+        raise Refused(f"it pools to the size {output_size}, which is no (height, width) that the code states")
+    return Call((input,), {"size": size}, operation="same_size")
 
 
 def mean(input: object, dim: object = None, keepdim: bool = False) -> Call:
@@ -189,12 +188,6 @@ def view(input: object, *shape: object) -> Call:
 
 def unsqueeze(input: object, dim: int) -> Call:
     return Call((input,), {"dims": (dim,)})
-
-
-def item(input: object, index: object) -> Call:
-    if index != (slice(None), slice(None), None, None):
-        raise Refused("it takes a part of a tensor")
-    return Call((input,), {"dims": (2, 3)})
 
 
 def expand_as(input: object, other: object) -> Call:

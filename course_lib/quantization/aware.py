@@ -25,7 +25,6 @@ Convert it likewise. For a file, write what was trained in float32, and quantize
     onnx.quantize(path, "vgg-int8.onnx", ranges=network.plan.ranges, names=names)
 """
 
-import copy
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -36,7 +35,7 @@ from torch import Tensor, nn
 
 from course_lib.quantization._batch_norm import normalized
 from course_lib.quantization._checks import check_numbers
-from course_lib.quantization._folding import folded_layer, norms_of, without_norms
+from course_lib.quantization._folding import folded_layer, kept, without_norms
 from course_lib.quantization._plan import Plan, Ranges, plan
 from course_lib.quantization._ranges import UPDATES, MovingRanges
 from course_lib.quantization._state import Held, Stateful
@@ -171,8 +170,8 @@ def prepare(
         planned.rounded(name)  # judges the weights
     norms = {}
     if batch_norm == "kept":
-        norms = norms_of(model)
-        planned = replace(planned, network=copy.deepcopy(model).train())
+        network, norms = kept(model)
+        planned = replace(planned, network=network.train())
     moving = None
     if range_update != "fixed":
         rounded = {tensor: planned.ranges[tensor] for tensor in planned.activations}
@@ -229,7 +228,8 @@ class PreparedNetwork(Stateful):
         planned = self._ranged()
         if not self._norms:
             return planned
-        return replace(planned, network=without_norms(self.network, self._norms))
+        behind = {norm: layer for layer, norm in self._norms.items()}
+        return replace(planned, network=without_norms(self.network, behind))
 
     def freeze(self) -> None:
         """Compute with the running statistics of batch norms and the ranges as they are now, in training mode too.

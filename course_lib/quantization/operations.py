@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.quantization import _readers as readers
+from course_lib.quantization import _shape_readers as shapes
 from course_lib.quantization import integer
 from course_lib.quantization._readers import BATCH, SIZE, Call, Refused
 from course_lib.quantization.affine import quantize
@@ -38,8 +39,8 @@ class Operation:
         integers: ``function(*inputs, params, **options)`` on integers, where `params` are the QuantParams of the input
             or inputs, of the weight of a layer, and of the result. None: only numbers are computed with.
         range: "own" where the result gets a range of its own, which calibration finds; "input" where it lies in the
-            range of the input, and is rounded again; "among input" where each value is one of the input's, so that
-            nothing is left to round.
+            range of the input, and is rounded again; "among input" where each value is one of the input's, or 0, so
+            that nothing is left to round.
         spelled: {type of a module, function, or name of a tensor method: reader}. A reader takes the arguments of that
             call (a module is the first of them) and returns a Call, or raises Refused. Arguments that it does not take
             are refused too.
@@ -102,6 +103,46 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
+def _concatenated(*inputs: Tensor, params: tuple, dim: int) -> Tensor:
+    return integer.concat(*inputs, x_params=params[:-1], y_params=params[-1], dim=dim)
+
+
+def _padded(x: Tensor, *, params: tuple, pad: tuple, value: float = 0.0) -> Tensor:
+    return integer.pad(x, pad, x_params=params[0], y_params=params[1], value=value)
+
+
+def _part(x: Tensor, *, cut: str, sizes: int | tuple, dim: int, index: int) -> Tensor:
+    return (x.chunk if cut == "chunk" else x.split)(sizes, dim)[index]
+
+
+def _shuffled(x: Tensor, groups: int) -> Tensor:
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _of_size(x: Tensor, size: tuple) -> Tensor:
+    if any(wanted not in (None, given) for wanted, given in zip(size, x.shape[2:], strict=True)):
+        raise ValueError(
+            f"it pools {list(x.shape[2:])} to {list(size)}; accepted are images of such a size that it changes "
+            "nothing (in VGG and AlexNet 224 x 224 pixels), or pooling to 1."
+        )
+    return x
+
+
+def _mean(x: Tensor) -> Tensor:
+    return F.adaptive_avg_pool2d(x, 1) if x.ndim == 4 else F.adaptive_avg_pool1d(x, 1)
+
+
+def _mean_integers(x: Tensor, *, params: tuple) -> Tensor:
+    sequences = x.ndim == 3
+    means = integer.global_avg_pool(x[..., None] if sequences else x, x_params=params[0], y_params=params[1])
+    return means[..., 0] if sequences else means
+
+
+def _max_pool1d(x: Tensor, *, kernel_size: int, stride: int, padding: int, ceil_mode: bool = False) -> Tensor:
+    rows = {"stride": (1, stride), "padding": (0, padding), "ceil_mode": ceil_mode}
+    return integer.max_pool2d(x[:, :, None], (1, kernel_size), **rows)[:, :, 0]
+
+
 # ---- the table -----------------------------------------------------------------------------------------------------
 
 _LAYER = ("x_params", "weight_params", "y_params")
@@ -113,14 +154,28 @@ OPERATIONS: dict[str, Operation] = {
         numbers=F.conv2d,
         integers=_with_params(integer.conv2d, *_LAYER),
         range="own",
-        spelled={nn.Conv2d: readers.conv2d},
+        spelled={nn.Conv2d: shapes.convolution, F.conv2d: shapes.convolution_of},
         onnx=("Conv",),
+    ),
+    "conv1d": Operation(
+        numbers=F.conv1d,
+        integers=_with_params(integer.conv1d, *_LAYER),
+        range="own",
+        spelled={nn.Conv1d: shapes.convolution},
+        onnx=("Conv",),
+    ),
+    "conv_transpose2d": Operation(
+        numbers=F.conv_transpose2d,
+        integers=_with_params(integer.conv_transpose2d, *_LAYER),
+        range="own",
+        spelled={nn.ConvTranspose2d: shapes.conv_transpose2d},
+        onnx=("ConvTranspose",),
     ),
     "linear": Operation(
         numbers=F.linear,
         integers=_with_params(integer.linear, *_LAYER),
         range="own",
-        spelled={nn.Linear: readers.linear},
+        spelled={nn.Linear: readers.linear, F.linear: shapes.linear_of},
         onnx=("Gemm",),
     ),
     "add": Operation(
@@ -226,12 +281,14 @@ OPERATIONS: dict[str, Operation] = {
         onnx=("Gelu",),
     ),
     "mean": Operation(  # over height and width
-        numbers=lambda x: F.adaptive_avg_pool2d(x, 1),
-        integers=_with_params(integer.global_avg_pool, "x_params", "y_params"),
+        numbers=_mean,
+        integers=_mean_integers,
         range="own",
         spelled={
             nn.AdaptiveAvgPool2d: readers.of_module(readers.adaptive_avg_pool2d, "output_size"),
             F.adaptive_avg_pool2d: readers.adaptive_avg_pool2d,
+            nn.AdaptiveAvgPool1d: readers.of_module(shapes.adaptive_avg_pool1d, "output_size"),
+            F.adaptive_avg_pool1d: shapes.adaptive_avg_pool1d,
             torch.mean: readers.mean,
             "mean": readers.mean,
         },
@@ -259,6 +316,20 @@ OPERATIONS: dict[str, Operation] = {
             F.max_pool2d: readers.max_pool2d,
         },
     ),
+    "max_pool1d": Operation(
+        numbers=F.max_pool1d,
+        integers=_without_params(_max_pool1d),
+        range="among input",
+        spelled={
+            nn.MaxPool1d: readers.of_module(
+                shapes.max_pool1d, *_WINDOW, "dilation", "ceil_mode", "return_indices"
+            ),
+            F.max_pool1d: shapes.max_pool1d,
+        },
+    ),
+    "same_size": Operation(  # adaptive pooling that has nothing to do; `mean` tells it from the other
+        numbers=_of_size, integers=_without_params(_of_size), range="among input"
+    ),
     "relu": Operation(  # ReLU6 too: cut off at 0 and at `high`
         numbers=_cut,
         integers=_cut_integers,
@@ -272,6 +343,15 @@ OPERATIONS: dict[str, Operation] = {
             torch.relu_: readers.relu_in_place,
             "relu": readers.relu,
             "relu_": readers.relu_in_place,
+            nn.Hardtanh: readers.of_module(shapes.hardtanh, "min_val", "max_val", "inplace"),
+            F.hardtanh: shapes.hardtanh,
+            torch.clamp: shapes.clamp,
+            torch.clip: shapes.clamp,
+            torch.clamp_min: shapes.clamp,
+            "clamp": shapes.clamp,
+            "clip": shapes.clamp,
+            "clamp_min": shapes.clamp,
+            "clamp_": shapes.clamp_,
         },
     ),
     "flatten": Operation(
@@ -287,6 +367,48 @@ OPERATIONS: dict[str, Operation] = {
             "reshape": readers.view,
         },
     ),
+    "concat": Operation(
+        numbers=lambda *inputs, dim: torch.cat(inputs, dim),
+        integers=_concatenated,
+        range="own",
+        spelled={torch.cat: shapes.cat, torch.concat: shapes.cat, torch.concatenate: shapes.cat},
+        onnx=("Concat",),
+    ),
+    "pad": Operation(  # with 0
+        numbers=F.pad,
+        integers=_padded,
+        range="among input",
+        spelled={F.pad: shapes.pad, nn.ZeroPad2d: shapes.zero_pad, nn.ConstantPad2d: shapes.constant_pad},
+    ),
+    "pad_constant": Operation(  # with any other number; `pad` tells it
+        numbers=F.pad, integers=_padded, range="own", onnx=("Pad",)
+    ),
+    "part": Operation(
+        numbers=_part,
+        integers=_without_params(_part),
+        range="among input",
+        spelled={
+            torch.chunk: shapes.chunk,
+            "chunk": shapes.chunk,
+            torch.split: shapes.split,
+            "split": shapes.split_method,
+        },
+    ),
+    "slice": Operation(  # x[:, 2:5] too, which `translate` reads
+        numbers=lambda x, index: x[index],
+        integers=_without_params(lambda x, index: x[index]),
+        range="among input",
+        spelled={torch.narrow: shapes.narrow, "narrow": shapes.narrow},
+    ),
+    "channel_shuffle": Operation(
+        numbers=_shuffled,
+        integers=_without_params(_shuffled),
+        range="among input",
+        spelled={
+            nn.ChannelShuffle: readers.of_module(shapes.channel_shuffle, "groups"),
+            F.channel_shuffle: shapes.channel_shuffle,
+        },
+    ),
     "unsqueeze": Operation(  # factors for channels, as an image of one pixel
         numbers=_unsqueezed,
         integers=_without_params(_unsqueezed),
@@ -294,7 +416,6 @@ OPERATIONS: dict[str, Operation] = {
         spelled={
             torch.unsqueeze: readers.unsqueeze,
             "unsqueeze": readers.unsqueeze,
-            operator.getitem: readers.item,
         },
     ),
     "expand_as": Operation(

@@ -10,7 +10,6 @@ weight and activation; and in its metadata, as JSON, the operations and number o
 loading it runs nothing that came with it.
 """
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from course_lib import files, tracing
 from course_lib.quantization._checks import check_model
-from course_lib.quantization._folding import folded, norms_of
+from course_lib.quantization._folding import folded, kept
 from course_lib.quantization._plan import Plan, RoundedLayer, input_params
 from course_lib.quantization._ranges import MovingRanges
 from course_lib.quantization._state import (
@@ -127,10 +126,10 @@ def load(path: str | PathLike, model: nn.Module) -> QuantizedNetwork | PreparedN
     path = check_file(path, "path")
     check_model(model)
     tensors, record = _read(path)
-    network = folded(model)
+    network, norms = folded(model), {}
     steps = translate(network)
     if record["options"].get("batch_norm") == "kept":
-        network = copy.deepcopy(model)
+        network, norms = kept(model)
     found = difference(record["steps"], described_steps(steps, network), str(path), "the model", "step")
     if found:
         raise ValueError(
@@ -139,7 +138,7 @@ def load(path: str | PathLike, model: nn.Module) -> QuantizedNetwork | PreparedN
     scales = {name: tensor for name, tensor in tensors.items() if name.startswith(_SCALES)}
     state = {name: tensor for name, tensor in tensors.items() if name not in scales}
     own = {name: value for name, value in record.items() if name not in _OF_FILE}
-    result = _empty(network, steps, record, scales)
+    result = _empty(network, norms, steps, record, scales)
     try:
         result.load_state_dict(state | {EXTRA: as_tensor(to_bytes(scales, own))})
     except (KeyError, RuntimeError, ValueError) as error:
@@ -186,7 +185,11 @@ def _digest(tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> str:
 
 
 def _empty(
-    network: nn.Module, steps: list[Step], record: Mapping[str, Any], scales: Mapping[str, Tensor]
+    network: nn.Module,
+    norms: Mapping[str, str],
+    steps: list[Step],
+    record: Mapping[str, Any],
+    scales: Mapping[str, Tensor],
 ) -> Stateful:
     """A network of the kind and the parameters in the record, whose weights are 0."""
     with torch.no_grad():
@@ -205,10 +208,11 @@ def _empty(
     weights = {name: _moved(params, device) for name, params in weights.items()}
     inputs = input_params(steps, activations, layers)
     if record["kind"] == PreparedNetwork.__name__:
-        kept, momentum = options.pop("batch_norm") == "kept", options.pop("moving")
+        momentum = options.pop("moving")
+        del options["batch_norm"]
         moving = None if momentum is None else MovingRanges(dict.fromkeys(activations, (0.0, 1.0)), *momentum)
         planned = Plan(network, steps, activations, inputs, **options)
-        return PreparedNetwork(planned, norms_of(network) if kept else None, moving)
+        return PreparedNetwork(planned, norms, moving)
     plan = _Stored(network, steps, activations, inputs, 8, True, "max", weights=weights)
     simulated = QuantizedNetwork(plan)
     return simulated if record["kind"] == QuantizedNetwork.__name__ else IntegerNetwork(simulated)

@@ -52,20 +52,27 @@ class Step:
         return layer.weight, layer.bias
 
     def on_numbers(self, *inputs: Tensor | None) -> Tensor:
-        """Compute the step in floating point; the weight and bias of a layer are the last inputs."""
-        values = OPERATIONS[self.operation].numbers(*inputs, **self.options)
+        """Compute the step in floating point; the weight and bias of a layer are the last inputs.
+
+        Raises:
+            ValueError: an input does not go with the operation; layer or step are named.
+        """
+        try:
+            values = OPERATIONS[self.operation].numbers(*inputs, **self.options)
+        except ValueError as error:
+            raise ValueError(f"{self.layer or self.name!r}: {error}") from error
         return values if self.relu is None else OPERATIONS["relu"].numbers(values, high=self.relu)
 
     def on_integers(self, *inputs: Tensor | None, params: Sequence[QuantParams]) -> Tensor:
         """Compute the step on integers, whose parameters are those of `operations.Operation.integers`.
 
         Raises:
-            ValueError: integers or parameters do not go with the operation; layer or tensor are named.
+            ValueError: integers or parameters do not go with the operation; layer or step are named.
         """
         try:
             values = OPERATIONS[self.operation].integers(*inputs, params=params, **self.options)
         except ValueError as error:
-            raise ValueError(f"{self.layer or self.tensor!r}: {error}") from error
+            raise ValueError(f"{self.layer or self.name!r}: {error}") from error
         if self.relu is None:
             return values
         return OPERATIONS["relu"].integers(values, params=(params[-1], params[-1]), high=self.relu)

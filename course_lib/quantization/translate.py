@@ -9,14 +9,16 @@ from typing import NoReturn
 from torch import fx, nn
 
 from course_lib.quantization._folding import check_plain, traced
+from course_lib.quantization._shape_readers import Parameter, Parts, item
 from course_lib.quantization.operations import BATCH, OPERATIONS, SIZE, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
 
 _ACCEPTED = (
-    "Accepted are Conv2d and Linear, each called once, batch norm directly behind one of them, ReLU, ReLU6, SiLU, "
+    "Accepted are Conv2d, Conv1d, ConvTranspose2d and Linear, each called once, batch norm, ReLU, ReLU6, SiLU, "
     "Hardswish, Sigmoid, Hardsigmoid, Tanh, LeakyReLU, ELU and GELU, the sum, difference and product of two tensors, "
-    "max and average pooling, global average pooling, flattening and dropout. Write that part with these, or quantize "
-    "with quantization.onnx, which leaves in float32 what it does not know."
+    "concatenation, parts of channels and their shuffle, padding with constants, max and average pooling, global "
+    "average pooling, flattening and dropout. Write that part with these, or quantize with quantization.onnx, which "
+    "leaves in float32 what it does not know."
 )
 
 
@@ -68,6 +70,10 @@ def _attribute(input: object, name: str) -> object:
 
 
 def _item(input: object, index: object) -> object:
+    if isinstance(input, Parts):
+        return input[index]
+    if input is not _SHAPE:
+        return item(input, index)
     if isinstance(index, slice) and index.start in (None, 0) and index.step is None:
         return input
     if not isinstance(index, int):
@@ -103,6 +109,8 @@ class _Translator:
                 self._refuse(str(refused))
             if isinstance(value, _Result):
                 self.uses[value.name] = len(node.users)
+            if isinstance(value, Parts) and isinstance(value.input, _Result):
+                self.uses[value.input.name] += len(node.users) - 1
         if not self.layers:
             raise ValueError(
                 "the model has no convolution or linear layer, so there is nothing to quantize. Give one that has."
@@ -126,12 +134,10 @@ class _Translator:
                 raise Refused("the model gives something else than one tensor")
             return args[0]
         if node.op == "get_attr":
-            raise Refused(f"it computes with the parameter or buffer {node.target!r} outside of a layer")
+            return Parameter(node.target, self.modules[node.target.rpartition(".")[0]])
         layer = self.modules[node.target] if node.op == "call_module" else None
         target, what = self._called(layer)
-        name, read = self.readers.get(target, (None, None))
-        if read is None or args[:1] == (_SHAPE,):
-            name, read = None, _SHAPES.get(target)
+        name, read = self.readers.get(target, (None, _SHAPES.get(target)))
         if read is None:
             raise Refused(what)
         if layer is not None:
@@ -142,7 +148,7 @@ class _Translator:
         except TypeError as error:
             raise Refused(f"{what} with other arguments than are known ({error})") from error
         found = read(*args, **kwargs)
-        return self._step(name, found, layer) if isinstance(found, Call) else found
+        return self._step(found.operation or name, found, layer) if isinstance(found, Call) else found
 
     def _called(self, layer: nn.Module | None) -> tuple[object, str]:
         """The key of a call among the spellings, and words for it."""
@@ -170,15 +176,23 @@ class _Translator:
             raise Refused("it works in place on a tensor that others read too")
         if operation == "relu" and self._joined(first, call.options["high"]):
             return first
+        if call.before is not None:
+            first = self._add("pad", Call((first,), call.before), suffix=".pad")
+            self.uses[first.name] = 1
+            call = replace(call, inputs=(first, *call.inputs[1:]))
         fields = {}
+        name = call.layer
         if layer is not None and hasattr(layer, "weight"):
-            if self.node.target in self.layers:
+            name = self.node.target
+        if name is not None:
+            if name in self.layers:
                 raise Refused(
                     "it is called at several places, and its bias would need another scale at each of them"
                 )
-            self.layers.add(self.node.target)
-            fields["layer"] = self.node.target
-        fields |= self._own_tensor(operation, layer, alone=not call.gates)
+            check_plain(name, self.modules[name])
+            self.layers.add(name)
+            fields["layer"] = name
+        fields |= self._own_tensor(operation, layer, name=name, alone=not call.gates)
         result = self._add(operation, call, **fields)
         if call.then is None:
             return result
@@ -187,15 +201,17 @@ class _Translator:
         fields = self._own_tensor(call.then, layer, alone=False)
         return self._add(call.then, Call(inputs), suffix=f".{call.then}", **fields)
 
-    def _own_tensor(self, operation: str, layer: nn.Module | None, *, alone: bool) -> dict[str, str]:
+    def _own_tensor(
+        self, operation: str, layer: nn.Module | None, *, name: str | None = None, alone: bool
+    ) -> dict[str, str]:
         """The tensor of a result that has a range of its own; that of a module takes its name, where it is alone."""
         if OPERATIONS[operation].range != "own":
             return {}
-        if layer is None:
+        if name is None and layer is None:
             name = self._scoped(operation)
-        else:
-            name = self.node.target if alone else f"{self.node.target}.{operation}"
-        return {"tensor": self._new_tensor(name)}
+        elif not alone:
+            name = f"{self.node.target}.{operation}"
+        return {"tensor": self._new_tensor(name or self.node.target)}
 
     def _joined(self, x: object, high: float) -> bool:
         """Make a ReLU part of the step in front of it. Max pooling between them does not matter: it picks the same."""
@@ -220,6 +236,8 @@ class _Translator:
     ) -> _Result:
         """A new step, whose tensor has this name, or is that of its input."""
         for x in call.inputs:
+            if isinstance(x, Parameter):
+                raise x.refused()
             if not isinstance(x, _Result):
                 raise Refused("it computes with a constant, or with a number that is no tensor")
         names = tuple(x.name for x in call.inputs)

@@ -196,19 +196,17 @@ def hooked():
     return model
 
 
-def odd_padding():
-    model = Body(lambda m, x: m.conv(x))
-    model.conv = nn.Conv2d(3, 4, 2, padding="same")
-    return model
-
-
 REFUSED = {
     "mish": (
         lambda: Body(lambda m, x: m.act(m.conv(x)), act=nn.Mish()),
         r"'act' .* it is a Mish\. Accepted are Conv2d",
     ),
     "softplus": (lambda: Body(lambda m, x: F.softplus(m.conv(x))), "'softplus' .* the function 'softplus'"),
-    "concat": (lambda: Body(lambda m, x: torch.cat([m.conv(x)] * 2, 1)), "the function 'cat'"),
+    "concat of images": (lambda: Body(lambda m, x: torch.cat([m.conv(x)] * 2)), "along the axis 0"),
+    "concat of a parameter": (
+        lambda: Body(lambda m, x: torch.cat([m.conv(x), m.scale], 1)),
+        "parameter or buffer 'scale'",
+    ),
     "matmul": (lambda: Body(lambda m, x: m.conv(x) @ m.conv(x)), "'conv' .* several places"),
     "matmul alone": (lambda: Body(lambda m, x: torch.matmul(x, x)), "the function 'matmul'"),
     "functional convolution": (
@@ -222,7 +220,6 @@ REFUSED = {
     "scaled sum": (lambda: Body(lambda m, x: torch.add(m.conv(x), x, alpha=2)), "alpha=2"),
     "twice": (lambda: Body(lambda m, x: m.fc(m.fc(m.conv(x))), fc=nn.Linear(6, 6)), "'fc' .* several places"),
     "softmax": (lambda: Body(lambda m, x: m.conv(x).softmax(1)), "the tensor method 'softmax'"),
-    "slice": (lambda: Body(lambda m, x: m.conv(x)[:, :2]), "a part of a tensor"),
     "channels counted": (
         lambda: Body(lambda m, x: m.conv(x).view(x.size(1), -1)),
         "it reshapes to something else",
@@ -245,17 +242,15 @@ REFUSED = {
         lambda: Body(lambda m, x: in_place_gate(m.conv(x))),
         "in place on a tensor that others read",
     ),
+    "slice of images": (lambda: Body(lambda m, x: m.conv(x)[:2]), "a part of a tensor"),
+    "one channel": (lambda: Body(lambda m, x: m.conv(x)[:, 2]), "a part of a tensor"),
     "attribute": (lambda: Body(lambda m, x: m.conv(x).T), "the attribute 'T'"),
     "view": (lambda: Body(lambda m, x: m.conv(x).view(3, 4, -1)), r"\[N, all the rest\]"),
     "mean of channels": (
         lambda: Body(lambda m, x: m.conv(x).mean(1)),
         "the axes 1, not over height and width",
     ),
-    "adaptive": (
-        lambda: Body(lambda m, x: m.pool(m.conv(x)), pool=nn.AdaptiveAvgPool2d(3)),
-        "'pool' .* to the size 3, not to 1",
-    ),
-    "ceil": (lambda: Body(lambda m, x: F.max_pool2d(m.conv(x), 4, ceil_mode=True)), "ceil_mode"),
+    "ceil": (lambda: Body(lambda m, x: F.avg_pool2d(m.conv(x), 4, ceil_mode=True)), "ceil_mode"),
     "padding that does not count": (
         lambda: Body(
             lambda m, x: m.pool(m.conv(x)), pool=nn.AvgPool2d(2, padding=1, count_include_pad=False)
@@ -265,7 +260,6 @@ REFUSED = {
     "dropout always on": (lambda: Body(lambda m, x: F.dropout(m.conv(x))), "the function 'dropout'"),
     "unknown argument": (lambda: Body(lambda m, x: m.conv(x).mean((2, 3), dtype=torch.float64)), "dtype"),
     "reflection": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")), "'reflect'"),
-    "one side more": (odd_padding, "one side more"),
     "in place": (in_place, "in place on a tensor that others read"),
     "sum in place": (in_place_sum, "in place on a tensor that others read"),
     "two outputs": (two_outputs, "something else than one tensor"),
@@ -274,17 +268,17 @@ REFUSED = {
         lambda: Body(lambda m, x: m.conv(x) if x.sum() > 0 else x),
         "torch.fx cannot trace the model: TraceError",
     ),
-    "norm first": (
-        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3)),
-        "batch norm '0' .* follows 'input",
-    ),
-    "norm behind relu": (
-        lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.BatchNorm2d(4)),
-        "batch norm '2' .* follows '_1'",
+    "norm of vectors": (
+        lambda: nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU(), nn.BatchNorm1d(4)),
+        "batch norm '3' .* follows '_2'",
     ),
     "norm of a shared layer": (
         lambda: Body(lambda m, x: m.norm(m.fc(x)) + m.fc(x), fc=nn.Linear(8, 8), norm=nn.BatchNorm2d(3)),
-        "batch norm 'norm'",
+        "'fc' .* several places",
+    ),
+    "norm twice": (
+        lambda: Body(lambda m, x: m.norm(m.conv(x) + m.norm(m.conv(x))), norm=nn.BatchNorm2d(4)),
+        "'conv' .* several places",
     ),
     "norm without statistics": (
         lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False)),

@@ -15,6 +15,7 @@ An accumulator must fit into int32. A sum of K products of uint8 inputs with int
 a large bias. Hardware wraps around silently where it does; here it is an error.
 """
 
+from course_lib.quantization.integer.convolutions import conv1d, conv_transpose2d
 from course_lib.quantization.integer.layers import (
     conv2d,
     conv2d_accumulator,
@@ -26,14 +27,18 @@ from course_lib.quantization.integer.lookup import ACTIVATIONS, activation, look
 from course_lib.quantization.integer.pointwise import add, mul, relu, sub
 from course_lib.quantization.integer.pooling import avg_pool2d, global_avg_pool, max_pool2d
 from course_lib.quantization.integer.rescaling import output_multiplier, requantize, requantize_fixed_point
+from course_lib.quantization.integer.shapes import concat, pad
 
 __all__ = [
     "ACTIVATIONS",
     "activation",
     "add",
     "avg_pool2d",
+    "concat",
+    "conv1d",
     "conv2d",
     "conv2d_accumulator",
+    "conv_transpose2d",
     "global_avg_pool",
     "linear",
     "linear_accumulator",
@@ -41,6 +46,7 @@ __all__ = [
     "max_pool2d",
     "mul",
     "output_multiplier",
+    "pad",
     "quantize_bias",
     "relu",
     "requantize",

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Integer
 from torch import Tensor
 
+from course_lib.quantization._checks import check_flag
 from course_lib.quantization.affine import QuantParams
 from course_lib.quantization.integer._values import (
     Size,
@@ -20,19 +21,24 @@ from course_lib.quantization.integer.rescaling import requantize
 
 
 def max_pool2d(
-    x: Integer[Tensor, "N C H W"], kernel_size: Size, *, stride: Size | None = None, padding: Size = 0
+    x: Integer[Tensor, "N C H W"],
+    kernel_size: Size,
+    *,
+    stride: Size | None = None,
+    padding: Size = 0,
+    ceil_mode: bool = False,
 ) -> Integer[Tensor, "N C H2 W2"]:
     """Take maxima over windows: those of the integers, since a larger number never has a smaller integer.
 
     Args:
         x: integers of any parameters with one scale, which go for the output too.
-        kernel_size, stride, padding: as in `torch.nn.functional.max_pool2d`; padding never wins.
+        kernel_size, stride, padding, ceil_mode: as in `torch.nn.functional.max_pool2d`; padding never wins.
 
     Returns:
         Integers of the same dtype.
 
     Raises:
-        TypeError: `x` is no tensor of integers.
+        TypeError: `x` is no tensor of integers, or `ceil_mode` not True or False.
         ValueError: `x` is not [N, C, H, W] or empty; a window that does not fit, or padded by more than its half.
 
     Example:
@@ -41,7 +47,8 @@ def max_pool2d(
     """
     check_integers(x, "x", ndim=4)
     window, steps, pads = _windows(x, kernel_size, stride, padding)
-    return F.max_pool2d(x.to(torch.float64), window, steps, pads).to(x.dtype)
+    check_flag(ceil_mode, "ceil_mode")
+    return F.max_pool2d(x.to(torch.float64), window, steps, pads, ceil_mode=ceil_mode).to(x.dtype)
 
 
 def avg_pool2d(

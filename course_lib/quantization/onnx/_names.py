@@ -44,7 +44,7 @@ def tensor_names(model: nn.Module, graph: "GraphProto") -> dict[str, str]:
             waiting.remove(step)
             names[node.output[0]] = step.tensor
         elif inputs:
-            names[node.output[0]] = inputs[0]
+            names.update(dict.fromkeys(node.output, inputs[0]))
     return {} if waiting else names
 
 

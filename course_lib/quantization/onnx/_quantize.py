@@ -29,7 +29,19 @@ if TYPE_CHECKING:
     from onnx import ModelProto
 
 _OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
-_PASSING = ("MaxPool", "AveragePool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze")
+# What these give has the scale of what they read.
+_HAND_ON = (
+    "Split",
+    "Slice",
+    "Transpose",
+    "Reshape",
+    "Flatten",
+    "Squeeze",
+    "Unsqueeze",
+    "Pad",
+    "MaxPool",
+    "AveragePool",
+)
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
 _FUNCTIONS = (
     "HardSigmoid",
@@ -245,11 +257,12 @@ def _quantized(
 
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     reads = Counter(name for node in model.graph.node for name in node.input)
+    kept = _activations_of_parts(model, bounds)
     for node in reversed(model.graph.node):
         if node.op_type not in _ACTIVATIONS or node.output[0] not in bounds:
             continue
         low, _ = bounds[node.output[0]]
-        if node.op_type == "Relu" and low < 0 and reads[node.input[0]] == 1:
+        if node.op_type == "Relu" and node.name not in kept and low < 0 and reads[node.input[0]] == 1:
             raise ValueError(
                 f"the range of {node.output[0]!r} begins at {low:g}, but this is what a ReLU gives, whose place the "
                 "range takes. Let it begin at 0."
@@ -259,8 +272,8 @@ def _quantized(
     # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
     # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
     for node in model.graph.node:
-        if node.op_type in _PASSING and node.input[0] in bounds and node.output[0] in bounds:
-            bounds[node.output[0]] = bounds[node.input[0]]
+        if node.op_type in _HAND_ON and node.input[0] in bounds:
+            bounds |= {name: bounds[node.input[0]] for name in node.output if name in bounds}
     quantizer = QDQQuantizer(
         model,
         per_channel=True,
@@ -269,9 +282,9 @@ def _quantized(
         activation_qType=QuantType.QUInt8,
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
         nodes_to_quantize=[],
-        nodes_to_exclude=[],
+        nodes_to_exclude=kept,
         op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry, *_FUNCTIONS],
-        extra_options={},
+        extra_options={"TensorQuantOverrides": _one_scale(model)},
     )
     quantizer.quantize_model()
     quantizer.model.topological_sort()  # the operators come in any order, which the standard forbids
@@ -281,3 +294,43 @@ def _quantized(
     for entry in [entry for entry in quantized.opset_import if entry.domain not in used]:
         quantized.opset_import.remove(entry)
     return quantized
+
+
+def _activations_of_parts(model: "ModelProto", bounds: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Names of the ReLUs and clips that cut off something of the range they lie in, which is that of a whole tensor.
+
+    They follow a part, a pooling or the like, whose input has a range that begins below 0, since others read it too.
+    The quantizer would remove them.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    producers = {name: node for node in model.graph.node for name in node.output}
+    kept = []
+    for node in model.graph.node:
+        source = producers.get(node.input[0]) if node.op_type in _ACTIVATIONS else None
+        if source is None or source.op_type not in _HAND_ON or node.output[0] not in bounds:
+            continue
+        ends = [
+            float(numpy_helper.to_array(constants[n])) if n in constants else None for n in node.input[1:]
+        ]
+        floor, ceiling = (0.0, None) if node.op_type == "Relu" else [*ends, None, None][:2]
+        low, high = bounds[node.output[0]]
+        if (floor is not None and low < floor) or (ceiling is not None and high > ceiling):
+            kept.append(node.name)
+    return kept
+
+
+def _one_scale(model: "ModelProto") -> dict[str, list[dict]]:
+    """Weights with one scale for all channels: those of grouped ConvTranspose, which have no axis of all outputs."""
+    from onnx import helper
+    from onnxruntime.quantization import QuantType
+
+    groups = {
+        node.input[1]: helper.get_node_attr_value(node, "group")
+        for node in model.graph.node
+        if node.op_type == "ConvTranspose" and any(attribute.name == "group" for attribute in node.attribute)
+    }
+    return {
+        weight: [{"quant_type": QuantType.QInt8, "symmetric": True}] for weight, n in groups.items() if n > 1
+    }

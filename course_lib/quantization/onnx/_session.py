@@ -65,9 +65,9 @@ def batches(
         raise TypeError(
             f"images are a {type(images).__name__}; they must be a torch.Tensor of uint8, [N, C, H, W]."
         )
-    if images.ndim != 4 or images.numel() == 0:
+    if images.ndim not in (3, 4) or images.numel() == 0:
         raise ValueError(
-            f"images have shape {list(images.shape)}; they must be [N, C, H, W] with at least one image."
+            f"images have shape {list(images.shape)}; they must be [N, C, H, W] with at least one image, or [N, C, L]."
         )
     to_float(images[:1])  # judges the dtype
     inputs = session.get_inputs()
@@ -80,7 +80,7 @@ def batches(
     fixed = [
         size if isinstance(size, int) else given for size, given in zip(shape, images.shape, strict=False)
     ]
-    if len(shape) != 4 or fixed[1:] != list(images.shape[1:]):
+    if len(shape) != images.ndim or fixed[1:] != list(images.shape[1:]):
         raise ValueError(
             f"images have shape {list(images.shape)}; {path} takes {shape}. Give the data set that the network is for."
         )
