@@ -210,3 +210,31 @@ def test_quantized_networks_are_told_from_others():
             net(to_float(images).double())
     with pytest.raises(TypeError, match="compile"):
         collect_ours(torch.compile(model), images)
+
+
+@EXACT
+@traces
+def test_layers_kept_by_the_quantizer_of_onnx_runtime_are_those_of_the_workflow(tmp_path):
+    model, images = network("vgg")
+    ranges = calibrate(histograms_of("vgg"))
+    path, names = export(model, to_float(images[:1]), tmp_path / "float.onnx")
+    ours = export(quantize_model(model, ranges, keep=("0", "12")), to_float(images[:1]), tmp_path / "a.onnx")
+    theirs = quantize(path, tmp_path / "b.onnx", ranges=ranges, names=names, keep=("0", "12"))
+    assert torch.equal(run(ours.path, images), run(theirs, images))
+    constants = constants_of(theirs)
+    assert np.array_equal(constants["0.weight"], constants_of(path)["0.weight"])
+    assert {name for name in constants if name.endswith("_quantized")} >= {"4.weight_quantized"}
+    assert not {"0.weight_quantized", "12.weight_quantized", "images_scale"} & constants.keys()
+
+
+@pytest.mark.bad_input
+def test_unknown_layers_to_keep(tmp_path):
+    path, images = linear_file(tmp_path / "a.onnx"), pictures(2, size=2)[:, :, :1]
+    for keep, error, message in (
+        ("weight", TypeError, "keep is 'weight'; it must be the names of layers"),
+        (5, TypeError, "keep is 5; it must be the names"),
+        (("fc",), KeyError, "unknown layer 'fc'.*weight"),
+    ):
+        with pytest.raises(error, match=message):
+            quantize(path, tmp_path / "b.onnx", images=images, keep=keep)
+    assert list(tmp_path.iterdir()) == [path]
