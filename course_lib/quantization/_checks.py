@@ -116,6 +116,11 @@ def check_ranges(ranges: object, names: Sequence[str]) -> dict[str, tuple[float,
 
 def check_model(model: object) -> torch.device:
     """Check that the model is a network in float32; return its device."""
+    if getattr(model, "quantized_already", False):
+        raise TypeError(
+            f"model is a {type(model).__name__}, which is quantized already. Give the network in float32 that it was "
+            "made from."
+        )
     parameters = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
     device = next((parameter.device for parameter in parameters.values()), torch.device("cpu"))
     tracing.check(model, torch.zeros(1, device=device))
@@ -152,6 +157,10 @@ def check_numbers(images: Tensor) -> Tensor:
     if isinstance(images, Tensor) and images.dtype == torch.uint8:
         raise TypeError("images have dtype uint8; the network takes numbers. data.to_float makes them.")
     check_real(images, "images")
+    if images.dtype != torch.float32:
+        raise TypeError(
+            f"images have dtype {images.dtype}; the network computes in float32. Call .float() on them."
+        )
     return images
 
 

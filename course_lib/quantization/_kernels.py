@@ -278,11 +278,11 @@ def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
 
 
 def _max_pool2d(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
-    options = {"stride": None, "padding": 0} | step.options
+    options = {"stride": None, "padding": 0, "ceil_mode": False} | step.options
     window = pair(options["kernel_size"], "kernel_size", 1)
     stride = window if options["stride"] is None else pair(options["stride"], "stride", 1)
     sizes = [window, stride, pair(options["padding"], "padding", 0), (1, 1)]
-    return lambda x: torch.ops.quantized.max_pool2d(x, *sizes, False)
+    return lambda x: torch.ops.quantized.max_pool2d(x, *sizes, options["ceil_mode"])
 
 
 def _as_it_is(step: Step, *, params: Sequence[QuantParams]) -> Kernel:

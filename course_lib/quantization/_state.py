@@ -149,6 +149,7 @@ class Stateful(nn.Module):
     what it has.
     """
 
+    quantized_already = True  # for _checks.check_model
     network: nn.Module
     steps: Sequence[Step]
 

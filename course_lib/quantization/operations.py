@@ -21,11 +21,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.quantization import _forms as forms
 from course_lib.quantization import _readers as readers
 from course_lib.quantization import _shape_readers as shapes
 from course_lib.quantization import integer
 from course_lib.quantization._readers import BATCH, SIZE, Call, Refused
-from course_lib.quantization.affine import quantize
 
 __all__ = ["BATCH", "OPERATIONS", "SIZE", "Call", "Operation", "Refused"]
 
@@ -59,90 +59,6 @@ class Operation:
         return self.range == "own" and self.integers is not None
 
 
-# ---- on numbers and on integers ------------------------------------------------------------------------------------
-
-
-def _with_params(function: Callable[..., Tensor], *names: str) -> Callable[..., Tensor]:
-    """A function of `integer` with its parameters in one sequence, in the order of these names."""
-    return lambda *inputs, params, **options: function(
-        *inputs, **dict(zip(names, params, strict=True)), **options
-    )
-
-
-def _without_params(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A function that picks integers, whatever they stand for."""
-    return lambda *inputs, params, **options: function(*inputs, **options)
-
-
-def _looked_up(name: str) -> Callable[..., Tensor]:
-    """An activation function of `integer` on its parameters in one sequence."""
-
-    def function(x: Tensor, *, params: tuple, **options: object) -> Tensor:
-        return integer.activation(x, name, x_params=params[0], y_params=params[1], **options)
-
-    return function
-
-
-def _cut(x: Tensor, high: float) -> Tensor:
-    return x.clamp(0.0, high)  # of one type, which the exporter to ONNX wants
-
-
-def _cut_integers(x: Tensor, *, params: tuple, high: float) -> Tensor:
-    """This changes nothing where the range begins at 0 and ends no higher than the activation does."""
-    _, y_params = params
-    return integer.relu(x, params=y_params).clamp_(max=int(quantize(torch.tensor(high), y_params)))
-
-
-def _unsqueezed(x: Tensor, dims: tuple[int, ...] = (2, 3)) -> Tensor:
-    for dim in dims:
-        x = x.unsqueeze(dim)
-    return x
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.flatten(1)
-
-
-def _concatenated(*inputs: Tensor, params: tuple, dim: int) -> Tensor:
-    return integer.concat(*inputs, x_params=params[:-1], y_params=params[-1], dim=dim)
-
-
-def _padded(x: Tensor, *, params: tuple, pad: tuple, value: float = 0.0) -> Tensor:
-    return integer.pad(x, pad, x_params=params[0], y_params=params[1], value=value)
-
-
-def _part(x: Tensor, *, cut: str, sizes: int | tuple, dim: int, index: int) -> Tensor:
-    return (x.chunk if cut == "chunk" else x.split)(sizes, dim)[index]
-
-
-def _shuffled(x: Tensor, groups: int) -> Tensor:
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
-
-
-def _of_size(x: Tensor, size: tuple) -> Tensor:
-    if any(wanted not in (None, given) for wanted, given in zip(size, x.shape[2:], strict=True)):
-        raise ValueError(
-            f"it pools {list(x.shape[2:])} to {list(size)}; accepted are images of such a size that it changes "
-            "nothing (in VGG and AlexNet 224 x 224 pixels), or pooling to 1."
-        )
-    return x
-
-
-def _mean(x: Tensor) -> Tensor:
-    return F.adaptive_avg_pool2d(x, 1) if x.ndim == 4 else F.adaptive_avg_pool1d(x, 1)
-
-
-def _mean_integers(x: Tensor, *, params: tuple) -> Tensor:
-    sequences = x.ndim == 3
-    means = integer.global_avg_pool(x[..., None] if sequences else x, x_params=params[0], y_params=params[1])
-    return means[..., 0] if sequences else means
-
-
-def _max_pool1d(x: Tensor, *, kernel_size: int, stride: int, padding: int, ceil_mode: bool = False) -> Tensor:
-    rows = {"stride": (1, stride), "padding": (0, padding), "ceil_mode": ceil_mode}
-    return integer.max_pool2d(x[:, :, None], (1, kernel_size), **rows)[:, :, 0]
-
-
 # ---- the table -----------------------------------------------------------------------------------------------------
 
 _LAYER = ("x_params", "weight_params", "y_params")
@@ -152,35 +68,35 @@ OPERATIONS: dict[str, Operation] = {
     "images": Operation(numbers=lambda images: images, integers=None, range="own"),
     "conv2d": Operation(
         numbers=F.conv2d,
-        integers=_with_params(integer.conv2d, *_LAYER),
+        integers=forms.with_params(integer.conv2d, *_LAYER),
         range="own",
         spelled={nn.Conv2d: shapes.convolution, F.conv2d: shapes.convolution_of},
         onnx=("Conv",),
     ),
     "conv1d": Operation(
         numbers=F.conv1d,
-        integers=_with_params(integer.conv1d, *_LAYER),
+        integers=forms.with_params(integer.conv1d, *_LAYER),
         range="own",
         spelled={nn.Conv1d: shapes.convolution},
         onnx=("Conv",),
     ),
     "conv_transpose2d": Operation(
         numbers=F.conv_transpose2d,
-        integers=_with_params(integer.conv_transpose2d, *_LAYER),
+        integers=forms.with_params(integer.conv_transpose2d, *_LAYER),
         range="own",
         spelled={nn.ConvTranspose2d: shapes.conv_transpose2d},
         onnx=("ConvTranspose",),
     ),
     "linear": Operation(
         numbers=F.linear,
-        integers=_with_params(integer.linear, *_LAYER),
+        integers=forms.with_params(integer.linear, *_LAYER),
         range="own",
         spelled={nn.Linear: readers.linear, F.linear: shapes.linear_of},
         onnx=("Gemm",),
     ),
     "add": Operation(
         numbers=torch.add,
-        integers=_with_params(integer.add, "a_params", "b_params", "y_params"),
+        integers=forms.with_params(integer.add, "a_params", "b_params", "y_params"),
         range="own",
         spelled={
             operator.add: readers.add,
@@ -192,7 +108,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "sub": Operation(
         numbers=torch.sub,
-        integers=_with_params(integer.sub, "a_params", "b_params", "y_params"),
+        integers=forms.with_params(integer.sub, "a_params", "b_params", "y_params"),
         range="own",
         spelled={
             operator.sub: readers.sub,
@@ -205,7 +121,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "mul": Operation(
         numbers=torch.mul,
-        integers=_with_params(integer.mul, "a_params", "b_params", "y_params"),
+        integers=forms.with_params(integer.mul, "a_params", "b_params", "y_params"),
         range="own",
         spelled={
             operator.mul: readers.mul,
@@ -218,7 +134,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "sigmoid": Operation(
         numbers=torch.sigmoid,
-        integers=_looked_up("sigmoid"),
+        integers=forms.looked_up("sigmoid"),
         range="own",
         spelled={
             nn.Sigmoid: readers.of_module(readers.activation),
@@ -233,7 +149,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "hardsigmoid": Operation(
         numbers=F.hardsigmoid,
-        integers=_looked_up("hardsigmoid"),
+        integers=forms.looked_up("hardsigmoid"),
         range="own",
         spelled={
             nn.Hardsigmoid: readers.of_module(readers.activation, "inplace"),
@@ -245,7 +161,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "tanh": Operation(
         numbers=torch.tanh,
-        integers=_looked_up("tanh"),
+        integers=forms.looked_up("tanh"),
         range="own",
         spelled={
             nn.Tanh: readers.of_module(readers.activation),
@@ -258,7 +174,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "leaky_relu": Operation(
         numbers=F.leaky_relu,
-        integers=_looked_up("leaky_relu"),
+        integers=forms.looked_up("leaky_relu"),
         range="own",
         spelled={
             nn.LeakyReLU: readers.of_module(readers.leaky_relu, "negative_slope", "inplace"),
@@ -268,21 +184,21 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "elu": Operation(
         numbers=F.elu,
-        integers=_looked_up("elu"),
+        integers=forms.looked_up("elu"),
         range="own",
         spelled={nn.ELU: readers.of_module(readers.elu, "alpha", "inplace"), F.elu: readers.elu},
         onnx=("Elu",),
     ),
     "gelu": Operation(
         numbers=F.gelu,
-        integers=_looked_up("gelu"),
+        integers=forms.looked_up("gelu"),
         range="own",
         spelled={nn.GELU: readers.of_module(readers.gelu, "approximate"), F.gelu: readers.gelu},
         onnx=("Gelu",),
     ),
     "mean": Operation(  # over height and width
-        numbers=_mean,
-        integers=_mean_integers,
+        numbers=forms.mean,
+        integers=forms.mean_integers,
         range="own",
         spelled={
             nn.AdaptiveAvgPool2d: readers.of_module(readers.adaptive_avg_pool2d, "output_size"),
@@ -296,7 +212,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "avg_pool2d": Operation(
         numbers=F.avg_pool2d,
-        integers=_with_params(integer.avg_pool2d, "x_params", "y_params"),
+        integers=forms.with_params(integer.avg_pool2d, "x_params", "y_params"),
         range="input",
         spelled={
             nn.AvgPool2d: readers.of_module(
@@ -307,7 +223,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "max_pool2d": Operation(
         numbers=F.max_pool2d,
-        integers=_without_params(integer.max_pool2d),
+        integers=forms.without_params(integer.max_pool2d),
         range="among input",
         spelled={
             nn.MaxPool2d: readers.of_module(
@@ -318,7 +234,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "max_pool1d": Operation(
         numbers=F.max_pool1d,
-        integers=_without_params(_max_pool1d),
+        integers=forms.without_params(forms.max_pool1d),
         range="among input",
         spelled={
             nn.MaxPool1d: readers.of_module(
@@ -328,11 +244,11 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "same_size": Operation(  # adaptive pooling that has nothing to do; `mean` tells it from the other
-        numbers=_of_size, integers=_without_params(_of_size), range="among input"
+        numbers=forms.of_size, integers=forms.without_params(forms.of_size), range="among input"
     ),
     "relu": Operation(  # ReLU6 too: cut off at 0 and at `high`
-        numbers=_cut,
-        integers=_cut_integers,
+        numbers=forms.cut,
+        integers=forms.cut_integers,
         range="input",
         spelled={
             nn.ReLU: readers.of_module(readers.relu, "inplace"),
@@ -355,8 +271,8 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "flatten": Operation(
-        numbers=_flat,
-        integers=_without_params(_flat),
+        numbers=forms.flat,
+        integers=forms.without_params(forms.flat),
         range="among input",
         spelled={
             nn.Flatten: readers.of_module(readers.flatten, "start_dim", "end_dim"),
@@ -369,23 +285,23 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "concat": Operation(
         numbers=lambda *inputs, dim: torch.cat(inputs, dim),
-        integers=_concatenated,
+        integers=forms.concatenated,
         range="own",
         spelled={torch.cat: shapes.cat, torch.concat: shapes.cat, torch.concatenate: shapes.cat},
         onnx=("Concat",),
     ),
     "pad": Operation(  # with 0
         numbers=F.pad,
-        integers=_padded,
+        integers=forms.padded,
         range="among input",
         spelled={F.pad: shapes.pad, nn.ZeroPad2d: shapes.zero_pad, nn.ConstantPad2d: shapes.constant_pad},
     ),
     "pad_constant": Operation(  # with any other number; `pad` tells it
-        numbers=F.pad, integers=_padded, range="own", onnx=("Pad",)
+        numbers=F.pad, integers=forms.padded, range="own", onnx=("Pad",)
     ),
     "part": Operation(
-        numbers=_part,
-        integers=_without_params(_part),
+        numbers=forms.part,
+        integers=forms.without_params(forms.part),
         range="among input",
         spelled={
             torch.chunk: shapes.chunk,
@@ -396,13 +312,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "slice": Operation(  # x[:, 2:5] too, which `translate` reads
         numbers=lambda x, index: x[index],
-        integers=_without_params(lambda x, index: x[index]),
+        integers=forms.without_params(lambda x, index: x[index]),
         range="among input",
         spelled={torch.narrow: shapes.narrow, "narrow": shapes.narrow},
     ),
     "channel_shuffle": Operation(
-        numbers=_shuffled,
-        integers=_without_params(_shuffled),
+        numbers=forms.shuffled,
+        integers=forms.without_params(forms.shuffled),
         range="among input",
         spelled={
             nn.ChannelShuffle: readers.of_module(shapes.channel_shuffle, "groups"),
@@ -410,8 +326,8 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "unsqueeze": Operation(  # factors for channels, as an image of one pixel
-        numbers=_unsqueezed,
-        integers=_without_params(_unsqueezed),
+        numbers=forms.unsqueezed,
+        integers=forms.without_params(forms.unsqueezed),
         range="among input",
         spelled={
             torch.unsqueeze: readers.unsqueeze,
@@ -420,7 +336,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "expand_as": Operation(
         numbers=Tensor.expand_as,
-        integers=_without_params(Tensor.expand_as),
+        integers=forms.without_params(Tensor.expand_as),
         range="among input",
         spelled={"expand_as": readers.expand_as},
     ),

@@ -10,6 +10,7 @@ import pytest
 from course_lib import files
 from course_lib.book import notebooks
 from course_lib.experiments import records
+from tests.quantization.test_integer import largest_weight
 
 README = (files.root() / "README.md").read_text(encoding="utf-8")
 
@@ -45,6 +46,9 @@ def test_the_code_that_quantizes_runs_and_keeps_the_accuracy(capsys):
     before, after = (float(number) for number in re.findall(r"([\d.]+)%", printed))
     assert abs(before - after) < 1
     assert int(re.search(r"(\d+) bytes", printed)[1]) < 0.27 * checkpoint_bytes("glyphs-vgg")
+    in_onnx_runtime, loaded = re.findall(r"^(True|False)$", printed, re.MULTILINE)
+    assert in_onnx_runtime == "True" or largest_weight() != 127
+    assert loaded == "True"
     assert len(CODE) == 4
 
 

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from course_lib.quantization.onnx._session import (
     Images,
     batches,
     check_file,
+    check_other,
     check_packages,
     check_path,
     no_onnx_file,
@@ -30,18 +31,11 @@ if TYPE_CHECKING:
 
 _OPSET = 13  # the first whose DequantizeLinear takes one scale for each channel
 # What these give has the scale of what they read.
-_HAND_ON = (
-    "Split",
-    "Slice",
-    "Transpose",
-    "Reshape",
-    "Flatten",
-    "Squeeze",
-    "Unsqueeze",
-    "Pad",
-    "MaxPool",
-    "AveragePool",
+_SAME_SCALE = (
+    *("Split", "Slice", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+    *("MaxPool", "AveragePool"),
 )
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
 _FUNCTIONS = (
     "HardSigmoid",
@@ -58,7 +52,8 @@ def collect(path: File, images: Images, *, bins: int = 2048, batch_size: int = 1
 
     Args:
         path: of an ONNX file in float32.
-        images: uint8 [N, C, H, W], of the training split.
+        images: uint8 [N, C, H, W], of the training split, or float32 as the network takes them (normalised, for
+            instance).
         bins: of each histogram.
         batch_size: images at a time; all tensors of a batch are in memory together.
 
@@ -88,6 +83,7 @@ def quantize(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     names: Mapping[str, str] | None = None,
     reduce_range: bool = False,
+    keep: Iterable[str] = (),
 ) -> Path:
     """Write the 8-bit form of a network: int8 weights with a scale for each channel, uint8 activations with one each.
 
@@ -100,7 +96,7 @@ def quantize(
     Args:
         path: of an ONNX file in float32, as `export` writes it.
         target: of the file to be written; its folder is made where it is missing.
-        images: calibration images, uint8 [N, C, H, W], of the training split; or give `ranges`.
+        images: calibration images of the training split, as `collect` takes them; or give `ranges`.
         method: name in `calibration.METHODS` or `calibration.PUBLISHED`.
         percentile: in percent, from 1 to 100, for the method of that name.
         ranges: {tensor: (low, high)} for each tensor that `collect` gives. That of an activation function (ReLU, clip)
@@ -109,6 +105,8 @@ def quantize(
             of the ranges}.
         reduce_range: whether weights take 7 bits. For x86 processors without VNNI, which add pairs of 8-bit products in
             int16, where larger ones saturate without notice.
+        keep: names of layers that stay in float32, as in `workflow.quantize_model`, such as the first and the last: the
+            names of their weights in the file without the ending ".weight".
 
     Returns:
         The target.
@@ -117,10 +115,11 @@ def quantize(
         ImportError: onnx or onnxruntime is not installed.
         FileNotFoundError: there is no such file.
         TypeError: an argument of another type than said here.
-        KeyError: `ranges` lack a tensor, or name one that is not in the file, or not among `names`.
+        KeyError: `ranges` lack a tensor, or name one that is not in the file, or not among `names`; `keep` names an
+            unknown layer.
         ValueError: no ONNX file, one that is quantized already, of an opset below 13, or without a layer that can be
             quantized; an unknown method; both images and ranges, or neither; names without ranges, or none of them; a
-            range of a ReLU that begins below 0; what `collect` refuses.
+            range of a ReLU that begins below 0; `target` is the file at `path`; what `collect` refuses.
         OSError: the target cannot be written.
 
     References:
@@ -131,6 +130,7 @@ def quantize(
     import onnx
 
     path, target = check_file(path), check_path(target, "target")
+    check_other(target, path)
     _check_method(method)
     _check_percentile(percentile)
     check_flag(reduce_range, "reduce_range")
@@ -139,6 +139,7 @@ def quantize(
             f"images and ranges are {'both missing' if images is None else 'both given'}; give one of them."
         )
     model = _folded(path)
+    kept = _kept(model, keep)
     observed = _Observed(model, path)
     if names is not None:
         ranges = _by_file(ranges, names, observed.names)
@@ -148,7 +149,7 @@ def quantize(
             name: histogram.range("max" if name in outputs else method, percentile=percentile, name=name)
             for name, histogram in _collect(observed, images, 2048, 100).items()
         }
-    quantized = _quantized(model, check_ranges(ranges, observed.names), reduce_range)
+    quantized = _quantized(model, check_ranges(ranges, observed.names), reduce_range, kept)
     with atomic_path(target) as temporary:
         onnx.save(quantized, temporary)
         open_session(temporary, target)
@@ -192,7 +193,7 @@ def _folded(path: Path) -> "ModelProto":
     kinds = {node.op_type for node in model.graph.node}
     if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul"}:
         raise ValueError(f"{path} is quantized already. Give the file in float32 that it was made from.")
-    if not kinds & {"Conv", "ConvTranspose", "Gemm", "MatMul"}:
+    if not kinds & set(_LAYERS):
         raise ValueError(
             f"{path} has no layer that can be quantized, only {', '.join(sorted(kinds))}; quantize() takes networks "
             "with convolutions or linear layers."
@@ -247,8 +248,29 @@ def _collect(observed: _Observed, images: Images, bins: int, batch_size: int) ->
     return histograms
 
 
+def _kept(model: "ModelProto", keep: object) -> list[str]:
+    """Names of the operators that stay in float32: those of the layers, and the activation function behind each.
+
+    An operator without a name gets one.
+    """
+    if isinstance(keep, str) or not isinstance(keep, Iterable):
+        raise TypeError(f"keep is {keep!r}; it must be the names of layers, such as ('features.0',).")
+    nodes = model.graph.node
+    constants = {tensor.name for tensor in model.graph.initializer}
+    layers = {}
+    for place, node in enumerate(nodes):
+        node.name = node.name or f"node_{place}"
+        weights = [name for name in node.input[1:2] if name in constants]
+        if node.op_type in _LAYERS and weights:
+            layers[weights[0].removesuffix(".weight")] = node
+    kept = [layers[check_choice(name, "layer", list(layers), error=KeyError)] for name in keep]
+    results = {node.output[0] for node in kept}
+    behind = [node for node in nodes if node.op_type in _ACTIVATIONS and node.input[0] in results]
+    return [node.name for node in (*kept, *behind)]
+
+
 def _quantized(
-    model: "ModelProto", ranges: Mapping[str, tuple[float, float]], reduce_range: bool
+    model: "ModelProto", ranges: Mapping[str, tuple[float, float]], reduce_range: bool, kept: list[str]
 ) -> "ModelProto":
     from onnxruntime.quantization import CalibrationMethod, QuantType
     from onnxruntime.quantization.calibrate import TensorsData
@@ -257,7 +279,7 @@ def _quantized(
 
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     reads = Counter(name for node in model.graph.node for name in node.input)
-    kept = _activations_of_parts(model, bounds)
+    kept = [*kept, *_activations_of_parts(model, bounds)]
     for node in reversed(model.graph.node):
         if node.op_type not in _ACTIVATIONS or node.output[0] not in bounds:
             continue
@@ -272,7 +294,7 @@ def _quantized(
     # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
     # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
     for node in model.graph.node:
-        if node.op_type in _HAND_ON and node.input[0] in bounds:
+        if node.op_type in _SAME_SCALE and node.input[0] in bounds:
             bounds |= {name: bounds[node.input[0]] for name in node.output if name in bounds}
     quantizer = QDQQuantizer(
         model,
@@ -309,7 +331,7 @@ def _activations_of_parts(model: "ModelProto", bounds: Mapping[str, tuple[float,
     kept = []
     for node in model.graph.node:
         source = producers.get(node.input[0]) if node.op_type in _ACTIVATIONS else None
-        if source is None or source.op_type not in _HAND_ON or node.output[0] not in bounds:
+        if source is None or source.op_type not in (*_SAME_SCALE, "Pad") or node.output[0] not in bounds:
             continue
         ends = [
             float(numpy_helper.to_array(constants[n])) if n in constants else None for n in node.input[1:]

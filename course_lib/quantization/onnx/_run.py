@@ -27,7 +27,8 @@ def run(path: File, images: Images, *, batch_size: int = 500) -> Float32[Tensor,
 
     Args:
         path: of an ONNX file, quantized or not; both take and give float32.
-        images: uint8 [N, C, H, W]; `data.to_float` makes them numbers.
+        images: uint8 [N, C, H, W], which `data.to_float` makes numbers, or float32 as the network takes them
+            (normalised, for instance).
         batch_size: images at a time.
 
     Returns:
@@ -52,7 +53,7 @@ def latency(path: File, images: Images, *, threads: int = 1, min_seconds: float 
 
     Args:
         path: of an ONNX file, quantized or not.
-        images: uint8 [N, C, H, W], run as one batch; made float32 before the clock starts.
+        images: as `run` takes them, in one batch; made float32 before the clock starts.
         threads: of ONNX Runtime. Compare only figures of the same number, on the same machine: 8 bits are fast where
             the processor multiplies them in one instruction (VNNI on x86).
         min_seconds: time to spend on timing, in seconds.

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from torch import Tensor
 
-from course_lib.data import to_float
+from course_lib.quantization._checks import as_numbers, check_images
 
 if TYPE_CHECKING:
     from onnx import ModelProto
     from onnxruntime import InferenceSession
 
-Images = UInt8[Tensor, "N C H W"]
+Images = Shaped[Tensor, "N C H W"]
 File = str | os.PathLike
 
 
@@ -61,15 +61,7 @@ def batches(
     session: "InferenceSession", path: Path, images: object, batch_size: int | None
 ) -> Iterator[dict[str, np.ndarray]]:
     """Give the images as float32, in batches of that size or all in one; where the network's is fixed, in such."""
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"images are a {type(images).__name__}; they must be a torch.Tensor of uint8, [N, C, H, W]."
-        )
-    if images.ndim not in (3, 4) or images.numel() == 0:
-        raise ValueError(
-            f"images have shape {list(images.shape)}; they must be [N, C, H, W] with at least one image, or [N, C, L]."
-        )
-    to_float(images[:1])  # judges the dtype
+    images = check_images(images)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)":
         taken = ", ".join(f"{entry.name}: {entry.type}" for entry in inputs)
@@ -92,7 +84,7 @@ def batches(
             )
         batch_size = shape[0]
     for part in images.split(batch_size or len(images)):
-        yield {inputs[0].name: to_float(part).cpu().numpy()}
+        yield {inputs[0].name: as_numbers(part).cpu().numpy()}
 
 
 def no_onnx_file(path: Path, reason: object) -> ValueError:
@@ -101,6 +93,15 @@ def no_onnx_file(path: Path, reason: object) -> ValueError:
         f"{path} is no ONNX file that ONNX Runtime can run: {lines[0]:.300}. Write it with export() from a network in "
         "float32, or update onnxruntime where the message names an operator or opset."
     )
+
+
+def check_other(target: Path, path: Path) -> None:
+    """Check that a file to be written is not the one that is read, under whatever name."""
+    if target.resolve() == path.resolve() or (target.exists() and target.samefile(path)):
+        raise ValueError(
+            f"target is {str(target)!r}, the file in float32 itself ({str(path)!r}), which would be lost. Give another "
+            "name."
+        )
 
 
 def strip(model: "ModelProto") -> None:

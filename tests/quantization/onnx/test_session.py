@@ -84,8 +84,12 @@ def test_paths_that_lead_nowhere(call, tmp_path):
 def test_images_that_are_none_for_the_network(call, exported, tmp_path, monkeypatch):
     path = exported["vgg"][1]
     for images, error, message in (
-        ([1.0], TypeError, "images are a list; they must be a torch.Tensor of uint8"),
-        (torch.rand(2, 1, 8, 8), TypeError, "uint8"),
+        ([1.0], TypeError, r"images are a list; they must be a torch.Tensor \[N, C, H, W\] of uint8, or of"),
+        (
+            pictures(2).double(),
+            TypeError,
+            r"images have dtype torch.float64; they must be uint8 .* or float32",
+        ),
         (pictures(2)[0], ValueError, r"images have shape \[1, 8, 8\]; they must be \[N, C, H, W\]"),
         (torch.tensor(3, dtype=torch.uint8), ValueError, r"images have shape \[\]"),
         (pictures(2)[:0], ValueError, r"images have shape \[0, 1, 8, 8\]; .* at least one image"),
