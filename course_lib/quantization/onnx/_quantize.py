@@ -250,10 +250,15 @@ def _quantized(
             )
         # The quantizer wants a range of what it is about to remove, and does not use it.
         bounds.setdefault(node.input[0], bounds[node.output[0]])
-    # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
-    # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
+    # Behind a quantized operator these give the scale of what they read. Yet the quantizer looks up the range of their
+    # own when it widens the weights' scales so that int32 holds the next layer's bias; were it wider, the bias would
+    # saturate.
+    integer: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in _PASSING and node.input[0] in bounds and node.output[0] in bounds:
+        if node.op_type not in _PASSING:
+            integer.update(node.output if node.op_type in {*QDQRegistry, *_ACTIVATIONS} else ())
+        elif node.input[0] in integer and node.output[0] in bounds:
+            integer.add(node.output[0])
             bounds[node.output[0]] = bounds[node.input[0]]
     quantizer = QDQQuantizer(
         model,
