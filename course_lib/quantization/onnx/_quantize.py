@@ -280,6 +280,7 @@ def _quantized(
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     reads = Counter(name for node in model.graph.node for name in node.input)
     kept = [*kept, *_activations_of_parts(model, bounds)]
+    operators = [*QDQRegistry, *QLinearOpsRegistry, *_FUNCTIONS]
     for node in reversed(model.graph.node):
         if node.op_type not in _ACTIVATIONS or node.output[0] not in bounds:
             continue
@@ -291,10 +292,16 @@ def _quantized(
             )
         # The quantizer wants a range of what it is about to remove, and does not use it.
         bounds.setdefault(node.input[0], bounds[node.output[0]])
-    # What these give has the scale of what they read. Yet the quantizer looks up the range of their own when it widens
-    # the weights' scales so that int32 holds the next layer's bias; a wider one there, and the bias would saturate.
+    # Behind a quantized operator these give the scale of what they read. Yet the quantizer looks up the range of their
+    # own when it widens the weights' scales so that int32 holds the next layer's bias; were it wider, the bias would
+    # saturate.
+    integer: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in _SAME_SCALE and node.input[0] in bounds:
+        if node.op_type not in _SAME_SCALE:
+            quantizes = node.op_type in {*operators, *_ACTIVATIONS} and node.name not in kept
+            integer.update(node.output if quantizes else ())
+        elif node.input[0] in integer:
+            integer.update(node.output)
             bounds |= {name: bounds[node.input[0]] for name in node.output if name in bounds}
     quantizer = QDQQuantizer(
         model,
@@ -305,7 +312,7 @@ def _quantized(
         tensors_range=TensorsData(CalibrationMethod.MinMax, bounds),
         nodes_to_quantize=[],
         nodes_to_exclude=kept,
-        op_types_to_quantize=[*QDQRegistry, *QLinearOpsRegistry, *_FUNCTIONS],
+        op_types_to_quantize=operators,
         extra_options={"TensorQuantOverrides": _one_scale(model)},
     )
     quantizer.quantize_model()
