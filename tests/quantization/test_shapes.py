@@ -198,7 +198,11 @@ LAYER = {"x_params": UNSIGNED, "weight_params": SIGNED, "y_params": UNSIGNED}
 BY_CHANNEL = QuantParams(torch.ones(3), torch.zeros(3, dtype=torch.int32), 8, True, axis=1)
 BAD = [
     (lambda: integer.concat(x_params=[], y_params=UNSIGNED), ValueError, "one or more tensors"),
-    (lambda: integer.concat(X, X, x_params=[UNSIGNED], y_params=UNSIGNED), ValueError, "there are 1 x_params for 2 tensors"),
+    (
+        lambda: integer.concat(X, X, x_params=[UNSIGNED], y_params=UNSIGNED),
+        ValueError,
+        "there are 1 x_params for 2 tensors",
+    ),
     (lambda: integer.concat(X, x_params=UNSIGNED, y_params=UNSIGNED), TypeError, "QuantParams|Sequence"),
     (lambda: integer.concat(X, x_params=[None], y_params=UNSIGNED), TypeError, "QuantParams"),
     (lambda: integer.concat(X, x_params=[SIGNED], y_params=UNSIGNED), TypeError, "dtype torch.uint8"),
