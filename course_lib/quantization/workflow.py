@@ -10,7 +10,8 @@ r"""Post-training quantization of a whole network in five steps, each of them a 
 The network is traced with torch.fx and taken apart into steps on the network with its batch norms folded. Integers are
 where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, addition, concatenation and
 global average pooling has a range of its own, a ReLU lies in the range of what it follows, max pooling, average
-pooling, padding with 0, parts of a tensor and flattening hand on the range of their input. What has no integer form here is refused by name.
+pooling, padding with 0, parts of a tensor and flattening hand on the range of their input. What has no integer form
+here is refused by name.
 """
 
 from collections.abc import Iterable, Mapping
