@@ -9,9 +9,10 @@ r"""Post-training quantization of a whole network in five steps, each of them a 
 
 The network is traced with torch.fx and taken apart into steps on the network with its batch norms folded. Integers are
 where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, sum, difference, product,
-global average pooling and activation function has a range of its own, but a ReLU lies in the range of what it follows,
-and max pooling, average pooling and flattening hand on the range of their input. SiLU and Hardswish are two operations:
-a sigmoid or hard sigmoid, and the product with it. What has no integer form here is refused by name.
+concatenation, global average pooling and activation function has a range of its own, but a ReLU lies in the range of
+what it follows, and max pooling, average pooling, padding with 0, parts of a tensor and flattening hand on the range of
+their input. SiLU and Hardswish are two operations: a sigmoid or hard sigmoid, and the product with it. What has no
+integer form here is refused by name.
 """
 
 from collections.abc import Iterable, Mapping
@@ -43,7 +44,10 @@ def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.
         b' = \frac{\gamma}{\sqrt{\mathrm{var} + \epsilon}} (b - \mathrm{mean}) + \beta
 
     A batch norm is a scale and a shift for each channel in evaluation mode, and so is no operation of its own in an
-    integer network. nn.Identity takes its place, so that all other layers keep their names.
+    integer network. nn.Identity takes its place, so that all other layers keep their names. A BatchNorm2d that follows
+    no layer, as in a DenseNet, becomes a convolution with one weight and one bias for each channel. With a scale for
+    each of them 8 bits hold it exactly, where ONNX Runtime's quantizer gives the factors of a BatchNormalization one
+    scale for all; the files of `onnx` have the convolution where they are exported from the folded network.
 
     Args:
         model: network, traceable by torch.fx; it is left as it was.
@@ -54,9 +58,9 @@ def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.
 
     Raises:
         TypeError: `model` is not an nn.Module, or `example` not a tensor.
-        ValueError: the model cannot be traced or does not run on the example; a batch norm that does not directly
-            follow a convolution or linear layer which nothing else reads, or has no running statistics; a layer that is
-            called more than once.
+        ValueError: the model cannot be traced or does not run on the example; a batch norm has no running statistics;
+            a BatchNorm1d or BatchNorm3d does not directly follow a convolution or linear layer which nothing else
+            reads, both called once.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU())
@@ -83,13 +87,14 @@ def collect(
     """Count the activations of a network on calibration images in histograms, its batch norms folded.
 
     Every tensor that gets a range of its own is counted: the images, and the result of each convolution, linear layer,
-    sum, difference, product, global average pooling and activation function (two of SiLU and Hardswish), behind the
-    ReLU where one follows. One collection serves every method and number of bits.
+    sum, difference, product, concatenation, global average pooling and activation function (two of SiLU and
+    Hardswish), behind the ReLU where one follows. One collection serves every method and number of bits.
 
     Args:
         model: network that maps images to logits, float32, traceable by torch.fx; it is left as it was.
         images: calibration images of the training split, uint8 [N, C, H, W], which `data.to_float` makes numbers, or
-            float32 as the network takes them (normalised, for instance).
+            float32 as the network takes them (normalised, for instance); [N, C, L] for a network of sequences. Adaptive
+            pooling to another size than 1 must change nothing at their size, here and wherever the network is run.
         bins: of each histogram.
         batch_size: images at a time.
 
@@ -266,9 +271,10 @@ def to_integer(simulated: QuantizedNetwork) -> IntegerNetwork:
     steps of its input.
 
     The logits are those of ONNX Runtime for the file that `onnx.quantize` writes with the same ranges, bit for bit,
-    where its processor multiplies 8-bit numbers exactly (see `integer.conv2d`) and no average pooling is in the
-    network (see `integer.avg_pool2d`). Where its approximation of a sigmoid, tanh, ELU or GELU falls on the other side
-    of a half, an integer of it differs by one step: in one table of 1,000 (50 for tanh; see `integer.activation`).
+    where its processor multiplies 8-bit numbers exactly (see `integer.conv2d`) and the network has neither average
+    pooling nor transposed convolutions (see `integer.avg_pool2d` and `integer.conv_transpose2d`). Where its
+    approximation of a sigmoid, tanh, ELU or GELU falls on the other side of a half, an integer of it differs by one
+    step: in one table of 1,000 (50 for tanh; see `integer.activation`).
 
     Args:
         simulated: as `quantize_model` gives it, of 8 bits at most; it is left as it was.

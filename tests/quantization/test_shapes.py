@@ -201,7 +201,7 @@ BAD = [
     (
         lambda: integer.concat(X, X, x_params=[UNSIGNED], y_params=UNSIGNED),
         ValueError,
-        "there are 1 x_params for 2 tensors",
+        "1 x_params for 2 tensors",
     ),
     (lambda: integer.concat(X, x_params=UNSIGNED, y_params=UNSIGNED), TypeError, "QuantParams|Sequence"),
     (lambda: integer.concat(X, x_params=[None], y_params=UNSIGNED), TypeError, "QuantParams"),

@@ -168,7 +168,7 @@ def poisoned(value, place="weight"):
         (lambda: collect(network("vgg")[0], IMAGES.tolist()), TypeError, "images are a list"),
         (lambda: collect(network("vgg")[0], IMAGES.int()), TypeError, "images have dtype torch.int32"),
         (lambda: collect(network("vgg")[0], IMAGES.double()), TypeError, "images have dtype torch.float64"),
-        (lambda: collect(network("vgg")[0], IMAGES[0]), ValueError, r"images have shape \[3, 8, 8\]"),
+        (lambda: collect(network("vgg")[0], IMAGES[0]), ValueError, r"shape \[3, 8, 8\]"),
         (lambda: collect(network("vgg")[0], IMAGES[:0]), ValueError, r"\[0, 3, 8, 8\].*at least one image"),
         (
             lambda: collect(network("vgg")[0], IMAGES[:, :1]),

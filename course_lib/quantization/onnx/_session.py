@@ -72,7 +72,13 @@ def batches(
     fixed = [
         size if isinstance(size, int) else given for size, given in zip(shape, images.shape, strict=False)
     ]
-    if len(shape) != images.ndim or fixed[1:] != list(images.shape[1:]):
+    if len(shape) != images.ndim:
+        accepted = "[N, C, L]" if len(shape) == 3 else "[N, C, H, W]"
+        raise ValueError(
+            f"images have shape {list(images.shape)}; they must be {accepted} with at least one image: {path} takes "
+            f"{shape}."
+        )
+    if fixed[1:] != list(images.shape[1:]):
         raise ValueError(
             f"images have shape {list(images.shape)}; {path} takes {shape}. Give the data set that the network is for."
         )
