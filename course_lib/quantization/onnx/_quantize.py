@@ -249,24 +249,17 @@ def _collect(observed: _Observed, images: Images, bins: int, batch_size: int) ->
 
 
 def _kept(model: "ModelProto", keep: object) -> list[str]:
-    """Names of the operators that stay in float32: those of the layers, and the activation function behind each.
-
-    An operator without a name gets one.
-    """
+    """Names of the operators that stay in float32; one without a name gets one."""
     if isinstance(keep, str) or not isinstance(keep, Iterable):
         raise TypeError(f"keep is {keep!r}; it must be the names of layers, such as ('features.0',).")
-    nodes = model.graph.node
     constants = {tensor.name for tensor in model.graph.initializer}
     layers = {}
-    for place, node in enumerate(nodes):
+    for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{place}"
         weights = [name for name in node.input[1:2] if name in constants]
         if node.op_type in _LAYERS and weights:
             layers[weights[0].removesuffix(".weight")] = node
-    kept = [layers[check_choice(name, "layer", list(layers), error=KeyError)] for name in keep]
-    results = {node.output[0] for node in kept}
-    behind = [node for node in nodes if node.op_type in _ACTIVATIONS and node.input[0] in results]
-    return [node.name for node in (*kept, *behind)]
+    return [layers[check_choice(name, "layer", list(layers), error=KeyError)].name for name in keep]
 
 
 def _quantized(
