@@ -172,7 +172,7 @@ class PreparedNetwork(nn.Module):
         super().__init__()
         self.network, self.plan = planned.network, planned
 
-    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+    def forward(self, images: Float[Tensor, "N C *size"]) -> Float[Tensor, "N K"]:
         images = check_numbers(images)
         layers = {step.layer: self._layer(step.layer) for step in self.plan.steps if step.layer is not None}
         compute = functools.partial(self._compute, layers)

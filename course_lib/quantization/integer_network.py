@@ -34,7 +34,7 @@ class IntegerNetwork(nn.Module):
             bias = None if bias is None else bias.to(weight.device)
             self.network.set_submodule(name, IntegerLayer(type(layer).__name__, weight, bias))
 
-    def forward(self, images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N K"]:
+    def forward(self, images: Float[Tensor, "N C *size"]) -> Float32[Tensor, "N K"]:
         """Compute the logits of images, which are given as float32."""
         values = execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
         return self._as_real(values, self.steps[-1].tensor)
