@@ -250,7 +250,7 @@ class PreparedNetwork(Stateful):
         """
         self.frozen.fill_(True)
 
-    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+    def forward(self, images: Float[Tensor, "N C *size"]) -> Float[Tensor, "N K"]:
         """Compute the logits of images, float32."""
         images = check_numbers(images)
         planned, moves = self._ranged(), self.training and not self.frozen

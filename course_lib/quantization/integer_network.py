@@ -43,7 +43,7 @@ class IntegerNetwork(Stateful):
             bias = None if bias is None else bias.to(weight.device)
             self.network.set_submodule(name, IntegerLayer(type(layer).__name__, weight, bias))
 
-    def forward(self, images: Float[Tensor, "N C H W"]) -> Float32[Tensor, "N K"]:
+    def forward(self, images: Float[Tensor, "N C *size"]) -> Float32[Tensor, "N K"]:
         """Compute the logits of images, which are given as float32."""
         images = check_numbers(images)
         values = execute(self.steps, self._kernels.computing(self, images), images, batch_size=PART)

@@ -37,7 +37,7 @@ class QuantizedNetwork(Stateful):
                 layer.bias = nn.Parameter(rounded.bias, requires_grad=False)
                 self.biases[name] = rounded.bias_integers
 
-    def forward(self, images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N K"]:
+    def forward(self, images: Float[Tensor, "N C *size"]) -> Float[Tensor, "N K"]:
         """Compute the logits of images, float32."""
         return execute(self.steps, self.compute, check_numbers(images), batch_size=PART)
 

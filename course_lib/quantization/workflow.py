@@ -33,7 +33,7 @@ from course_lib.quantization.steps import LOGITS, Step, execute
 from course_lib.quantization.translate import translate
 from course_lib.validation import check_count
 
-_Images = Shaped[Tensor, "N C H W"]
+_Images = Shaped[Tensor, "N C *size"]
 
 
 def fold_batch_norm(model: nn.Module, example: Shaped[Tensor, "N *rest"]) -> nn.Module:
