@@ -176,7 +176,9 @@ def check_file(value: object, name: str) -> Path:
     return path
 
 
-def check_dense(tensor: object, name: str, *, such_as: str = "layer.weight", values: bool = True) -> Tensor:
+def check_dense(
+    tensor: object, name: str, *, such_as: str = "layer.weight", values: bool = True, empty: bool = False
+) -> Tensor:
     """Return `tensor` if it is a dense one that is not empty.
 
     Args:
@@ -184,6 +186,7 @@ def check_dense(tensor: object, name: str, *, such_as: str = "layer.weight", val
         name: of the argument, for the message.
         such_as: an example of what is meant, for the message.
         values: whether its numbers are needed, and not its shape and dtype alone.
+        empty: whether it may be empty.
 
     Raises:
         TypeError: it is no tensor, or a sparse or nested one; or a quantized one where values are needed.
@@ -205,7 +208,7 @@ def check_dense(tensor: object, name: str, *, such_as: str = "layer.weight", val
         raise TypeError(f"{name} is a nested tensor; it must be dense. Give a tensor of one shape.")
     if tensor.layout != torch.strided:
         raise TypeError(f"{name} is sparse ({tensor.layout}); it must be dense. Call .to_dense() on it.")
-    if tensor.numel() == 0:
+    if tensor.numel() == 0 and not empty:
         raise ValueError(
             f"{name} has shape {list(tensor.shape)}, which holds nothing; it must hold a number. Give one that is not "
             "empty."
@@ -265,6 +268,10 @@ def check_layer(layer: object, name: str, kinds: tuple[type[nn.Module], ...]) ->
         raise ValueError(
             f"the weight of {name} is computed at each call; it must be a parameter. Make it one first, with "
             "torch.nn.utils.prune.remove or torch.nn.utils.remove_weight_norm."
+        )
+    if weight.is_nested:
+        raise TypeError(
+            f"the weight of {name} is nested; it must be dense. Give it a torch.nn.Parameter of one shape."
         )
     if not weight.is_floating_point():
         raise TypeError(f"the weight of {name} has dtype {weight.dtype}; it must be floating point.")

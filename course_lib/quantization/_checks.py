@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from course_lib import tracing
 from course_lib.data import to_float
-from course_lib.validation import check_count, check_number, unknown_name
+from course_lib.validation import check_count, check_dense, check_number, described, unknown_name
 
 
 def check_flag(value: object, name: str) -> None:
@@ -17,17 +17,19 @@ def check_flag(value: object, name: str) -> None:
 
 
 def check_real(x: object, name: str) -> None:
-    """Check that x is a tensor of floating-point numbers."""
+    """Check that x is a tensor of floating-point numbers, dense and with values."""
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{name} is a {type(x).__name__}; it must be a torch.Tensor of floating-point numbers."
-        )
+        raise TypeError(f"{name} is {described(x)}; it must be a torch.Tensor of floating-point numbers.")
+    check_dense(x, name, empty=True)
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; it must be floating point. Call .float() on it.")
 
 
 def check_bounds(low: object, high: object, axis: int | None) -> tuple[Tensor, Tensor]:
     """Return both ends of a range as float32 tensors of one shape, on one device."""
+    for bound, name in ((low, "low"), (high, "high")):
+        if isinstance(bound, Tensor):
+            check_real(bound, name)
     device = next((bound.device for bound in (low, high) if isinstance(bound, Tensor)), None)
     low, high = _check_bound(low, "low", device), _check_bound(high, "high", device)
     if low.ndim and high.ndim and low.shape != high.shape:
@@ -45,7 +47,6 @@ def check_bounds(low: object, high: object, axis: int | None) -> tuple[Tensor, T
 
 def _check_bound(value: object, name: str, device: torch.device | None) -> Tensor:
     if isinstance(value, Tensor):
-        check_real(value, name)
         given = value.detach()
     else:
         given = torch.tensor(check_number(value, name), dtype=torch.float64)
@@ -92,7 +93,7 @@ def check_ranges(ranges: object, names: Sequence[str]) -> dict[str, tuple[float,
     """
     if not isinstance(ranges, Mapping):
         raise TypeError(
-            f"ranges are a {type(ranges).__name__}; they must be {{tensor: (low, high)}}, for each tensor that "
+            f"ranges are {described(ranges)}; they must be {{tensor: (low, high)}}, for each tensor that "
             "collect() gives."
         )
     for name in ranges:
@@ -136,8 +137,9 @@ def check_images(images: object) -> Tensor:
     """Check that images are uint8 or float32, [N, C, H, W], or [N, C, L] for Conv1d."""
     if not isinstance(images, Tensor):
         raise TypeError(
-            f"images are a {type(images).__name__}; they must be a torch.Tensor [N, C, H, W] of uint8, or of float32."
+            f"images are {described(images)}; they must be a torch.Tensor [N, C, H, W] of uint8, or of float32."
         )
+    check_dense(images, "images", empty=True)
     if images.dtype not in (torch.uint8, torch.float32):
         raise TypeError(f"images have dtype {images.dtype}; they must be uint8 (0 to 255), or float32.")
     if images.ndim not in (3, 4) or images.numel() == 0:

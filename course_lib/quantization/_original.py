@@ -8,6 +8,7 @@ from course_lib.quantization._checks import as_numbers, check_images, check_mode
 from course_lib.quantization._folding import folded
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.translate import translate
+from course_lib.validation import described
 
 
 def original(model: object, simulated: object, images: object) -> tuple[nn.Module, Tensor]:
@@ -19,7 +20,7 @@ def original(model: object, simulated: object, images: object) -> tuple[nn.Modul
     """
     if not isinstance(simulated, QuantizedNetwork):
         raise TypeError(
-            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() gives it."
+            f"simulated is {described(simulated)}; it must be a QuantizedNetwork, as quantize_model() gives it."
         )
     device = check_model(model)
     images = check_images(images)

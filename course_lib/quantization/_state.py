@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from course_lib.quantization.affine import QuantParams
 from course_lib.quantization.steps import Step
+from course_lib.validation import described
 
 EXTRA = "_extra_state"  # as PyTorch calls it in a state_dict
 _KEY = "quantization"  # in the metadata of safetensors
@@ -188,7 +189,7 @@ class Stateful(nn.Module):
                 False, since half a state gives other logits than either network.
         """
         if not isinstance(state_dict, Mapping):
-            raise TypeError(f"state_dict is a {type(state_dict).__name__}; it must be a mapping of tensors.")
+            raise TypeError(f"state_dict is {described(state_dict)}; it must be a mapping of tensors.")
         if EXTRA not in state_dict:
             raise ValueError(
                 f"the state has no entry {EXTRA!r}, which holds the scales of a quantized network, so that the logits "

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Float32, Int32, Integer
 from torch import Tensor
 
 from course_lib.quantization._checks import check_bounds, check_channels, check_flag, check_real, shown
-from course_lib.validation import check_choice, check_count
+from course_lib.validation import check_choice, check_count, check_dense, described
 
 METHODS = ("max", "mse")
 """Of `params_of`."""
@@ -57,12 +57,12 @@ class QuantParams:
         check_flag(self.symmetric, "symmetric")
         for name, dtype in (("scale", torch.float32), ("zero_point", torch.int32)):
             value = getattr(self, name)
+            if isinstance(value, Tensor):
+                check_dense(value, name, empty=True)
             if not isinstance(value, Tensor) or value.dtype != dtype:
-                given = (
-                    f"dtype {value.dtype}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
-                )
+                given = f"of {value.dtype}" if isinstance(value, Tensor) else described(value)
                 raise TypeError(
-                    f"{name} has {given}; it must be a tensor of {dtype}. choose_params() makes both."
+                    f"{name} is {given}; it must be a tensor of {dtype}. choose_params() makes both."
                 )
         check_channels(self.scale, self.axis, "scale")
         if self.zero_point.shape != self.scale.shape or self.zero_point.device != self.scale.device:
@@ -78,7 +78,7 @@ class QuantParams:
                 f"symmetric={self.symmetric} it must lie in [{self.low}, {self.high}]."
             )
         if self.symmetric and self.zero_point.any():
-            raise ValueError(f"zero_point is {shown(self.zero_point)}; a symmetric map has the zero point 0.")
+            raise ValueError(f"zero_point is {shown(self.zero_point)}; it must be 0 in a symmetric map.")
 
     @property
     def low(self) -> int:
@@ -212,7 +212,9 @@ def params_of(
     check_choice(method, "method", METHODS)
     check_real(x, "x")
     if x.numel() == 0:
-        raise ValueError(f"x has shape {list(x.shape)}, without a value; a range needs at least one.")
+        raise ValueError(
+            f"x has shape {list(x.shape)}, without a value; a range needs at least one. Give some."
+        )
     x = x.detach()
     if not torch.isfinite(x).all():
         found = "NaN" if torch.isnan(x).any() else "infinity"
@@ -287,8 +289,9 @@ def dequantize(q: Integer[Tensor, "*shape"], params: QuantParams) -> Float32[Ten
         tensor([-1.0000,  0.0000,  2.7500])
     """
     if not isinstance(q, Tensor) or q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
-        given = f"has dtype {q.dtype}" if isinstance(q, Tensor) else f"is a {type(q).__name__}"
+        given = f"has dtype {q.dtype}" if isinstance(q, Tensor) else f"is {described(q)}"
         raise TypeError(f"q {given}; it must be a tensor of integers, such as quantize() gives.")
+    check_dense(q, "q", empty=True)
     scale, zero_point = _shaped(params, q, "q")
     q = q.to(torch.int64)
     # What another program has made with symmetric parameters may use the lowest integer too.
@@ -367,16 +370,15 @@ def _unclipped(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor, Tensor]:
 def _shaped(params: object, x: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Scale and zero point, on the device of `x` and in a shape that goes with its channels."""
     if not isinstance(params, QuantParams):
-        raise TypeError(
-            f"params is a {type(params).__name__}; it must be QuantParams. choose_params() makes them."
-        )
+        raise TypeError(f"params is {described(params)}; it must be QuantParams. choose_params() makes them.")
     pair = params.scale.to(x.device), params.zero_point.to(x.device)
     if params.axis is None:
         return pair
     count = len(params.scale)
     if x.ndim <= params.axis or x.shape[params.axis] != count:
         raise ValueError(
-            f"{name} has shape {list(x.shape)}, but the parameters are for {count} channels along axis {params.axis}."
+            f"{name} has shape {list(x.shape)}, but the parameters are for {count} channels along axis {params.axis}. "
+            "Give those of this tensor, as params_of() makes them."
         )
     shape = [count if axis == params.axis else 1 for axis in range(x.ndim)]
     return pair[0].reshape(shape), pair[1].reshape(shape)

@@ -42,7 +42,7 @@ from course_lib.quantization._state import Held, Stateful
 from course_lib.quantization.affine import QuantParams, fake_quantize, in_range
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
-from course_lib.validation import check_choice, check_number
+from course_lib.validation import check_choice, check_number, described
 
 _BATCH_NORMS = ("folded", "kept")
 
@@ -200,7 +200,7 @@ def convert(prepared: "PreparedNetwork") -> QuantizedNetwork:
     """
     if not isinstance(prepared, PreparedNetwork):
         raise TypeError(
-            f"prepared is a {type(prepared).__name__}; it must be a PreparedNetwork, as prepare() gives it."
+            f"prepared is {described(prepared)}; it must be a PreparedNetwork, as prepare() gives it."
         )
     return QuantizedNetwork(prepared.plan)
 

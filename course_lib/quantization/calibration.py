@@ -21,7 +21,7 @@ from torch import Tensor
 
 from course_lib.quantization import _thresholds
 from course_lib.quantization._checks import check_flag, check_real
-from course_lib.validation import check_choice, check_count, check_number
+from course_lib.validation import check_choice, check_count, check_number, described
 
 __all__ = ["METHODS", "PUBLISHED", "ClippingWarning", "Histogram"]
 
@@ -131,7 +131,7 @@ class Histogram:
             ValueError: it has another number of bins.
         """
         if not isinstance(other, Histogram):
-            raise TypeError(f"other is a {type(other).__name__}; it must be a Histogram.")
+            raise TypeError(f"other is {described(other)}; it must be a Histogram.")
         if other.bins != self.bins:
             raise ValueError(
                 f"other has {other.bins} bins and this histogram {self.bins}; give both the same."
@@ -246,6 +246,10 @@ class Histogram:
         Raises:
             TypeError, ValueError: as `threshold`.
         """
+        if name is not None and not isinstance(name, str):
+            raise TypeError(
+                f"name is {name!r:.80} ({type(name).__name__}); it must be that of a tensor, or None."
+            )
         if signed is None:
             signed = self.minimum < 0 < self.maximum
         threshold = self.threshold(method, bits=bits, signed=signed, percentile=percentile)

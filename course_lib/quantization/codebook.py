@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Float32, UInt8
 from torch import Tensor, nn
 
-from course_lib.quantization._checks import check_flag, check_real
-from course_lib.validation import check_count, check_layers
+from course_lib.quantization._checks import check_flag, check_real, shown
+from course_lib.validation import check_count, check_dense, check_layers, described
 
 _KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _ITERATIONS = 10_000  # some hundreds are needed; this ends a circle that rounding could lead into
@@ -29,7 +29,10 @@ class Codebook:
     Attributes:
         levels: float32 [at most 2^bits], rising.
         indices: uint8, in the shape of the weight.
-        bits: of an index.
+        bits: of an index, 1 to 8.
+
+    Raises:
+        TypeError, ValueError: a field of another type, dtype, shape or range than said here.
 
     Example:
         >>> cluster(torch.tensor([0.9, 1.1, -2.0, 1.0]), bits=1)
@@ -39,6 +42,26 @@ class Codebook:
     levels: Float32[Tensor, "levels"]
     indices: UInt8[Tensor, "*shape"]
     bits: int
+
+    def __post_init__(self) -> None:
+        check_count(self.bits, "bits", low=1, high=8)
+        check_real(self.levels, "levels")
+        check_dense(self.indices, "indices", such_as="the indices of cluster()")
+        count, highest = len(self.levels) if self.levels.ndim == 1 else 0, 2**self.bits
+        if self.levels.dtype != torch.float32 or not 1 <= count <= highest:
+            raise ValueError(
+                f"levels have dtype {self.levels.dtype} and shape {list(self.levels.shape)}; they must be float32, "
+                f"from 1 to {highest} of them. cluster() makes them."
+            )
+        if not torch.isfinite(self.levels).all() or (self.levels.diff() < 0).any():
+            raise ValueError(
+                f"levels are {shown(self.levels)}; they must be finite and rise. cluster() makes them."
+            )
+        if self.indices.dtype != torch.uint8 or int(self.indices.max()) >= count:
+            raise ValueError(
+                f"indices have dtype {self.indices.dtype} and run up to {self.indices.max().item():g}; they must be "
+                f"uint8, and below the number of levels, {count}. cluster() makes both."
+            )
 
     def __repr__(self) -> str:
         levels = ", ".join(f"{level:.4g}" if level % 1 else f"{level:.1f}" for level in self.levels.tolist())
@@ -179,7 +202,7 @@ def look_up(model: nn.Module, codebooks: Mapping[str, Codebook]) -> nn.Module:
         codebook = codebooks[name]
         if not isinstance(codebook, Codebook):
             raise TypeError(
-                f"codebooks[{name!r}] is a {type(codebook).__name__}; it must be a Codebook, as cluster() gives it."
+                f"codebooks[{name!r}] is {described(codebook)}; it must be a Codebook, as cluster() gives it."
             )
         if codebook.indices.shape != layer.weight.shape:
             raise ValueError(

@@ -12,6 +12,7 @@ from course_lib.quantization.affine import QuantParams, dequantize, quantize
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import PART, Step, execute
+from course_lib.validation import described
 
 
 class IntegerNetwork(Stateful):
@@ -32,6 +33,7 @@ class IntegerNetwork(Stateful):
 
     def __init__(self, simulated: QuantizedNetwork) -> None:
         super().__init__()
+        _check(simulated)
         self.network = copy.deepcopy(simulated.network)
         self.activations, self.weights = dict(simulated.activations), dict(simulated.weights)
         self.steps = list(simulated.steps)
@@ -66,7 +68,7 @@ class IntegerNetwork(Stateful):
             # The images are numbers already, and no result of a step.
             numbers = [self._as_real(x, name) for x, name in zip(inputs, sources, strict=False)] or inputs
             values = step.on_numbers(*numbers, *weights)
-            return values if y_params is None else quantize(values, y_params)
+            return values if y_params is None else _quantized(values, y_params, step.tensor)
         return step.on_integers(*inputs, *weights, params=params)
 
     def params(self, step: Step) -> tuple[QuantParams, ...] | None:
@@ -81,6 +83,27 @@ class IntegerNetwork(Stateful):
     def _as_real(self, values: Tensor, tensor: str) -> Tensor:
         params = self.activations.get(tensor)
         return values if params is None else dequantize(values, params)
+
+
+def _check(simulated: object) -> None:
+    if not isinstance(simulated, QuantizedNetwork):
+        raise TypeError(
+            f"simulated is {described(simulated)}; it must be a QuantizedNetwork, as quantize_model() and "
+            "aware.convert() give it."
+        )
+    for name, params in (*simulated.weights.items(), *simulated.activations.items()):
+        if params.bits > 8:
+            raise ValueError(
+                f"{name!r} has {params.bits} bits; integer arithmetic is for 2 to 8, whose products int32 sums up. "
+                "Quantize with fewer bits."
+            )
+
+
+def _quantized(values: Tensor, params: QuantParams, tensor: str) -> Tensor:
+    try:
+        return quantize(values, params)
+    except ValueError as error:
+        raise ValueError(f"tensor {tensor!r}: {error}") from error
 
 
 class IntegerLayer(nn.Module):

@@ -24,7 +24,7 @@ from course_lib.quantization._original import original
 from course_lib.quantization.affine import QuantParams, dequantize, quantize
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import Step, execute
-from course_lib.validation import check_count, check_number
+from course_lib.validation import check_count, check_number, described
 
 _ROUNDED = ("conv2d", "linear")
 _PATCHES = 2**24  # numbers in the patches that are multiplied at a time
@@ -56,7 +56,7 @@ def input_hessian(
 
     Raises:
         TypeError: `x` or `weight` is no floating-point tensor, or an option is no whole number.
-        ValueError: shapes that do not go together, or an option out of range.
+        ValueError: shapes that do not go together, NaN or infinity, or an option out of range.
 
     Example:
         >>> input_hessian(torch.tensor([[1.0, 2.0], [0.0, 1.0]]), torch.ones(1, 2))
@@ -65,13 +65,14 @@ def input_hessian(
     """
     check_real(x, "x")
     check_real(weight, "weight")
-    channels = weight.shape[1] * check_count(groups, "groups") if weight.ndim in (2, 4) else 0
+    channels = weight.shape[1] * check_count(groups, "groups") if weight.ndim in (2, 4) and len(weight) else 0
     linear = weight.ndim == 2 and groups == 1
     if not channels or x.ndim < 2 or (not linear and x.ndim != 4) or x.shape[-1 if linear else 1] != channels:
         raise ValueError(
             f"x has shape {list(x.shape)}, weight {list(weight.shape)} and groups is {groups}; they must be [N, C, H, "
             "W] and [C_out, C / groups, k_h, k_w], or [..., C] and [C_out, C] for a linear layer."
         )
+    _check_finite(x, "x")
     if linear:
         rows = x.reshape(-1, channels)
         return (rows.T @ rows)[None].double()
@@ -83,7 +84,8 @@ def input_hessian(
     sizes = [size + 2 * pad for size, pad in zip(x.shape[2:], padding, strict=True)]
     if any(size < needed for size, needed in zip(sizes, reach, strict=True)):
         raise ValueError(
-            f"a kernel that covers {reach} does not fit into x, which with its padding has the size {sizes}."
+            f"a kernel that covers {reach} does not fit into x, which with its padding has the size {sizes}; it must "
+            "be smaller, or padding larger."
         )
     columns = weight[0].numel()
     hessian = torch.zeros(groups, columns, columns, dtype=torch.float64, device=x.device)
@@ -121,6 +123,7 @@ def output_error(
         raise ValueError(
             f"weight has shape {list(weight.shape)} and rounded {list(rounded.shape)}; they must be one weight."
         )
+    _check_finite(rounded, "rounded")
     error = (weight.double() - rounded.double()).reshape(len(hessian), -1, hessian.shape[-1])
     return ((error @ hessian.double()) * error).sum(-1).flatten()
 
@@ -172,13 +175,11 @@ def gptq(
     check_number(dampening, "dampening", low=0, low_open=True)
     _check(weight, hessian)
     if not isinstance(params, QuantParams):
-        raise TypeError(
-            f"params is a {type(params).__name__}; it must be QuantParams. params_of() makes them."
-        )
+        raise TypeError(f"params is {described(params)}; it must be QuantParams. params_of() makes them.")
     if not params.symmetric or params.axis not in (None, 0):
         raise ValueError(
-            f"params have symmetric={params.symmetric} and axis={params.axis}; those of a weight are symmetric, with "
-            "one scale or one for each output channel, axis 0."
+            f"params have symmetric={params.symmetric} and axis={params.axis}; those of a weight must be symmetric, "
+            "with one scale or one for each output channel, axis 0. params_of() makes them."
         )
     hessian = hessian.double()
     nearest = quantize(weight, params)
@@ -267,7 +268,7 @@ def _cholesky(hessian: Tensor, dampening: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(hessian + dampening * size[:, None, None] * identity)
     if failed.any():
         raise ValueError(
-            "hessian is not a sum of outer products x x^T, which has no negative eigenvalue. input_hessian() gives it."
+            "hessian has a negative eigenvalue; it must be a sum of outer products x x^T. input_hessian() gives it."
         )
     return factor
 
@@ -289,6 +290,10 @@ def _check(weight: Tensor, hessian: Tensor) -> None:
             f"weight has shape {list(weight.shape)} and hessian {list(hessian.shape)}; they must be [C_out, ...] and "
             "[groups, K, K], where K is the number of weights of an output channel. input_hessian() gives it."
         )
-    for name, values in (("weight", weight), ("hessian", hessian)):
-        if not torch.isfinite(values.detach()).all():
-            raise ValueError(f"{name} holds NaN or infinity; it must be finite. Look for a diverged network.")
+    _check_finite(weight, "weight")
+    _check_finite(hessian, "hessian")
+
+
+def _check_finite(values: Tensor, name: str) -> None:
+    if not torch.isfinite(values.detach()).all():
+        raise ValueError(f"{name} holds NaN or infinity; it must be finite. Look for a diverged network.")

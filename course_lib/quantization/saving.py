@@ -41,7 +41,7 @@ from course_lib.quantization.integer_network import IntegerNetwork
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import Step
 from course_lib.quantization.translate import translate
-from course_lib.validation import check_file
+from course_lib.validation import check_file, described
 
 __all__ = ["load", "save"]
 
@@ -81,7 +81,7 @@ def save(network: QuantizedNetwork | PreparedNetwork | IntegerNetwork, path: str
     """
     if type(network) not in _KINDS.values():
         raise TypeError(
-            f"network is a {type(network).__name__}; it must be one of {', '.join(_KINDS)}, as quantize_model(), "
+            f"network is {described(network)}; it must be one of {', '.join(_KINDS)}, as quantize_model(), "
             "prepare() and to_integer() give them."
         )
     path = check_file(path, "path")
@@ -158,6 +158,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and record of a file that is whole."""
     try:
         tensors, record = from_bytes(path.read_bytes())
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"path is {str(path)!r}, which is missing. Write it with quantization.save() first."
+        ) from error
     except OSError:
         raise
     except Exception as error:  # safetensors and json have their own

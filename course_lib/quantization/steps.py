@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from course_lib.quantization.affine import QuantParams
 from course_lib.quantization.operations import OPERATIONS
+from course_lib.validation import check_count, check_dense, check_function
 
 IMAGES, LOGITS = "images", "logits"
 """Names of the first and the last tensor, as in the files of `onnx`."""
@@ -61,6 +62,14 @@ class Step:
             values = OPERATIONS[self.operation].numbers(*inputs, **self.options)
         except ValueError as error:
             raise ValueError(f"{self.layer or self.name!r}: {error}") from error
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, IndexError) as error:  # what PyTorch says of shapes
+            shapes = ", ".join(str(list(x.shape)) for x in inputs if isinstance(x, Tensor))
+            raise ValueError(
+                f"{self.layer or self.name!r} cannot compute {self.operation} on shapes {shapes}: "
+                f"{str(error).partition(chr(10))[0]:.200}. Give images of the size that the network was made for."
+            ) from error
         return values if self.relu is None else OPERATIONS["relu"].numbers(values, high=self.relu)
 
     def on_integers(self, *inputs: Tensor | None, params: Sequence[QuantParams]) -> Tensor:
@@ -100,12 +109,21 @@ def execute(
     Returns:
         The result of the last step.
 
+    Raises:
+        TypeError: an argument of another type than said here.
+        ValueError: `images` hold no values, or `batch_size` is below 1; whatever `compute` raises.
+
     Example:
         >>> steps = [Step("x", "images", (), "images"), Step("y", "relu", ("x",), "images", options={"high": 6.0})]
         >>> execute(steps, Step.on_numbers, torch.tensor([[-1.0, 7.0]]))
         tensor([[0., 6.]])
     """
+    if not isinstance(steps, Sequence) or not steps or not all(isinstance(step, Step) for step in steps):
+        raise TypeError(f"steps are {steps!r:.80}; they must be Steps, one or more. translate() gives them.")
+    check_function(compute, "compute")
+    check_dense(images, "images", such_as="torch.rand(1, 3, 32, 32)", empty=True)
     if batch_size is not None:
+        check_count(batch_size, "batch_size")
         return torch.cat([execute(steps, compute, part) for part in images.split(batch_size)])
     last_use = {name: step for step in steps for name in step.inputs}
     results = {}

@@ -8,6 +8,7 @@ from typing import NoReturn
 
 from torch import fx, nn
 
+from course_lib import tracing
 from course_lib.quantization._folding import check_plain, traced
 from course_lib.quantization._shape_readers import Parameter, Parts, item
 from course_lib.quantization.operations import BATCH, OPERATIONS, SIZE, Call, Refused
@@ -35,8 +36,9 @@ def translate(model: nn.Module) -> list[Step]:
         The steps in the order of computation; the first is that of the images.
 
     Raises:
-        ValueError: the model cannot be traced, has no convolution or linear layer, or has an operation without an
-            integer form, which is named.
+        TypeError: the model is no nn.Module, or one inside of a wrapper.
+        ValueError: the model cannot be traced, has a hook or no convolution or linear layer; or an operation has no
+            integer form, and is named.
 
     Example:
         >>> for step in translate(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))):
@@ -46,6 +48,17 @@ def translate(model: nn.Module) -> list[Step]:
         linear 1 inf
         linear logits None
     """
+    if getattr(model, "quantized_already", False):
+        raise TypeError(
+            f"model is a {type(model).__name__}, which has steps already; it must be a network in "
+            "float32. Read `steps`."
+        )
+    tracing.check_network(model)
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise ValueError(
+            "model has a hook, whose part of the computation would be lost; it must have none. Remove it, and register "
+            "it on the quantized network."
+        )
     return _Translator(model).translate()
 
 

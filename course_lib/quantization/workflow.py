@@ -31,7 +31,7 @@ from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
 from course_lib.quantization.steps import LOGITS, Step, execute
 from course_lib.quantization.translate import translate
-from course_lib.validation import check_count
+from course_lib.validation import check_count, described
 
 _Images = Shaped[Tensor, "N C *size"]
 
@@ -176,15 +176,17 @@ def calibrate(
     _check_percentile(percentile)
     if not isinstance(histograms, Mapping):
         raise TypeError(
-            f"histograms are a {type(histograms).__name__}; they must be {{tensor: Histogram}}, as collect() gives."
+            f"histograms are {described(histograms)}; they must be {{tensor: Histogram}}, as collect() gives."
         )
     if not histograms:
-        raise ValueError("there are no histograms; collect(model, images) makes one for each tensor.")
+        raise ValueError(
+            "histograms are empty; there must be one for each tensor. Give those of collect(model, images)."
+        )
     ranges = {}
     for name, histogram in histograms.items():
         if not isinstance(histogram, Histogram):
             raise TypeError(
-                f"the histogram of {name!r} is a {type(histogram).__name__}; collect() makes Histograms."
+                f"the histogram of {name!r} is {described(histogram)}; collect() makes Histograms."
             )
         chosen = "max" if name == LOGITS else method
         try:
@@ -297,15 +299,4 @@ def to_integer(simulated: QuantizedNetwork) -> IntegerNetwork:
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
         CVPR 2018, section 2.
     """
-    if not isinstance(simulated, QuantizedNetwork):
-        raise TypeError(
-            f"simulated is a {type(simulated).__name__}; it must be a QuantizedNetwork, as quantize_model() and "
-            "aware.convert() give it."
-        )
-    for name, params in (*simulated.weights.items(), *simulated.activations.items()):
-        if params.bits > 8:
-            raise ValueError(
-                f"{name!r} has {params.bits} bits; integer arithmetic is for 2 to 8, whose products int32 sums up. "
-                "Quantize with fewer bits."
-            )
     return IntegerNetwork(simulated)

@@ -17,8 +17,8 @@ from course_lib.data import Dataset, Split
 class Made:
     """A value that each test makes anew."""
 
-    def __init__(self, function: Callable, *arguments: Any) -> None:
-        self.make = functools.partial(function, *arguments)
+    def __init__(self, function: Callable, *arguments: Any, **options: Any) -> None:
+        self.make = functools.partial(function, *arguments, **options)
 
 
 # ---- what is right -------------------------------------------------------------------------------------------------

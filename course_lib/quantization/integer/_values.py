@@ -5,7 +5,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from course_lib.quantization.affine import QuantParams
-from course_lib.validation import check_count
+from course_lib.validation import check_count, check_dense, described
 
 Size = int | tuple[int, int]
 
@@ -63,7 +63,8 @@ def check_window(x: Tensor, window: tuple[int, int], pads: tuple[int, int]) -> N
 
 def check_integers(q: object, name: str, *, ndim: int | None = None) -> None:
     if not isinstance(q, Tensor):
-        raise TypeError(f"{name} is a {type(q).__name__}; it must be a torch.Tensor of integers.")
+        raise TypeError(f"{name} is {described(q)}; it must be a torch.Tensor of integers.")
+    check_dense(q, name, empty=True)
     if q.is_floating_point() or q.is_complex() or q.dtype == torch.bool:
         raise TypeError(
             f"{name} has dtype {q.dtype}; it must be a tensor of integers, such as affine.quantize() gives."
@@ -102,8 +103,9 @@ def check(
 def check_bias(bias: object, weight: Tensor) -> Tensor:
     """The bias in float64."""
     if not isinstance(bias, Tensor) or bias.dtype != torch.int32:
-        given = f"has dtype {bias.dtype}" if isinstance(bias, Tensor) else f"is a {type(bias).__name__}"
+        given = f"has dtype {bias.dtype}" if isinstance(bias, Tensor) else f"is {described(bias)}"
         raise TypeError(f"bias {given}; it must be a tensor of torch.int32. quantize_bias() makes it.")
+    check_dense(bias, "bias", empty=True)
     if bias.shape != weight.shape[:1]:
         raise ValueError(
             f"bias has shape {list(bias.shape)}; with a weight {list(weight.shape)} it must be [{len(weight)}]."
@@ -118,10 +120,9 @@ def check_multiplier(accumulator: object, multiplier: object) -> Tensor:
         (multiplier, "multiplier", torch.float32),
     ):
         if not isinstance(value, Tensor) or value.dtype != dtype:
-            given = (
-                f"has dtype {value.dtype}" if isinstance(value, Tensor) else f"is a {type(value).__name__}"
-            )
+            given = f"has dtype {value.dtype}" if isinstance(value, Tensor) else f"is {described(value)}"
             raise TypeError(f"{name} {given}; it must be a tensor of {dtype}.")
+        check_dense(value, name, empty=True)
     check_finite(multiplier)
     if multiplier.ndim == 0:
         return multiplier.to(accumulator.device)
@@ -148,7 +149,7 @@ def scale_of(params: object, name: str, *, per_channel: bool = False) -> Shaped[
     """The scale, which is one for the whole tensor, or where allowed one for each output channel."""
     if not isinstance(params, QuantParams):
         raise TypeError(
-            f"{name} is a {type(params).__name__}; it must be QuantParams. affine.choose_params() makes them."
+            f"{name} is {described(params)}; it must be QuantParams. affine.choose_params() makes them."
         )
     if params.axis is not None and not (per_channel and params.axis == 0):
         accepted = "one scale, or scales along axis 0 (output channels)" if per_channel else "one scale"

@@ -12,7 +12,7 @@ from course_lib.quantization.affine import QuantParams
 from course_lib.quantization.integer._values import Size, as_int32, centred, check_bias, check_integers, pair
 from course_lib.quantization.integer.layers import conv2d
 from course_lib.quantization.integer.rescaling import output_multiplier, requantize
-from course_lib.validation import check_count
+from course_lib.validation import check_count, described
 
 
 def conv1d(
@@ -52,18 +52,24 @@ def conv1d(
         check_integers(q, name)
         if q.ndim != 3:
             raise ValueError(f"{name} has shape {list(q.shape)}; it must have three axes, such as [N, C, L].")
-    return conv2d(
-        x[:, :, None],
-        weight[:, :, None],
-        bias,
-        x_params=x_params,
-        weight_params=weight_params,
-        y_params=y_params,
-        stride=(1, _single(stride, "stride")),
-        padding=(0, _single(padding, "padding")),
-        dilation=(1, _single(dilation, "dilation")),
-        groups=groups,
-    )[:, :, 0]
+    try:
+        y = conv2d(
+            x[:, :, None],
+            weight[:, :, None],
+            bias,
+            x_params=x_params,
+            weight_params=weight_params,
+            y_params=y_params,
+            stride=(1, _single(stride, "stride")),
+            padding=(0, _single(padding, "padding")),
+            dilation=(1, _single(dilation, "dilation")),
+            groups=groups,
+        )
+    except ValueError as error:
+        raise ValueError(
+            f"x has shape {list(x.shape)} and weight {list(weight.shape)}, as images one pixel high: {error}"
+        ) from error
+    return y[:, :, 0]
 
 
 def conv_transpose2d(
@@ -140,7 +146,8 @@ def conv_transpose2d(
     ]
     if min(sizes) < 1:
         raise ValueError(
-            f"padding {padding} leaves nothing of the result of x, whose shape is {list(x.shape)}."
+            f"padding is {padding}, which leaves nothing of the result of x, whose shape is {list(x.shape)}; it must "
+            "be smaller."
         )
     if bias is not None:
         bias = check_bias(bias, torch.cat([weight.transpose(0, 1)] * groups))
@@ -152,7 +159,7 @@ def _by_output(weight_params: QuantParams) -> QuantParams:
     """Parameters of the weight of a transposed convolution, the output channels as axis 0 as in other layers."""
     if not isinstance(weight_params, QuantParams):
         raise TypeError(
-            f"weight_params is a {type(weight_params).__name__}; it must be QuantParams. affine.params_of() makes them."
+            f"weight_params is {described(weight_params)}; it must be QuantParams. affine.params_of() makes them."
         )
     if weight_params.axis == 1:
         return replace(weight_params, axis=0)

@@ -247,7 +247,8 @@ def quantize_bias(
         channel = int(beyond.int().argmax())
         raise ValueError(
             f"the bias {bias[channel].item():g} of channel {channel} is {steps[channel].item():.3g} steps of s_x * "
-            "s_w, beyond int32: the weights of this channel are very small beside its bias. Remove the channel, or "
-            f"widen the range of its weights, to a scale {steps[channel].abs().item() / INT32:.2g} times as large."
+            "s_w, beyond int32, which must hold it: the weights of this channel are very small beside its bias. Remove "
+            "the channel, or widen the range of its weights, to a scale "
+            f"{steps[channel].abs().item() / INT32:.2g} times as large."
         )
     return steps.int()

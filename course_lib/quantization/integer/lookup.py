@@ -48,13 +48,20 @@ def table(
         scale_of(params, name)
     device = x_params.scale.device
     x = dequantize(torch.arange(_lowest(x_params), x_params.high + 1, device=device), x_params)
-    y = function(x)
+    try:
+        y = function(x)
+    except Exception as error:
+        raise ValueError(
+            f"function fails on float32 numbers of shape {list(x.shape)} with {type(error).__name__}: "
+            f"{str(error).partition(chr(10))[0]:.200}. It must work value by value. Give one that does."
+        ) from error
     if not isinstance(y, Tensor) or not y.is_floating_point():
         given = f"a tensor of {y.dtype}" if isinstance(y, Tensor) else f"a {type(y).__name__}"
         raise TypeError(f"function gives {given}; it must give a tensor of floating-point numbers.")
     if y.shape != x.shape:
         raise ValueError(
-            f"function gives the shape {list(y.shape)} for {list(x.shape)}; it must work value by value."
+            f"function gives the shape {list(y.shape)} for {list(x.shape)}; it must work value by value. "
+            "Give one that does."
         )
     if torch.isnan(y).any():
         raise ValueError(

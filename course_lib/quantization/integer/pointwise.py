@@ -150,6 +150,7 @@ def relu(x: Integer[Tensor, "*shape"], *, params: QuantParams) -> Integer[Tensor
         >>> relu(torch.tensor([0, 3, 9], dtype=torch.uint8), params=params)
         tensor([3, 3, 9], dtype=torch.uint8)
     """
+    scale_of(params, "params")
     check(x, params, "x")
     return x.clamp(min=int(params.zero_point))
 

@@ -102,13 +102,16 @@ def pad(
         raise ValueError(
             f"pad is {pad!r}; for x of shape {list(x.shape)} it must be pairs (before, after), last axis first."
         )
-    sizes = [check_count(size, "pad", low=-(2**31)) for size in sizes]
+    sizes = [check_count(size, f"pad[{place}]", low=-(2**31)) for place, size in enumerate(sizes)]
     room = [
         size + before + after
         for size, before, after in zip(x.shape[::-1], sizes[::2], sizes[1::2], strict=False)
     ]
     if min(room) < 1:
-        raise ValueError(f"pad {tuple(sizes)} leaves nothing of x, whose shape is {list(x.shape)}.")
+        raise ValueError(
+            f"pad is {tuple(sizes)}, which leaves nothing of x, whose shape is {list(x.shape)}; at least one value "
+            "must stay. Cut off less."
+        )
     filling = quantize(torch.tensor(value, dtype=torch.float32), y_params)
     return F.pad(_brought(x, x_params, y_params), sizes, value=int(filling))
 

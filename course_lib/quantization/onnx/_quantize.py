@@ -24,7 +24,7 @@ from course_lib.quantization.onnx._session import (
     open_session,
     strip,
 )
-from course_lib.validation import check_count
+from course_lib.validation import check_choice, check_count, described
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -160,7 +160,7 @@ def _by_file(ranges: object, names: object, tensors: list[str]) -> dict[str, tup
     """The ranges of `workflow.calibrate` under the names of the file."""
     if not isinstance(names, Mapping):
         raise TypeError(
-            f"names are a {type(names).__name__}; they must be {{tensor of the file: tensor of ranges}}, as export() "
+            f"names are {described(names)}; they must be {{tensor of the file: tensor of ranges}}, as export() "
             "gives."
         )
     if not names:
@@ -168,6 +168,12 @@ def _by_file(ranges: object, names: object, tensors: list[str]) -> dict[str, tup
             "names are empty: workflow has no integer form of this network. Give images, or ranges under the names of "
             "the file, which collect() tells."
         )
+    for name, tensor in names.items():
+        if not isinstance(name, str) or not isinstance(tensor, str):
+            raise TypeError(
+                f"names hold {name!r}: {tensor!r}; they must be {{tensor of the file: tensor of ranges}}, as "
+                "export() gives."
+            )
     if ranges is None:
         raise ValueError("names are given without ranges; give the ranges of workflow.calibrate() with them.")
     ours = check_ranges(ranges, list(dict.fromkeys(names.values())))
