@@ -28,6 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_lib.quantization import integer
 from course_lib.quantization.affine import QuantParams, quantize
 from course_lib.quantization.integer import output_multiplier
 from course_lib.quantization.integer._values import INT32, check, check_bias, pair
@@ -270,8 +271,9 @@ def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
         return _requantization(_mean_multiplier(x_params, y_params, count), y_params, step.relu)
 
     def mean(x: Tensor) -> Tensor:
-        count = x.shape[2] * x.shape[3]
-        sums = x.sum((2, 3), keepdim=True, dtype=torch.int32).sub_(zero_point * count)
+        count = math.prod(x.shape[2:])
+        sums = x.flatten(2).sum(2, dtype=torch.int32).sub_(zero_point * count)
+        sums = sums.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
         return finish(count)(sums.float())
 
     return mean
@@ -292,11 +294,10 @@ def _as_it_is(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
 _BUILDERS: Mapping[str, Callable[..., Kernel | None]] = {
     "conv2d": _conv2d,
     "linear": _linear,
-    "add": _table,
-    "relu": _table,
+    **dict.fromkeys(("add", "sub", "mul", "relu", *integer.ACTIVATIONS), _table),
     "mean": _mean,
     "max_pool2d": _max_pool2d,
-    "flatten": _as_it_is,
+    **dict.fromkeys(("flatten", "unsqueeze", "expand_as"), _as_it_is),
 }
 
 

@@ -100,7 +100,7 @@ class Plan:
             tensor: choose_params(*ranges[tensor], bits=params.bits, symmetric=False)
             for tensor, params in self.activations.items()
         }
-        return replace(self.with_activations(activations), ranges=ranges)
+        return replace(self.with_activations(activations), ranges={**self.ranges, **ranges})
 
 
 def plan(

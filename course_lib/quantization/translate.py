@@ -220,11 +220,11 @@ class _Translator:
         """The tensor of a result that has a range of its own; that of a module takes its name, where it is alone."""
         if OPERATIONS[operation].range != "own":
             return {}
-        if name is None and layer is None:
-            name = self._scoped(operation)
-        elif not alone:
-            name = f"{self.node.target}.{operation}"
-        return {"tensor": self._new_tensor(name or self.node.target)}
+        if layer is None:
+            name = name or self._scoped(operation)
+        else:
+            name = self.node.target if alone else f"{self.node.target}.{operation}"
+        return {"tensor": self._new_tensor(name)}
 
     def _joined(self, x: object, high: float) -> bool:
         """Make a ReLU part of the step in front of it. Max pooling between them does not matter: it picks the same."""
