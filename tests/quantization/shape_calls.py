@@ -44,6 +44,7 @@ def deconvolution(stride=(1, 1), padding=(0, 0), output_padding=(0, 0), groups=1
 
 
 def _by_unpacking(m, y):
+    y = m.other(y)
     images, channels, height, width = y.size()
     z = y.view(images, 2, channels // 2, height, width)
     z = torch.transpose(z, 1, 2).contiguous()
@@ -51,6 +52,7 @@ def _by_unpacking(m, y):
 
 
 def _by_size(m, y):
+    y = m.other(y)
     z = y.reshape(y.size(0), 2, -1, y.size(2), y.size(3)).transpose(2, 1)
     return z.reshape((y.shape[0], -1, y.shape[2], y.shape[3]))
 
@@ -74,8 +76,8 @@ CALLS = [
         "conv2d",
         nn.Conv2d,
         lambda m, y: m.layer(y),
-        convolution(padding=(1, 0), dilation=(2, 3)),
-        {"layer": nn.Conv2d(4, 8, (2, 1), padding="same", dilation=(2, 3))},
+        convolution(padding=(1, 1), dilation=(3, 1)),  # and one more below and on the right
+        {"layer": nn.Conv2d(4, 8, (2, 4), padding="same", dilation=(3, 1))},
     ),
     ("linear", F.linear, lambda m, y: m.layer(y.flatten(1)), {}, {"layer": Rows(288, 5)}),
     ("linear", F.linear, lambda m, y: m.layer(y.flatten(1)), {}, {"layer": Rows(288, 5, bias=False)}),
@@ -170,9 +172,15 @@ CALLS = [
         {"groups": 2},
         {"layer": nn.ChannelShuffle(2)},
     ),
-    ("channel_shuffle", F.channel_shuffle, lambda m, y: F.channel_shuffle(y, 4), {"groups": 4}, {}),
-    ("channel_shuffle", None, _by_unpacking, {"groups": 2}, {}),
-    ("channel_shuffle", None, _by_size, {"groups": 2}, {}),
+    (
+        "channel_shuffle",
+        F.channel_shuffle,
+        lambda m, y: F.channel_shuffle(m.other(y), 3),
+        {"groups": 3},
+        OTHER,
+    ),
+    ("channel_shuffle", None, _by_unpacking, {"groups": 2}, OTHER),
+    ("channel_shuffle", None, _by_size, {"groups": 2}, OTHER),
 ]
 PARTS = [  # of which the network reads both
     (torch.chunk, lambda m, y: _swapped(torch.chunk(y, 2, dim=1)), {"cut": "chunk", "sizes": 2, "dim": 1}),

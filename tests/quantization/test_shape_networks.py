@@ -122,6 +122,13 @@ def test_a_relu_on_a_part_cuts_off_that_part_alone(place):
     assert [step.relu for step in steps] == [None] * len(steps)
 
 
+@traces
+def test_a_relu_on_one_part_is_no_relu_on_the_tensor_that_only_parts_are_read_of():
+    steps = translate(built(lambda m, y: _second_cut(y.chunk(2, 1)), {}))
+    assert [step.operation for step in steps] == ["images", "conv2d", "part", "part", "relu", "concat"]
+    assert [step.relu for step in steps] == [None] * 6
+
+
 # ---- batch norm ----------------------------------------------------------------------------------------------------
 
 
