@@ -111,6 +111,27 @@ def without_prologue(graph: fx.Graph, modules: Mapping[str, nn.Module]) -> tuple
     return tuple(found)
 
 
+def with_readable(model: nn.Module) -> nn.Module:
+    """Put layers that the exporter to ONNX can follow in the place of torchvision's normalisation; return the model."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    for name, layer in list(model.named_modules()):
+        if name and _is_normalize(layer):
+            constants = [_for_channels(value) for value in (layer.mean, layer.std)]
+            if all(constant is not None for constant in constants):
+                model.set_submodule(name, _Normalize(*constants).to(device))
+    return model
+
+
+class _Normalize(nn.Module):
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
+
+
 def _read(
     node: fx.Node, images: fx.Node, modules: Mapping[str, nn.Module], *, owned: bool
 ) -> list[Arithmetic] | None:
