@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from course_lib import tracing
+from course_lib.quantization._prologue import Tracer, with_constants
 from course_lib.quantization._rewriting import with_shuffles, without_identities
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -20,8 +21,11 @@ def traced(model: nn.Module) -> fx.Graph:
     """Trace a network in evaluation mode, without what hands on its input as it is, a shuffle being one call."""
     with tracing.borrowed(model):
         graph = tracing.trace(
-            model, fx.Tracer(), remedy="Rewrite that part, or quantize with quantization.onnx."
+            model, Tracer(), remedy="Rewrite that part, or quantize with quantization.onnx."
         )
+        with_constants(
+            graph, model
+        )  # torch.fx has put some of them into the model, which gets rid of them now
     without_identities(graph, dict(model.named_modules()))
     with_shuffles(graph)
     return graph

@@ -1,6 +1,6 @@
 """What rows of the table compute, where that is no function of PyTorch or of `integer` as it is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,13 @@ def looked_up(name: str) -> Callable[..., Tensor]:
         return integer.activation(x, name, x_params=params[0], y_params=params[1], **options)
 
     return function
+
+
+def images(x: Tensor, prologue: Sequence[Callable[[Tensor], Tensor]] = ()) -> Tensor:
+    """The images as the network makes them before anything else, normalised for instance."""
+    for arithmetic in prologue:
+        x = arithmetic(x)
+    return x
 
 
 def cut(x: Tensor, high: float) -> Tensor:

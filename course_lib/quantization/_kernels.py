@@ -90,7 +90,7 @@ class Kernels:
 def _kernel(step: Step, network: nn.Module) -> Kernel | None:
     """``function(*inputs) -> result`` of a step on 8-bit integers; None where there is none."""
     if step.operation == "images":
-        return _images(network.activations.get(step.tensor))
+        return _images(step, network.activations.get(step.tensor))
     params, build = network.params(step), _BUILDERS.get(step.operation)
     if build is None or params is None or any(each.dtype != torch.uint8 for each in (params[0], params[-1])):
         return None
@@ -245,17 +245,17 @@ def _table(step: Step, *, params: Sequence[QuantParams]) -> Kernel | None:
     return look_up
 
 
-def _images(y_params: QuantParams | None) -> Kernel | None:
-    """`affine.quantize`, with NaN looked for in the smallest number, which is then NaN."""
+def _images(step: Step, y_params: QuantParams | None) -> Kernel | None:
+    """`affine.quantize` of the step's numbers, with NaN looked for in the smallest number, which is then NaN."""
     if y_params is None or y_params.dtype != torch.uint8:
         return None
     scale, zero_point = y_params.scale, int(y_params.zero_point)
     low, high = y_params.low - zero_point, y_params.high - zero_point
 
     def quantize_images(images: Tensor) -> Tensor:
-        numbers = images.detach().float()
+        numbers = step.on_numbers(images.detach().float())
         if math.isnan(numbers.amin()):
-            return quantize(images, y_params)  # which says so
+            return quantize(numbers, y_params)  # which says so
         steps = (numbers / scale).round_().clamp_(low, high)
         return (steps.add_(zero_point) if zero_point else steps).to(torch.int16).to(torch.uint8)
 

@@ -65,7 +65,7 @@ _LAYER = ("x_params", "weight_params", "y_params")
 _WINDOW = ("kernel_size", "stride", "padding")
 
 OPERATIONS: dict[str, Operation] = {
-    "images": Operation(numbers=lambda images: images, integers=None, range="own"),
+    "images": Operation(numbers=forms.images, integers=None, range="own"),
     "conv2d": Operation(
         numbers=F.conv2d,
         integers=forms.with_params(integer.conv2d, *_LAYER),

@@ -10,6 +10,7 @@ from torch import fx, nn
 
 from course_lib import tracing
 from course_lib.quantization._folding import check_plain, traced
+from course_lib.quantization._prologue import without_prologue
 from course_lib.quantization._shape_readers import Parameter, Parts, item
 from course_lib.quantization.operations import BATCH, OPERATIONS, SIZE, Call, Refused
 from course_lib.quantization.steps import IMAGES, LOGITS, Step
@@ -27,7 +28,8 @@ def translate(model: nn.Module) -> list[Step]:
     """Take a network without batch norms apart into steps.
 
     A ReLU is part of the step in front of it, where that has a range of its own and nothing else reads it; dropout is
-    left out, and so is what the result does not depend on.
+    left out, and so is what the result does not depend on. Sums and products of the images and constants, such as a
+    normalisation, are part of the first step where nothing is before them; it computes them in floating point.
 
     Args:
         model: as `workflow.fold_batch_norm` gives it.
@@ -102,6 +104,7 @@ class _Translator:
 
     def __init__(self, model: nn.Module) -> None:
         self.graph, self.modules = traced(model), dict(model.named_modules())
+        self.prologue = without_prologue(self.graph, self.modules)
         self.readers = {
             target: (name, read)
             for name, operation in OPERATIONS.items()
@@ -141,7 +144,8 @@ class _Translator:
         if node.op == "placeholder":
             if self.steps:
                 raise Refused(f"the model takes a second input, {node.target!r}")
-            return self._add("images", Call(()), tensor=IMAGES)
+            options = {"prologue": self.prologue} if self.prologue else {}
+            return self._add("images", Call((), options), tensor=IMAGES)
         if node.op == "output":
             if not isinstance(args[0], _Result):
                 raise Refused("the model gives something else than one tensor")

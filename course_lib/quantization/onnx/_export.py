@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from course_lib import tracing
 from course_lib.files import atomic_path
 from course_lib.quantization._folding import folded
+from course_lib.quantization._prologue import with_readable
 from course_lib.quantization._state import Stateful
 from course_lib.quantization.onnx._integers import as_integers, with_integers
 from course_lib.quantization.onnx._names import tensor_names
@@ -97,7 +98,7 @@ def _folded(model: nn.Module) -> nn.Module:
     a few of their integers.
     """
     try:
-        return folded(model)
+        return with_readable(folded(model))
     except Exception:  # what torch.fx or copy refuse, the exporter takes, or names
         return model
 

@@ -36,6 +36,7 @@ _SAME_SCALE = (
     *("MaxPool", "AveragePool"),
 )
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 _ACTIVATIONS = ("Relu", "Clip")  # ONNX Runtime gives what they read their range, and removes them
 _FUNCTIONS = (
     "HardSigmoid",
@@ -90,8 +91,9 @@ def quantize(
     The ranges of the activations are those that a calibration method finds on images, or that are given. The largest of
     the network's outputs are not clipped, whatever the method: their order is what counts. ONNX Runtime's quantizer
     puts QuantizeLinear and DequantizeLinear around each operator, its runtime joins these into integer operators, which
-    do what `integer` does. Operators without an integer form stay in float32. A range that clips more than can be meant
-    draws a `calibration.ClippingWarning`, which names the tensor.
+    do what `integer` does. Operators without an integer form stay in float32, and so do sums and products of the images
+    and constants before anything else, such as a normalisation: the range of the images is that of their result. A
+    range that clips more than can be meant draws a `calibration.ClippingWarning`, which names the tensor.
 
     Args:
         path: of an ONNX file in float32, as `export` writes it.
@@ -278,7 +280,7 @@ def _quantized(
 
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     reads = Counter(name for node in model.graph.node for name in node.input)
-    kept = [*kept, *_activations_of_parts(model, bounds)]
+    kept = [*kept, *_prologue(model), *_activations_of_parts(model, bounds)]
     operators = [*QDQRegistry, *QLinearOpsRegistry, *_FUNCTIONS]
     for node in reversed(model.graph.node):
         if node.op_type not in _ACTIVATIONS or node.output[0] not in bounds:
@@ -322,6 +324,24 @@ def _quantized(
     for entry in [entry for entry in quantized.opset_import if entry.domain not in used]:
         quantized.opset_import.remove(entry)
     return quantized
+
+
+def _prologue(model: "ModelProto") -> list[str]:
+    """Names of the operators that compute with constants on the images before anything else, such as normalising.
+
+    `workflow` computes them in floating point too, and rounds the images behind them.
+    """
+    constants = {tensor.name for tensor in model.graph.initializer}
+    tensor = next((entry.name for entry in model.graph.input if entry.name not in constants), None)
+    kept: list[str] = []
+    while True:
+        readers = [node for node in model.graph.node if tensor in node.input and node.op_type != "Shape"]
+        if len(readers) != 1 or readers[0].op_type not in _ARITHMETIC:
+            return kept
+        if not set(readers[0].input) - {tensor} <= constants or list(readers[0].input).count(tensor) > 1:
+            return kept
+        kept.append(readers[0].name)
+        [tensor] = readers[0].output
 
 
 def _activations_of_parts(model: "ModelProto", bounds: Mapping[str, tuple]) -> list[str]:
