@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -24,7 +25,7 @@ def translated(
         others: lists of tensors that the network takes beside the example.
         inputs, outputs: names of all inputs, and of all results.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _BoundsOfOneType():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
@@ -48,6 +49,27 @@ def translated(
     _use_relu(proto.graph)
     _take_hardswish_apart(proto.graph)
     return proto
+
+
+class _BoundsOfOneType(TorchFunctionMode):
+    """While it is active, clamp(0, 0.5) of real numbers is clamp(0.0, 0.5).
+
+    The exporter of PyTorch makes a tensor of the whole number alone, and then knows no such clamp.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+        kwargs = kwargs or {}
+        if function in _CLAMPS and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            args = (args[0], *map(_real, args[1:]))
+            kwargs = {name: _real(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+_CLAMPS = (torch.clamp, torch.clip, Tensor.clamp, Tensor.clip, Tensor.clamp_, Tensor.clip_)
+
+
+def _real(bound: object) -> object:
+    return float(bound) if isinstance(bound, int) else bound
 
 
 def _use_global_pooling(graph: "GraphProto") -> None:
