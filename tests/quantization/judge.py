@@ -80,13 +80,19 @@ class Verdict:
         return False
 
 
-def judged(seed: int, folder: Path, *, most: int = 15, ways: tuple[str, ...] = ("one call", "two calls")) -> Verdict:
+def judged(
+    seed: int, folder: Path, *, most: int = 15, ways: tuple[str, ...] = ("one call", "two calls")
+) -> Verdict:
     """Take a random network all the way."""
     verdict = Verdict(seed)
     try:
         _judge(verdict, *random_network(seed, most), folder, ways)
     except Exception as error:  # to be counted and shown
-        place = [line for line in traceback.format_exc().splitlines() if "/course_lib/" in line or "judge.py" in line]
+        place = [
+            line
+            for line in traceback.format_exc().splitlines()
+            if "/course_lib/" in line or "judge.py" in line
+        ]
         verdict.wrong.append(f"crash: {type(error).__name__}: {error!s:.400}\n{place[-1]}")
     return verdict
 
@@ -117,7 +123,9 @@ def _judge(verdict: Verdict, model: nn.Module, images: Tensor, folder: Path, way
     if not expected.isfinite().all():
         verdict.wrong.append("logits that are no numbers")
     with torch.no_grad():
-        verdict.same("kernels", expected, integers._as_real(execute(integers.steps, integers.compute, x), "logits"))
+        verdict.same(
+            "kernels", expected, integers._as_real(execute(integers.steps, integers.compute, x), "logits")
+        )
     _both_forms(verdict, simulated, integers, x)
     if "one call" in ways:
         path = onnx.export(simulated, x[:1], folder / f"{seed}-one.onnx").path
@@ -133,7 +141,9 @@ def _judge(verdict: Verdict, model: nn.Module, images: Tensor, folder: Path, way
         if not torch.equal(logits, plain(x)):  # its tensors have names that tell where
             other = onnx.export(plain, x[:1], folder / f"{seed}-plain.onnx").path
         _against_runtime(verdict, "two calls", logits, plain, other, x)
-    prepared = aware.prepare(model, ranges, batch_norm="kept" if seed % 3 == 0 else "folded", **options).eval()
+    prepared = aware.prepare(
+        model, ranges, batch_norm="kept" if seed % 3 == 0 else "folded", **options
+    ).eval()
     with torch.no_grad():
         verdict.same("prepared", prepared(x), simulated(x))
     _saved(verdict, (simulated, prepared, integers), model, x, folder)
@@ -162,11 +172,18 @@ def _against_runtime(
     if torch.equal(found, expected):
         return
     verdict.apart[way] += int((found != expected).sum())
-    if "logits" not in integers.activations and torch.allclose(found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max()):
+    if "logits" not in integers.activations and torch.allclose(
+        found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
+    ):
         verdict.count(way, "kept layer", (found != expected) * 0.01)  # the last bits of float32
         return
-    scale = integers.activations["logits"].scale if "logits" in integers.activations else expected.abs().max() / 255
-    what = f"{way}: {(found != expected).double().mean():.1%} of logits differ, by up to {(found - expected).abs().max() / scale:.2f} steps"
+    scale = (
+        integers.activations["logits"].scale
+        if "logits" in integers.activations
+        else expected.abs().max() / 255
+    )
+    share, largest = (found != expected).double().mean(), (found - expected).abs().max() / scale
+    what = f"{way}: {share:.1%} of logits differ, by up to {largest:.2f} steps"
     if path is None:
         if verdict.exact:
             verdict.wrong.append(what)
@@ -231,7 +248,9 @@ def _both_forms(verdict: Verdict, simulated: nn.Module, integers: nn.Module, x: 
 
     def compute(step, *inputs):
         found = integers.compute(step, *inputs)
-        numbers = [integers._as_real(value, tensors[n]) for value, n in zip(inputs, step.inputs, strict=False)]
+        numbers = [
+            integers._as_real(value, tensors[n]) for value, n in zip(inputs, step.inputs, strict=False)
+        ]
         real = simulated.compute(step, *(numbers or inputs))
         params = simulated.activations.get(step.tensor)
         if params is None:
@@ -242,7 +261,9 @@ def _both_forms(verdict: Verdict, simulated: nn.Module, integers: nn.Module, x: 
         if apart.max() > 1:
             verdict.wrong.append(f"both forms: {step.operation} {step.name!r} is {apart.max()} steps apart")
         if not torch.equal(dequantize(quantize(real, params), params), real):
-            verdict.wrong.append(f"both forms: the simulation of {step.name!r} is not on the grid of its integers")
+            verdict.wrong.append(
+                f"both forms: the simulation of {step.name!r} is not on the grid of its integers"
+            )
         return found
 
     with torch.no_grad():
@@ -275,24 +296,41 @@ def main() -> None:
     torch.set_num_threads(1)
     verdicts, started = [], time.perf_counter()
     for seed in range(arguments.seed, arguments.seed + arguments.count):
+        if verdicts and len(verdicts) % 25 == 0:
+            print(f"# {len(verdicts)} networks, {sum(bool(v.wrong) for v in verdicts)} wrong", flush=True)
         with tempfile.TemporaryDirectory() as folder:
             verdicts.append(judged(seed, Path(folder), most=arguments.layers))
         if verdicts[-1].wrong:
-            print(f"seed {seed}", *verdicts[-1].wrong, random_network(seed, arguments.layers)[0], sep="\n", flush=True)
+            print(
+                f"seed {seed}",
+                *verdicts[-1].wrong,
+                random_network(seed, arguments.layers)[0],
+                sep="\n",
+                flush=True,
+            )
     print_table(verdicts, time.perf_counter() - started)
 
 
 def print_table(verdicts: list[Verdict], seconds: float) -> None:
     wrong, exact = sum(bool(v.wrong) for v in verdicts), [v for v in verdicts if v.exact]
     print(f"{len(verdicts)} networks in {seconds:.0f} s, {wrong} wrong or crashed")
-    print("operations:", ", ".join(f"{n} {name}" for name, n in sum((v.operations for v in verdicts), Counter()).items()))
+    print(
+        "operations:",
+        ", ".join(f"{n} {name}" for name, n in sum((v.operations for v in verdicts), Counter()).items()),
+    )
     unused = [name for name in OPERATIONS if not any(v.operations[name] for v in verdicts)]
     print("in none:", ", ".join(unused) or "-")
     for name, group in (("exact", exact), ("documented to differ", [v for v in verdicts if not v.exact])):
         for way in ("one call", "two calls"):
-            values, apart = (sum(counts) for counts in zip(*((v.values[way], v.apart[way]) for v in group), strict=True)) if group else (0, 0)
+            values, apart = (
+                (sum(counts) for counts in zip(*((v.values[way], v.apart[way]) for v in group), strict=True))
+                if group
+                else (0, 0)
+            )
             nets = sum(v.apart[way] > 0 for v in group)
-            print(f"{name:22} {len(group):4} networks  {way:10} {values:7} logits  {apart:6} differ, in {nets} networks")
+            print(
+                f"{name:22} {len(group):4} networks  {way:10} {values:7} logits  {apart:6} differ, in {nets} networks"
+            )
     total = defaultdict(lambda: [0, 0, 0.0])
     for verdict in verdicts:
         for key, (values, apart, largest) in verdict.arose.items():
@@ -300,7 +338,8 @@ def print_table(verdicts: list[Verdict], seconds: float) -> None:
             total[key] = [entry[0] + values, entry[1] + apart, max(entry[2], largest)]
     for (comparison, operation), (values, apart, largest) in sorted(total.items()):
         if apart:
-            print(f"{comparison:10} {operation:16} {values:9} values {apart:7} apart ({apart / values:.3%}) by up to {largest:g}")
+            found = f"{values:9} values {apart:7} apart ({apart / values:.3%}) by up to {largest:g}"
+            print(f"{comparison:10} {operation:16} {found}")
 
 
 if __name__ == "__main__":

@@ -74,9 +74,12 @@ class Residual(nn.Module):
         if self.how == "+=":
             y += x
             return y
-        return {"+": lambda: x + y, "torch.add": lambda: torch.add(y, x), "-": lambda: x - y, "*": lambda: y * x}[
-            self.how
-        ]()
+        return {
+            "+": lambda: x + y,
+            "torch.add": lambda: torch.add(y, x),
+            "-": lambda: x - y,
+            "*": lambda: y * x,
+        }[self.how]()
 
     def extra_repr(self) -> str:
         return self.how
@@ -151,26 +154,41 @@ class Generator:
         return bool(self.rng.random() < share)
 
     def network(self) -> nn.Sequential:
-        blocks = [self.convolution()]
+        blocks = [self.grown(self.convolution)]
         kinds = self.of_sequences() if self.sequence else self.of_images()
         while self.layers > 1 or (self.often(0.5) and len(blocks) < 20):
             blocks.append(self.grown(self.pick(*kinds)))
         return nn.Sequential(*blocks, *self.head())
 
     def of_sequences(self) -> list[Callable[[], nn.Module]]:
-        return [self.convolution, self.convolution, self.activation, self.residual, self.concatenated, self.max_pool]
+        return [
+            self.convolution,
+            self.convolution,
+            self.activation,
+            self.residual,
+            self.concatenated,
+            self.max_pool,
+        ]
 
     def of_images(self) -> list[Callable[[], nn.Module]]:
         plain = [self.convolution] * 4 + [self.residual] * 3 + [self.concatenated] * 2
-        rare = [self.split, self.excited, self.max_pool, self.padded, self.shuffled, self.activation, self.norm]
+        rare = [
+            self.split,
+            self.excited,
+            self.max_pool,
+            self.padded,
+            self.shuffled,
+            self.activation,
+            self.norm,
+        ]
         return [*plain, *rare, *[self.avg_pool, self.transposed] * (2 * self.inexact)]
 
     def grown(self, build: Callable[[], nn.Module]) -> nn.Module:
         """The block, with the shape that it gives; another one where nothing would be left of the image."""
         before = self.shape
         while True:
-            block = build()
             try:
+                block = build()
                 self.shape = self.given(block, before)
             except RuntimeError:
                 self.shape = before
@@ -183,11 +201,16 @@ class Generator:
     @staticmethod
     def given(block: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
         with torch.no_grad():
-            return tuple(block.eval()(torch.zeros(2, *shape)).shape[1:])
+            found = tuple(block.eval()(torch.zeros(2, *shape)).shape[1:])
+        if 0 in found:
+            raise RuntimeError("nothing is left of the image")
+        return found
 
     # ---- layers ----------------------------------------------------------------------------------------------------
 
-    def convolution(self, channels: int | None = None, *, same: bool = False, outputs: int | None = None) -> nn.Module:
+    def convolution(
+        self, channels: int | None = None, *, same: bool = False, outputs: int | None = None
+    ) -> nn.Module:
         """A convolution, most often with a batch norm and an activation function."""
         channels = channels or self.shape[0]
         self.layers -= 1
@@ -198,42 +221,41 @@ class Generator:
             parts.append(kind(layer.out_channels, affine=self.often(0.9)))
         if self.often(0.7):
             parts.append(self.activation())
-        block = parts[0] if len(parts) == 1 else nn.Sequential(*parts)
-        if not same and channels == self.shape[0]:
-            self.shape = self.shape_behind(block)
-        return block
-
-    def shape_behind(self, block: nn.Module) -> tuple[int, ...]:
-        try:
-            return self.given(block, self.shape)
-        except RuntimeError:
-            return self.shape
+        return parts[0] if len(parts) == 1 else nn.Sequential(*parts)
 
     def kernel(self, channels: int, same: bool, outputs: int | None) -> nn.Module:
         """A convolution that is dense, grouped or depthwise; `same`: of the size of its input."""
         axes = 1 if self.sequence else 2
         shares = [n for n in range(2, channels + 1) if channels % n == 0]
         kind = self.pick("dense", "dense", "grouped", "depthwise")
-        groups = 1 if kind == "dense" or not shares else channels if kind == "depthwise" else self.pick(*shares)
+        groups = (
+            1 if kind == "dense" or not shares else channels if kind == "depthwise" else self.pick(*shares)
+        )
         if outputs is None:
             outputs = groups * self.pick(1, 1, 2) if kind == "depthwise" else groups * self.pick(1, 2, 3)
-            outputs = min(max(outputs, self.pick(4, 6, 8) // groups * groups, groups), 24 // groups * groups or groups)
+            outputs = min(
+                max(outputs, self.pick(4, 6, 8) // groups * groups, groups), 24 // groups * groups or groups
+            )
         elif outputs % groups:
             groups = 1
         size = tuple(self.pick(1, 2, 3, 3, 5) for _ in range(axes))
         size = (size[0],) * axes if self.often(0.7) else size
         gap = tuple(self.pick(1, 1, 1, 2, 3) for _ in range(axes))
-        room = [side for side in self.shape[1:]]
         if same:
             odd = all(g * (k - 1) % 2 == 0 for g, k in zip(gap, size, strict=True))
-            padding = "same" if self.often(0.5) or not odd else tuple(
-                g * (k - 1) // 2 for g, k in zip(gap, size, strict=True)
+            padding = (
+                "same"
+                if self.often(0.5) or not odd
+                else tuple(g * (k - 1) // 2 for g, k in zip(gap, size, strict=True))
             )
             stride = (1,) * axes
         else:
             padding = tuple(self.pick(0, g * (k - 1) // 2, k // 2) for g, k in zip(gap, size, strict=True))
             stride = tuple(self.pick(1, 1, 1, 2) for _ in range(axes))
-            if any(side + 2 * p < g * (k - 1) + 1 for side, p, g, k in zip(room, padding, gap, size, strict=True)):
+            if any(
+                side + 2 * p < g * (k - 1) + 1
+                for side, p, g, k in zip(self.shape[1:], padding, gap, size, strict=True)
+            ):
                 size, gap, padding = (1,) * axes, (1,) * axes, (0,) * axes
         convolve = nn.Conv1d if self.sequence else nn.Conv2d
         return convolve(
@@ -268,7 +290,12 @@ class Generator:
     def activation(self) -> nn.Module:
         if self.often(0.5):
             return self.pick(
-                nn.ReLU(), nn.ReLU(inplace=True), Do("relu"), nn.ReLU6(), Do("relu6"), Do("clamp", self.pick(0.7, 3, 6))
+                nn.ReLU(),
+                nn.ReLU(inplace=True),
+                Do("relu"),
+                nn.ReLU6(),
+                Do("relu6"),
+                Do("clamp", self.pick(0.7, 3, 6)),
             )
         return self.pick(
             nn.SiLU(),
@@ -301,7 +328,9 @@ class Generator:
         outputs = channels if self.often(0.7) else self.pick(4, 6, 8)
         straight = outputs == channels and self.often(0.8)
         shortcut = nn.Identity() if straight else self.convolution(channels, same=True, outputs=outputs)
-        block = Residual(self.pick("+", "+", "+=", "torch.add", "-", "*"), self.branch(channels, outputs), shortcut)
+        block = Residual(
+            self.pick("+", "+", "+=", "torch.add", "-", "*"), self.branch(channels, outputs), shortcut
+        )
         return nn.Sequential(block, self.activation()) if self.often(0.5) else block
 
     def concatenated(self) -> nn.Module:
@@ -330,7 +359,10 @@ class Generator:
 
     def excited(self) -> nn.Module:
         self.layers -= 2
-        inside, gate = self.pick(nn.ReLU(), nn.SiLU(), Do("hardswish")), self.pick(nn.Sigmoid(), nn.Hardsigmoid())
+        inside, gate = (
+            self.pick(nn.ReLU(), nn.SiLU(), Do("hardswish")),
+            self.pick(nn.Sigmoid(), nn.Hardsigmoid()),
+        )
         return Excited(self.shape[0], self.pick(2, 4), inside, gate)
 
     def max_pool(self) -> nn.Module:
@@ -345,7 +377,12 @@ class Generator:
     def padded(self) -> nn.Module:
         ends = tuple(self.pick(0, 1, 2) for _ in range(4))
         value = self.pick(-1.5, 0.5, 3.0)
-        return self.pick(nn.ZeroPad2d(ends), nn.ConstantPad2d(ends, value), Do("pad", ends), Do("pad", ends, "constant", value))
+        return self.pick(
+            nn.ZeroPad2d(ends),
+            nn.ConstantPad2d(ends, value),
+            Do("pad", ends),
+            Do("pad", ends, "constant", value),
+        )
 
     def shuffled(self) -> nn.Module:
         shares = [n for n in range(2, self.shape[0]) if self.shape[0] % n == 0]
@@ -365,11 +402,16 @@ class Generator:
         elif self.sequence:
             flat, features = [nn.AdaptiveAvgPool1d(1), nn.Flatten()], channels
         else:
-            flat, features = list(
-                self.pick(
-                    (nn.AdaptiveAvgPool2d(1), nn.Flatten()), (Do("mean"),), (Do("mean_keepdim"), nn.Flatten())
-                )
-            ), channels
+            flat, features = (
+                list(
+                    self.pick(
+                        (nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+                        (Do("mean"),),
+                        (Do("mean_keepdim"), nn.Flatten()),
+                    )
+                ),
+                channels,
+            )
             if self.often(0.15):
                 return [nn.Conv2d(channels, classes, 1, bias=self.often(0.7)), *flat]
         if self.often(0.3):

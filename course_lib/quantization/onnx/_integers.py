@@ -18,6 +18,7 @@ from course_lib.quantization._state import Stateful
 from course_lib.quantization.affine import QuantParams, quantize
 from course_lib.quantization.aware import PreparedNetwork, convert
 from course_lib.quantization.integer_network import IntegerNetwork
+from course_lib.quantization.onnx._kept import whole_numbers
 from course_lib.quantization.onnx._translate import translated
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
@@ -150,7 +151,11 @@ def _stored(integers: IntegerNetwork, step: Step) -> dict[str, _Stored]:
         outputs = step.options["groups"] * weight.shape[1] if transposed else len(weight)
         bias = torch.zeros(outputs, dtype=torch.float32 if params is None else torch.int32)
     if params is None:
-        return {"weight": _Stored(weight), "bias": _Stored(bias)}
+        numbers, scale = whole_numbers(bias)
+        return {
+            "weight": _Stored(weight),
+            "bias": _Stored(numbers, scale, torch.zeros_like(numbers), 0),
+        }
     tensors = {other.name: other.tensor for other in integers.steps}
     x_scale = integers.activations[tensors[step.inputs[0]]].scale.cpu()
     scale = params.scale.cpu()
