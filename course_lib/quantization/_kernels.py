@@ -271,9 +271,9 @@ def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
         return _requantization(_mean_multiplier(x_params, y_params, count), y_params, step.relu)
 
     def mean(x: Tensor) -> Tensor:
-        count = math.prod(x.shape[2:])
-        sums = x.flatten(2).sum(2, dtype=torch.int32).sub_(zero_point * count)
-        sums = sums.reshape(*x.shape[:2], *[1] * (x.ndim - 2))
+        axes = tuple(range(2, x.ndim))  # of an image or of a sequence
+        count = x[0, 0].numel()
+        sums = x.sum(axes, keepdim=True, dtype=torch.int32).sub_(zero_point * count)
         return finish(count)(sums.float())
 
     return mean

@@ -12,6 +12,7 @@ import torch
 from course_lib.files import atomic_path
 from course_lib.quantization._checks import check_flag, check_ranges
 from course_lib.quantization.calibration import Histogram, _check_method, _check_percentile
+from course_lib.quantization.onnx._kept import keep_in_float
 from course_lib.quantization.onnx._session import (
     File,
     Images,
@@ -317,6 +318,7 @@ def _quantized(
         extra_options={"TensorQuantOverrides": _one_scale(model)},
     )
     quantizer.quantize_model()
+    keep_in_float(quantizer.model.model.graph, kept)
     quantizer.model.topological_sort()  # the operators come in any order, which the standard forbids
     quantized = quantizer.model.model
     strip(quantized)
