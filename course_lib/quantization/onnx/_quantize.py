@@ -24,7 +24,7 @@ from course_lib.quantization.onnx._session import (
     open_session,
     strip,
 )
-from course_lib.validation import check_count
+from course_lib.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
