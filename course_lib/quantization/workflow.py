@@ -11,8 +11,9 @@ The network is traced with torch.fx and taken apart into steps on the network wi
 where ONNX Runtime's quantizer puts them: the result of every convolution, linear layer, sum, difference, product,
 concatenation, global average pooling and activation function has a range of its own, but a ReLU lies in the range of
 what it follows, and max pooling, average pooling, padding with 0, parts of a tensor and flattening hand on the range of
-their input. SiLU and Hardswish are two operations: a sigmoid or hard sigmoid, and the product with it. What has no
-integer form here is refused by name.
+their input. A network may normalise its images itself, as (x - mean) / std with constants or by torchvision's
+Normalize: that stays in floating point, and "images" is the name of what it gives. SiLU and Hardswish are two
+operations: a sigmoid or hard sigmoid, and the product with it. What has no integer form here is refused by name.
 """
 
 from collections.abc import Iterable, Mapping

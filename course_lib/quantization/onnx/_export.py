@@ -33,10 +33,11 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
     """Write a network as an ONNX file that takes batches of any size: in float32, or a quantized one in 8 bits.
 
     Batch norm is folded into the layers before it, as `workflow` does. Global average pooling, which PyTorch writes as
-    a mean over axes, is written as the operator of that name, which has an 8-bit form. Notes on where each operator
-    comes from in the Python code are left out. The file is run on the example, and one in float32 compared with the
-    network, before it takes its name. Its bytes, and so the names of its tensors, depend on the network alone, and not
-    on how tensors lie in memory.
+    a mean over axes, is written as the operator of that name, which has an 8-bit form. A layer Normalize of torchvision
+    is written as a difference and a quotient; its function normalize() only in a quantized network. Notes on where each
+    operator comes from in the Python code are left out. The file is run on the example, and one in float32 compared
+    with the network, before it takes its name. Its bytes, and so the names of its tensors, depend on the network alone,
+    and not on how tensors lie in memory.
 
     A quantized network gives a file that holds its integers, scales and zero points. In ONNX Runtime it has the logits
     of `workflow.to_integer`, bit for bit, where those of `quantize` have them. Layers kept in float32 are float32 in
