@@ -237,6 +237,7 @@ AFFINE = [
         "scale",
         {
             **bad.NO_TENSOR,
+            "class": (torch.Tensor, "scale has type"),
             "float64": torch.ones(2, dtype=torch.float64),
             "float16": torch.ones(2, dtype=torch.float16),
             "zero": torch.zeros(2),
@@ -254,6 +255,7 @@ AFFINE = [
         "zero_point",
         {
             **bad.NO_TENSOR,
+            "class": (torch.Tensor, "zero_point has type"),
             "int64": torch.zeros(2, dtype=torch.int64),
             "float": torch.zeros(2),
             "bool": torch.zeros(2, dtype=torch.bool),
@@ -554,7 +556,7 @@ WEIGHTS = [
             "nan cube": torch.full((1, 3, 3), NAN),
         },
     ),
-    *each("gptq", "hessian", {"not definite": (-torch.eye(3)[None], "hessian has a negative eigenvalue")}),
+    *each("gptq", "hessian", {"not definite": (-torch.eye(3)[None], "hessian must be a sum")}),
     *each(
         "gptq",
         "params",
@@ -963,11 +965,11 @@ ACCEPTED = re.compile(
     r"\bmust\b|\b[Aa]ccepted\b|Known: |\bcannot be\b|\bneeds?\b|\b[Gg]ive\b|\bsay with\b|\btakes?\b|\bmake it\b|"
     r"no integer stands for|is missing|is quantized already|counts finite|computes in|takes numbers|from float32|"
     r"for 2 to 8|no negative numbers|not built like|of another network|not what state_dict|does not fit|has no entry|"
-    r"may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|makes Histograms|"
+    r"a symmetric map has|may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|makes Histograms|"
     r"cuts uint8 off at 8 bits|Build the network from|no ONNX file that ONNX Runtime can run"
 )
 REMEDY = re.compile(
-    r"such as |to_float makes|put nn.ReLU|networks with convolutions|Did you mean|"
+    r"such as |to_float makes|remove them|put nn.ReLU|networks with convolutions|Did you mean|"
     r"as .* gives?|\w+\(\) (makes|gives|tells)|Known: \w|"
     r"must (be|have|lie|hold|not lie) |\b[Aa]ccepted\b|"
     r"\b(Add|Build|Cut|Call|Choose|Export|Give|Look|Pass|Put|Quantize|Read|Remove|Replace|Rewrite|Swap|Take|Train|Write|choose|"
