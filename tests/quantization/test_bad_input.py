@@ -965,8 +965,8 @@ ACCEPTED = re.compile(
     r"\bmust\b|\b[Aa]ccepted\b|Known: |\bcannot be\b|\bneeds?\b|\b[Gg]ive\b|\bsay with\b|\btakes?\b|\bmake it\b|"
     r"no integer stands for|is missing|is quantized already|counts finite|computes in|takes numbers|from float32|"
     r"for 2 to 8|no negative numbers|not built like|of another network|not what state_dict|does not fit|has no entry|"
-    r"a symmetric map has|may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|makes Histograms|"
-    r"cuts uint8 off at 8 bits|Build the network from|no ONNX file that ONNX Runtime can run"
+    r"a symmetric map has|may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|"
+    r"makes Histograms|cuts uint8 off at 8 bits|Build the network from|no ONNX file that ONNX Runtime can run"
 )
 REMEDY = re.compile(
     r"such as |to_float makes|remove them|put nn.ReLU|networks with convolutions|Did you mean|"
