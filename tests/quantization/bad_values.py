@@ -429,7 +429,7 @@ NO_PATH = {
     "list": ["small"],
     "nul": "a\0b",
 }
-NO_TARGET = {**NO_PATH, "folder": Made(folder), "below a file": __file__ + "/small", "empty": ""}
+NO_TARGET = {**NO_PATH, "folder": Made(folder), "empty": ("", "'.'")}
 NO_SAVED_FILE = {
     **NO_TARGET,
     "missing": (Made(lambda: folder() / "small.safetensors"), "missing"),
