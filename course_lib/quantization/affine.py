@@ -60,9 +60,11 @@ class QuantParams:
             if isinstance(value, Tensor):
                 check_dense(value, name, empty=True)
             if not isinstance(value, Tensor) or value.dtype != dtype:
-                given = f"of {value.dtype}" if isinstance(value, Tensor) else described(value)
+                given = (
+                    f"dtype {value.dtype}" if isinstance(value, Tensor) else f"type {type(value).__name__}"
+                )
                 raise TypeError(
-                    f"{name} is {given}; it must be a tensor of {dtype}. choose_params() makes both."
+                    f"{name} has {given}; it must be a tensor of {dtype}. choose_params() makes both."
                 )
         check_channels(self.scale, self.axis, "scale")
         if self.zero_point.shape != self.scale.shape or self.zero_point.device != self.scale.device:
@@ -78,7 +80,9 @@ class QuantParams:
                 f"symmetric={self.symmetric} it must lie in [{self.low}, {self.high}]."
             )
         if self.symmetric and self.zero_point.any():
-            raise ValueError(f"zero_point is {shown(self.zero_point)}; it must be 0 in a symmetric map.")
+            raise ValueError(
+                f"zero_point is {shown(self.zero_point)}; a symmetric map has the zero point 0. Give zeros."
+            )
 
     @property
     def low(self) -> int:

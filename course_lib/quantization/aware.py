@@ -329,7 +329,10 @@ class PreparedNetwork(Stateful):
         params = step.rounding(planned.activations)
         if params is None:
             return values
-        result = straight_through(values, params)
+        try:
+            result = straight_through(values, params)
+        except ValueError as error:
+            raise ValueError(f"tensor {step.tensor!r}: {error}") from error
         if moves and self.moving is not None:
             self.moving.update(step.tensor, values)
         return result

@@ -268,7 +268,8 @@ def _cholesky(hessian: Tensor, dampening: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(hessian + dampening * size[:, None, None] * identity)
     if failed.any():
         raise ValueError(
-            "hessian has a negative eigenvalue; it must be a sum of outer products x x^T. input_hessian() gives it."
+            "hessian must be a sum of outer products x x^T, which has no negative eigenvalue, and is not. "
+            "input_hessian() gives it."
         )
     return factor
 

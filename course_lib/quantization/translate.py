@@ -58,8 +58,8 @@ def translate(model: nn.Module) -> list[Step]:
     tracing.check_network(model)
     if model._forward_hooks or model._forward_pre_hooks:
         raise ValueError(
-            "model has a hook, whose part of the computation would be lost; it must have none. Remove it, and register "
-            "it on the quantized network."
+            "model has a hook; it must have none, since taken apart into steps it computes something else than before. "
+            "Look for hooks, and remove them."
         )
     return _Translator(model).translate()
 

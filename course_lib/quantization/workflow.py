@@ -181,7 +181,7 @@ def calibrate(
         )
     if not histograms:
         raise ValueError(
-            "histograms are empty; there must be one for each tensor. Give those of collect(model, images)."
+            "histograms are empty: there are no histograms; there must be one for each tensor. Give those of collect()."
         )
     ranges = {}
     for name, histogram in histograms.items():

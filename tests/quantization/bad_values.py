@@ -1,4 +1,7 @@
-"""What the functions of quantization must refuse, by kind of argument; and the small things that they take."""
+"""What the functions of quantization must refuse, by kind of argument; and the small things that they take.
+
+Quantized networks are made once for all tests: that none is changed is tested with each row.
+"""
 
 import functools
 import tempfile
@@ -35,14 +38,17 @@ def ranges() -> dict[str, tuple[float, float]]:
     return {"images": (0.0, 1.0), "0": (0.0, 2.0), "3": (-1.0, 1.0), "logits": (-1.0, 1.0)}
 
 
+@functools.cache
 def simulated(**options) -> q.QuantizedNetwork:
     return q.quantize_model(network(), ranges(), **options)
 
 
+@functools.cache
 def prepared(**options) -> q.PreparedNetwork:
     return q.prepare(network(), ranges(), **options)
 
 
+@functools.cache
 def integers() -> q.IntegerNetwork:
     return q.to_integer(simulated())
 
@@ -348,6 +354,13 @@ NO_STEPS = {
     "batch norm": (Made(network), "'1'.*BatchNorm2d"),
 }
 NO_NETWORKS = {**IN_WRAPPERS, **OF_ANOTHER_FORM, **NOT_TRANSLATED}
+SOME_NETWORKS = {  # where the same checks are called: one of each kind
+    name: NO_NETWORKS[name]
+    for name in (
+        *("none", "class", "meta", "lazy", "nested", "parallel", "compiled", "scripted", "half", "simulated"),
+        *("integers", "hook", "hook on all", "masked", "branching", "two results", "no layer", "dynamic"),
+    )
+}
 NAN_WEIGHT = {"nan weight": (Made(with_weight, NAN), "'3'.*NaN")}
 INFINITE_WEIGHT = {"infinite weight": (Made(with_weight, INF), "'3'.*infinity")}
 OTHER_NETWORKS = {
@@ -416,7 +429,7 @@ NO_PATH = {
     "list": ["small"],
     "nul": "a\0b",
 }
-NO_TARGET = {**NO_PATH, "folder": Made(folder), "below a file": __file__ + "/small", "empty": ""}
+NO_TARGET = {**NO_PATH, "folder": Made(folder), "empty": ("", "'.'")}
 NO_SAVED_FILE = {
     **NO_TARGET,
     "missing": (Made(lambda: folder() / "small.safetensors"), "missing"),

@@ -5,12 +5,15 @@ the argument, of the tensor or of the layer, unless others are given. Other argu
 """
 
 import functools
+import inspect
 import re
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -234,6 +237,7 @@ AFFINE = [
         "scale",
         {
             **bad.NO_TENSOR,
+            "class": (torch.Tensor, "scale has type"),
             "float64": torch.ones(2, dtype=torch.float64),
             "float16": torch.ones(2, dtype=torch.float16),
             "zero": torch.zeros(2),
@@ -251,6 +255,7 @@ AFFINE = [
         "zero_point",
         {
             **bad.NO_TENSOR,
+            "class": (torch.Tensor, "zero_point has type"),
             "int64": torch.zeros(2, dtype=torch.int64),
             "float": torch.zeros(2),
             "bool": torch.zeros(2, dtype=torch.bool),
@@ -281,10 +286,11 @@ AFFINE = [
 PLANNING = "quantize_model prepare"
 PLANS = [
     *each(
-        f"{PLANNING} collect equalize find_pairs correct_biases round_network load",
+        f"{PLANNING} collect",
         "model",
         bad.NO_NETWORKS,
     ),
+    *each("equalize find_pairs correct_biases round_network load", "model", bad.SOME_NETWORKS),
     *each("translate.translate", "model", bad.NO_STEPS),
     *each(PLANNING, "model", bad.NAN_WEIGHT | bad.INFINITE_WEIGHT),
     *each("collect", "model", bad.NAN_WEIGHT | bad.NO_NETWORK_OF_IMAGES),
@@ -371,7 +377,7 @@ RUNNING = [
     ),
     *each("IntegerNetwork.forward", "images", {"empty": (torch.rand(0, 3, 8, 8), r"\[0, 3, 8, 8\]")}),
     *each(
-        "IntegerNetwork.forward",
+        "IntegerNetwork.forward PreparedNetwork.forward",
         "images",
         {"nan": (torch.full((2, 3, 8, 8), NAN), "tensor 'images'.*NaN")},
     ),
@@ -550,7 +556,7 @@ WEIGHTS = [
             "nan cube": torch.full((1, 3, 3), NAN),
         },
     ),
-    *each("gptq", "hessian", {"not definite": (-torch.eye(3)[None], "hessian has a negative eigenvalue")}),
+    *each("gptq", "hessian", {"not definite": (-torch.eye(3)[None], "hessian must be a sum")}),
     *each(
         "gptq",
         "params",
@@ -856,7 +862,8 @@ INTEGER = [
 ]
 FILES = [
     *each("save", "network", {**bad.NO_QUANTIZED, "state": Made(lambda: bad.simulated().state_dict())}),
-    *each("save onnx.export", "path", bad.NO_TARGET),
+    *each("save", "path", bad.NO_TARGET | {"below a file": __file__ + "/small"}),
+    *each("onnx.export", "path", bad.NO_TARGET),
     *each("load", "path", bad.NO_SAVED_FILE),
     *each("onnx.export", "model", bad.IN_WRAPPERS),
     *each(
@@ -959,11 +966,11 @@ ACCEPTED = re.compile(
     r"\bmust\b|\b[Aa]ccepted\b|Known: |\bcannot be\b|\bneeds?\b|\b[Gg]ive\b|\bsay with\b|\btakes?\b|\bmake it\b|"
     r"no integer stands for|is missing|is quantized already|counts finite|computes in|takes numbers|from float32|"
     r"for 2 to 8|no negative numbers|not built like|of another network|not what state_dict|does not fit|has no entry|"
-    r"may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|makes Histograms|"
-    r"cuts uint8 off at 8 bits|Build the network from|no ONNX file that ONNX Runtime can run"
+    r"a symmetric map has|may only lie|has room for|beyond the int32|it is another map|holds NaN or infinity|"
+    r"makes Histograms|cuts uint8 off at 8 bits|Build the network from|no ONNX file that ONNX Runtime can run"
 )
 REMEDY = re.compile(
-    r"such as |to_float makes|put nn.ReLU|networks with convolutions|Did you mean|"
+    r"such as |to_float makes|remove them|put nn.ReLU|networks with convolutions|Did you mean|"
     r"as .* gives?|\w+\(\) (makes|gives|tells)|Known: \w|"
     r"must (be|have|lie|hold|not lie) |\b[Aa]ccepted\b|"
     r"\b(Add|Build|Cut|Call|Choose|Export|Give|Look|Pass|Put|Quantize|Read|Remove|Replace|Rewrite|Swap|Take|Train|Write|choose|"
@@ -1077,3 +1084,150 @@ def test_bad_input_is_named_with_what_to_do(function, tmp_path, monkeypatch):
 def test_the_call_that_each_row_changes_works(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     function_of(name)(**{argument: make() for argument, make in CALLS[name].items()})
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "value", "same"),
+    [
+        *[
+            (function, "x", X.to(dtype), X)
+            for function in ("quantize", "fake_quantize", "in_range", "straight_through", "params_of")
+            for dtype in (torch.float64, torch.float16, torch.bfloat16)
+        ],
+        ("quantize", "x", torch.tensor([-0.0, INF, -INF]), torch.tensor([0.0, 1e9, -1e9])),
+        ("dequantize", "q", torch.ones(2, 2, dtype=torch.int64), I8(2, 2)),
+        ("choose_params", "low", torch.tensor([-1.0]).squeeze().double(), -1.0),
+        ("choose_params", "high", np.float32(1.0), 1.0),
+        ("integer.conv2d", "stride", [1, 1], 1),
+        ("integer.pad", "value", -0.0, 0.0),
+        ("integer.concat", "dim", -1, 1),
+        ("quantize_model", "keep", iter(["0"]), ("0",)),
+        ("quantize_model", "keep", {"0": 1}, ["0"]),
+        (
+            "quantize_model",
+            "ranges",
+            bad.ranges() | {"images": [-0.0, np.float64(1)], "0": (0, torch.tensor(2.0))},
+            bad.ranges(),
+        ),
+        ("collect", "images", torch.full((2, 3, 8, 8), 255, dtype=torch.uint8), torch.ones(2, 3, 8, 8)),
+        ("integer.output_multiplier", "x_params", bad.params(bits=16), bad.params()),
+    ],
+)
+def test_odd_input_that_is_right_gives_the_same(function, argument, value, same):
+    results = []
+    for given_value in (value, same):
+        made = {name: make() for name, make in CALLS[function].items() if name != argument}
+        results.append(comparable(function_of(function)(**made | {argument: given_value})))
+    assert results[0] == results[1]
+
+
+def comparable(result: object) -> object:
+    if isinstance(result, q.QuantizedNetwork):
+        return {name: tensor.tolist() for name, tensor in result.state_dict().items()}
+    if isinstance(result, q.QuantParams):
+        return result.scale.tolist(), result.zero_point.tolist()
+    return (
+        {name: repr(found) for name, found in result.items()} if isinstance(result, dict) else result.tolist()
+    )
+
+
+class Same(nn.Conv2d):
+    """Static padding inside of a convolution, as in published weights of EfficientNet-Lite."""
+
+    def forward(self, x):
+        return super().forward(nn.functional.pad(x, (1, 1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.ConvTranspose2d(4, 4, 2, groups=2),
+        Same(4, 4, 3),
+        nn.Hardtanh(0, 6),
+        nn.ZeroPad2d(1),
+        nn.AdaptiveAvgPool2d(6),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_layers_that_were_refused_without_need_are_quantized(layer):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), layer, nn.Flatten(), nn.LazyLinear(2)).eval()
+    expected = model(bad.images())
+    ranges = q.calibrate(q.collect(model, bad.images()))
+    found = q.to_integer(q.quantize_model(model, ranges))(bad.images())
+    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kind", ["symlink_to", "hardlink_to"])
+def test_a_file_is_not_overwritten_under_another_name(kind, tmp_path):
+    path = shutil.copy(bad.onnx_file(), tmp_path / "linear.onnx")
+    getattr(tmp_path / "other.onnx", kind)(path)
+    content = path.read_bytes()
+    with pytest.raises(ValueError, match=r"target is .*other\.onnx'.*itself.*Give another name"):
+        q.onnx.quantize(path, tmp_path / "other.onnx", images=ONNX_IMAGES)
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("folder", ["/proc/self", __file__])
+@pytest.mark.parametrize("function", ["save", "onnx.quantize"])
+def test_a_folder_that_takes_no_file_is_named(function, folder):
+    made = {name: make() for name, make in CALLS[function].items()}
+    argument = "path" if function == "save" else "target"
+    with pytest.raises((OSError, ValueError), match=rf"{folder}.*folder"):
+        function_of(function)(**made | {argument: f"{folder}/small.file"})
+
+
+# ---- that nothing is left out --------------------------------------------------------------------------------------
+
+WITHOUT_ARGUMENTS = {"PreparedNetwork.freeze", "Codebook.weight"}
+OF_THE_TABLE_OF_OPERATIONS = {
+    "Operation",
+    "Step.on_integers",
+    "Step.on_numbers",
+    "Step.rounding",
+    "Step.weights",
+    "Step",
+}
+OF_ONE_CLASS_FOR_ANOTHER = {  # made by functions above; their constructors and what saving.py calls
+    *("IntegerLayer", "IntegerLayer.extra_repr", "Pair", "PreparedNetwork", "QuantizedNetwork"),
+    *("IntegerNetwork.compute", "IntegerNetwork.params", "QuantizedNetwork.compute", "onnx.Exported"),
+    *(
+        f"{network}.{method}"
+        for network in ("IntegerNetwork", "PreparedNetwork", "QuantizedNetwork")
+        for method in ("held", "hold", "record", "get_extra_state", "set_extra_state", "load_state_dict")
+    ),
+}
+"""Of these, load_state_dict of a QuantizedNetwork is tested for all three, which share it."""
+
+
+def public() -> set[str]:
+    """Functions, classes and their methods, by name."""
+    found = set()
+    for home, names in (("", q.__all__), ("integer.", integer.__all__), ("onnx.", q.onnx.__all__)):
+        for name in names:
+            value = function_of(home + name)
+            if not callable(value) or (isinstance(value, type) and issubclass(value, Warning)):
+                continue
+            found.add(home + name)
+            own = [c for c in getattr(value, "__mro__", ()) if c.__module__.startswith("course_lib")]
+            found |= {
+                f"{home}{name}.{method}"
+                for kind in own
+                for method, function in vars(kind).items()
+                if not method.startswith("_") and inspect.isfunction(function)
+            }
+    return found
+
+
+def test_every_public_function_is_in_the_table():
+    left_out = WITHOUT_ARGUMENTS | OF_THE_TABLE_OF_OPERATIONS | OF_ONE_CLASS_FOR_ANOTHER
+    assert public() - left_out == set(CALLS) - {"translate.translate", "QuantizedNetwork.load_state_dict"}
+    for name in CALLS:
+        named = {row.argument for row in TABLE if row.function == name}
+        parameters = inspect.signature(function_of(name)).parameters.values()
+        required = {p.name for p in parameters if p.name != "self" and p.kind is not p.VAR_KEYWORD}
+        if name == "integer.concat":
+            required = {"inputs", "x_params", "y_params", "dim"}
+        if name == "QuantizedNetwork.load_state_dict":
+            required = {"state_dict"}  # the others are PyTorch's
+        assert required <= named, name
+    assert len(TABLE) == len({str(row) for row in TABLE}), "two rows of one name"

@@ -15,7 +15,7 @@ from course_lib.quantization._prologue import with_readable
 from course_lib.quantization._state import Stateful
 from course_lib.quantization.onnx._integers import as_integers, with_integers
 from course_lib.quantization.onnx._names import tensor_names
-from course_lib.quantization.onnx._session import File, check_packages, check_path, open_session, strip
+from course_lib.quantization.onnx._session import File, check_packages, check_target, open_session, strip
 from course_lib.quantization.onnx._translate import translated
 from course_lib.quantization.steps import IMAGES, LOGITS
 
@@ -64,7 +64,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
     check_packages("onnx", "onnxscript", "onnxruntime")
     import onnx
 
-    path = check_path(path, "path")
+    path = check_target(path, "path")
     tracing.check(model, example, one=True)
     if len(example) == 1:  # torch.export takes a batch of one for a network of single images
         example = example.repeat([2] + [1] * (example.ndim - 1))

@@ -20,7 +20,7 @@ from course_lib.quantization.onnx._session import (
     check_file,
     check_other,
     check_packages,
-    check_path,
+    check_target,
     no_onnx_file,
     open_session,
     strip,
@@ -132,7 +132,7 @@ def quantize(
     check_packages("onnx", "onnxruntime")
     import onnx
 
-    path, target = check_file(path), check_path(target, "target")
+    path, target = check_file(path), check_target(target, "target")
     check_other(target, path)
     _check_method(method)
     _check_percentile(percentile)

@@ -12,7 +12,6 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from course_lib.quantization._checks import as_numbers, check_images
-from course_lib.validation import check_file as check_path
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -121,10 +120,27 @@ def strip(model: "ModelProto") -> None:
         part.ClearField("doc_string")
 
 
+def check_path(path: object, name: str) -> Path:
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise TypeError(f"{name} is {path!r:.80} ({type(path).__name__}); it must be the path of a file.")
+    if "\0" in os.fspath(path):
+        raise ValueError(f"{name} is {path!r:.80}, which holds a NUL; it must be the path of a file.")
+    return Path(path)
+
+
+def check_target(path: object, name: str) -> Path:
+    path = check_path(path, name)
+    if path.is_dir():
+        raise ValueError(
+            f"{name} is {str(path)!r}, a folder; it must be the path of a file. Give a name in it."
+        )
+    return path
+
+
 def check_file(path: object) -> Path:
     path = check_path(path, "path")
     if not path.is_file():
         raise FileNotFoundError(
-            f"path is {str(path)!r}, which is missing. Write it with export(model, example, path) first."
+            f"path is {str(path)!r}: {path} is missing. Write it with export(model, example, path) first."
         )
     return path
