@@ -116,6 +116,9 @@ def _conv2d(
     high = None if whole.all() else (steps - low).float().reshape(-1, 1, 1)
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | step.options
     window = [list(pair(options[name], name, 0)) for name in ("stride", "padding", "dilation")]
+    reach = [gap * (side - 1) for gap, side in zip(window[2], weight.shape[2:], strict=True)]
+    if any(pad > end for pad, end in zip(window[1], reach, strict=True)):
+        return None  # windows that see padding alone, of which oneDNN gives wrong sums
     convolve = _convolution(weight, low.float(), zero_point, *window, options["groups"])
     points = None
     if weight[0, 0].numel() == 1 and window[1] == [0, 0] and options["groups"] == 1:
@@ -183,7 +186,17 @@ def _convolution(
     packed = torch.ops.onednn.qconv_prepack(weight.detach(), ones, 1.0, zero_point, *window)
     convolve = torch.ops.onednn.qconv2d_pointwise.default
     result = (1.0, 0, torch.float32, "none", [], "")  # scale, zero point and dtype; nothing is done to it
-    return lambda x: convolve(x, 1.0, zero_point, packed, ones, zeros, bias, *window, *result)
+    size, reach = weight[0, 0].numel(), dilation[1] * (weight.shape[3] - 1) - 2 * padding[1]
+
+    def compute(x: Tensor) -> Tensor:
+        # Where the result is one value wide, oneDNN gives wrong sums for some shapes: so it is made two values wide.
+        narrow = size > 1 and x.shape[3] - reach <= stride[1]
+        if narrow:
+            x = F.pad(x, (0, stride[1]), value=zero_point)
+        sums = convolve(x, 1.0, zero_point, packed, ones, zeros, bias, *window, *result)
+        return sums[..., :1] if narrow else sums
+
+    return compute
 
 
 def _products(weight: Tensor, steps: Tensor, zero_point: int) -> Kernel:

@@ -173,7 +173,7 @@ def _against_runtime(
         return
     verdict.apart[way] += int((found != expected).sum())
     if "logits" not in integers.activations and torch.allclose(
-        found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max()
+        found, expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item()
     ):
         verdict.count(way, "kept layer", (found != expected) * 0.01)  # the last bits of float32
         return
@@ -295,6 +295,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     verdicts, started = [], time.perf_counter()
+    try:
+        _judge_all(arguments, verdicts)
+    except KeyboardInterrupt:
+        print("stopped")
+    print_table(verdicts, time.perf_counter() - started)
+
+
+def _judge_all(arguments: argparse.Namespace, verdicts: list[Verdict]) -> None:
     for seed in range(arguments.seed, arguments.seed + arguments.count):
         if verdicts and len(verdicts) % 25 == 0:
             print(f"# {len(verdicts)} networks, {sum(bool(v.wrong) for v in verdicts)} wrong", flush=True)
@@ -308,7 +316,6 @@ def main() -> None:
                 sep="\n",
                 flush=True,
             )
-    print_table(verdicts, time.perf_counter() - started)
 
 
 def print_table(verdicts: list[Verdict], seconds: float) -> None:

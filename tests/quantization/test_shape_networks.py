@@ -312,3 +312,24 @@ def test_transposed_convolutions_in_a_file_of_one_call(bias, keep, tmp_path):
     steps = apart / simulated.activations["logits"].scale
     assert steps.max() < 1.01
     assert (steps > 0).double().mean() < 0.01
+
+
+def _half_in_place(m, y):
+    first, second = y[:, :3], y[:, 3:]
+    return torch.cat([F.relu(first, inplace=True), m.one(second)], 1).flatten(1)
+
+
+@EXACT
+@traces
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, y: y.mean((2, 3)),
+        lambda m, y: y.mean((2, 3)).relu(),
+        lambda m, y: y.mean((2, 3)) - m.other(y).mean((2, 3)),
+        _half_in_place,
+    ],
+)
+def test_logits_of_other_operators_than_layers_are_those_of_onnx_runtime(body, tmp_path):
+    layers = {"other": nn.Conv2d(4, 4, 1), "one": nn.Conv2d(1, 4, 1)}
+    assert compared(built(body, layers), IMAGES, tmp_path) == (0, 0)

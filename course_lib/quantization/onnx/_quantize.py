@@ -44,6 +44,7 @@ _FUNCTIONS = (
     "Tanh",
     "Elu",
     "Gelu",
+    "Sub",
 )  # it would leave their results in float32 where such a one follows
 
 
@@ -145,7 +146,7 @@ def quantize(
     kept = _kept(model, keep)
     observed = _Observed(model, path)
     if names is not None:
-        ranges = _by_file(ranges, names, observed.names)
+        ranges = _by_file(ranges, _handed_on(names, model), observed.names)
     if ranges is None:
         outputs = {output.name for output in model.graph.output}
         ranges = {
@@ -181,6 +182,17 @@ def _by_file(ranges: object, names: object, tensors: list[str]) -> dict[str, tup
         raise ValueError("names are given without ranges; give the ranges of workflow.calibrate() with them.")
     ours = check_ranges(ranges, list(dict.fromkeys(names.values())))
     return {tensor: ours[names[tensor]] for tensor in tensors if tensor in names}
+
+
+def _handed_on(names: object, model: "ModelProto") -> object:
+    """The names with those of tensors that ONNX Runtime has put in between when it folded constants."""
+    if not isinstance(names, Mapping) or not names:
+        return names  # which is refused
+    names = dict(names)
+    for node in model.graph.node:
+        if node.op_type in _SAME_SCALE and node.input[0] in names:
+            names.setdefault(node.output[0], names[node.input[0]])
+    return names
 
 
 def _folded(path: Path) -> "ModelProto":

@@ -75,19 +75,17 @@ def _real(bound: object) -> object:
 def _use_global_pooling(graph: "GraphProto") -> None:
     """ReduceMean over height and width as GlobalAveragePool, which is the same.
 
-    Without keepdims it stays where another operator reads it, which rounds what it reads. Logits are rounded by the
-    operator that gives them, and ReduceMean does not round.
+    Behind it comes a Flatten where the mean keeps no axes for height and width.
     """
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in (*graph.input, *graph.value_info)}
-    outputs = {output.name for output in graph.output}
     replaced = set()
-    for node in list(graph.node):
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
         keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-        mean = node.op_type == "ReduceMean" and ndim.get(node.input[0]) == 4 and len(node.input) == 2
-        if not mean or not (keeps or node.output[0] in outputs):
+        if node.op_type != "ReduceMean" or ndim.get(node.input[0]) != 4 or len(node.input) == 1:
             continue
         if sorted(numpy_helper.to_array(constants[node.input[1]]).tolist()) in ([2, 3], [-2, -1]):
             replaced.add(node.input[1])
@@ -96,7 +94,9 @@ def _use_global_pooling(graph: "GraphProto") -> None:
             if not keeps:
                 [y] = node.output
                 node.output[:] = [f"{y}_image"]
-                graph.node.append(helper.make_node("Flatten", [f"{y}_image"], [y], f"{node.name}_flat"))
+                graph.node.insert(
+                    place + 1, helper.make_node("Flatten", [f"{y}_image"], [y], f"{node.name}_flat")
+                )
     for name in replaced.difference(*(node.input for node in graph.node)):
         graph.initializer.remove(constants[name])
 
