@@ -60,7 +60,8 @@ class Kernels:
 
         Args:
             network: an IntegerNetwork.
-            images: that it is to compute. Of each new shape `network.compute` gets the first one, and checks it.
+            images: that it is to compute. Of each new shape `network.compute` gets the first one, and checks it; a
+                kernel that gives other integers for it is not used from then on.
         """
         layers = [operator.attrgetter(name)(network.network) for name in network.weights]
         tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias) if tensor is not None]
@@ -71,9 +72,9 @@ class Kernels:
         made_from = (*versions, *network.weights.values(), *network.activations.values())
         if made_from != self._made_from:
             self.__init__()
-        if images.shape[1:] not in self._checked:
+        unseen = images.shape[1:] not in self._checked
+        if unseen:
             execute(network.steps, network.compute, images[:1])
-            self._checked.add(images.shape[1:])
         if not self._made:
             self._made = {step.name: _kernel(step, network) for step in network.steps}
             # The tensors stay alive, so that no other one can have their place in memory.
@@ -84,6 +85,15 @@ class Kernels:
             kernel = made[step.name]
             return network.compute(step, *inputs) if kernel is None else kernel(*inputs)
 
+        def compare(step: Step, *inputs: Tensor) -> Tensor:
+            expected, kernel = network.compute(step, *inputs), made[step.name]
+            if kernel is not None and not torch.equal(kernel(*inputs), expected):
+                made[step.name] = None
+            return expected
+
+        if unseen:
+            execute(network.steps, compare, images[:1])
+            self._checked.add(images.shape[1:])
         return compute
 
 

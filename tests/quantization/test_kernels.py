@@ -187,6 +187,21 @@ def test_kernels_follow_the_network():
 
 
 @traces
+def test_a_kernel_that_computes_something_else_is_not_used(monkeypatch):
+    right = _kernels._BUILDERS["conv2d"]
+
+    def wrong_for_small_images(step, *weights, params):
+        kernel = right(step, *weights, params=params)
+        return lambda x: kernel(x) + (x.shape[2] < 12)
+
+    monkeypatch.setattr(_kernels, "_BUILDERS", {**_kernels._BUILDERS, "conv2d": wrong_for_small_images})
+    integers, images = to_integer(quantized("vgg")), network("vgg")[1].float() / 255
+    for part in (images, images[..., :10, :10]):
+        expected = integers._as_real(execute(integers.steps, integers.compute, part), "logits")
+        assert torch.equal(integers(part), expected)
+
+
+@traces
 def test_checks_go_on():
     images = network("vgg")[1].float() / 255
     integers = to_integer(quantized("vgg"))
