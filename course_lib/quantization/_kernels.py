@@ -115,6 +115,9 @@ def _conv2d(
     high = None if whole.all() else (steps - low).float().reshape(-1, 1, 1)
     options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | step.options
     window = [list(pair(options[name], name, 0)) for name in ("stride", "padding", "dilation")]
+    reach = [gap * (side - 1) for gap, side in zip(window[2], weight.shape[2:], strict=True)]
+    if any(pad > end for pad, end in zip(window[1], reach, strict=True)):
+        return None  # windows that see padding alone, of which oneDNN gives wrong sums
     convolve = _convolution(weight, low.float(), zero_point, *window, options["groups"])
     points = None
     if weight[0, 0].numel() == 1 and window[1] == [0, 0] and options["groups"] == 1:
@@ -127,7 +130,14 @@ def _conv2d(
 
     finish = _requantization(multiplier.reshape(-1, 1, 1), y_params, step.relu)
     may_overflow = bool((products + steps.abs()).max() >= INT32)
-    return _watched(sums, finish, functools.partial(_checked, step, weight, bias, params), may_overflow)
+    checked = functools.partial(_checked, step, weight, bias, params)
+    kernel = _watched(sums, finish, checked, may_overflow)
+    if max(window[1]) == 0 or max(window[2]) == 1:
+        return kernel
+    # A dilation larger than the image: such a window may see padding alone too.
+    return lambda x: (
+        checked(x) if any(gap > side for gap, side in zip(window[2], x.shape[2:], strict=True)) else kernel(x)
+    )
 
 
 def _linear(
@@ -182,7 +192,17 @@ def _convolution(
     packed = torch.ops.onednn.qconv_prepack(weight.detach(), ones, 1.0, zero_point, *window)
     convolve = torch.ops.onednn.qconv2d_pointwise.default
     result = (1.0, 0, torch.float32, "none", [], "")  # scale, zero point and dtype; nothing is done to it
-    return lambda x: convolve(x, 1.0, zero_point, packed, ones, zeros, bias, *window, *result)
+    size, reach = weight[0, 0].numel(), dilation[1] * (weight.shape[3] - 1) - 2 * padding[1]
+
+    def compute(x: Tensor) -> Tensor:
+        # Where the result is one value wide, oneDNN gives wrong sums for some shapes: so it is made two values wide.
+        narrow = size > 1 and x.shape[3] - reach <= stride[1]
+        if narrow:
+            x = F.pad(x, (0, stride[1]), value=zero_point)
+        sums = convolve(x, 1.0, zero_point, packed, ones, zeros, bias, *window, *result)
+        return sums[..., :1] if narrow else sums
+
+    return compute
 
 
 def _products(weight: Tensor, steps: Tensor, zero_point: int) -> Kernel:
@@ -270,8 +290,9 @@ def _mean(step: Step, *, params: Sequence[QuantParams]) -> Kernel:
         return _requantization(_mean_multiplier(x_params, y_params, count), y_params, step.relu)
 
     def mean(x: Tensor) -> Tensor:
-        count = x.shape[2] * x.shape[3]
-        sums = x.sum((2, 3), keepdim=True, dtype=torch.int32).sub_(zero_point * count)
+        axes = tuple(range(2, x.ndim))  # of an image or of a sequence
+        count = x[0, 0].numel()
+        sums = x.sum(axes, keepdim=True, dtype=torch.int32).sub_(zero_point * count)
         return finish(count)(sums.float())
 
     return mean

@@ -14,8 +14,10 @@ _DEPTH = "torchvision.ops.stochastic_depth.stochastic_depth"  # whose import wou
 
 
 def without_identities(graph: fx.Graph, modules: dict[str, nn.Module]) -> None:
-    """Take out of a graph what hands on its input as it is: dropout in evaluation mode, `contiguous()`, one tensor
-    that is concatenated with no other."""
+    """Take out of a graph what hands on its input as it is.
+
+    That is dropout in evaluation mode, `contiguous()`, and one tensor that is concatenated with no other.
+    """
     for node in graph.nodes:
         layer = modules[node.target] if node.op == "call_module" else None
         passes = type(layer) in _PASSED_ON and not (layer._forward_hooks or layer._forward_pre_hooks)

@@ -10,6 +10,7 @@ from torch import nn
 
 from course_lib.data import to_float
 from course_lib.quantization import aware, onnx
+from course_lib.quantization.steps import execute
 from course_lib.quantization.translate import translate
 from course_lib.quantization.workflow import calibrate, collect, fold_batch_norm, quantize_model, to_integer
 from tests.quantization.networks import Body, check_that_both_forms_agree, seeded, state, traces
@@ -265,3 +266,63 @@ def test_adaptive_pooling_is_accepted_where_it_changes_nothing_and_refused_by_na
     for call in (lambda: collect(model, IMAGES), lambda: simulated(large), lambda: integers(large)):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+@traces
+def test_the_mean_of_a_sequence_in_an_integer_network():
+    model = seeded(
+        lambda: nn.Sequential(
+            nn.Conv1d(3, 4, 5),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Conv1d(4, 3, 1),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+        )
+    )
+    integers = to_integer(quantize_model(model, calibrate(collect(model, SOUNDS))))
+    found = integers(to_float(SOUNDS))
+    assert torch.equal(
+        found, integers._as_real(execute(integers.steps, integers.compute, to_float(SOUNDS)), "logits")
+    )
+    torch.testing.assert_close(found, model(to_float(SOUNDS)), atol=0.02, rtol=0)
+
+
+@EXACT
+@traces
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("keep", [(), ("1",)])
+def test_transposed_convolutions_in_a_file_of_one_call(bias, keep, tmp_path):
+    def build():
+        layers = [nn.Conv2d(3, 6, 3)]
+        for inputs, outputs, groups in ((6, 2, 1), (2, 4, 1), (4, 6, 2)):
+            layers.append(nn.ConvTranspose2d(inputs, outputs, 3, groups=groups, bias=bias))
+        return nn.Sequential(*layers, nn.Flatten())
+
+    model = seeded(build)
+    simulated = quantize_model(model, calibrate(collect(model, IMAGES)), keep=keep)
+    path = onnx.export(simulated, to_float(IMAGES[:1]), tmp_path / "a.onnx").path
+    apart = (onnx.run(path, IMAGES) - to_integer(simulated)(to_float(IMAGES))).abs()
+    steps = apart / simulated.activations["logits"].scale
+    assert steps.max() < 1.01
+    assert (steps > 0).double().mean() < 0.01
+
+
+def _half_in_place(m, y):
+    first, second = y[:, :3], y[:, 3:]
+    return torch.cat([F.relu(first, inplace=True), m.one(second)], 1).flatten(1)
+
+
+@EXACT
+@traces
+@pytest.mark.parametrize(
+    "body",
+    [
+        lambda m, y: y.mean((2, 3)),
+        lambda m, y: y.mean((2, 3)).relu(),
+        lambda m, y: y.mean((2, 3)) - m.other(y).mean((2, 3)),
+        _half_in_place,
+    ],
+)
+def test_logits_of_other_operators_than_layers_are_those_of_onnx_runtime(body, tmp_path):
+    layers = {"other": nn.Conv2d(4, 4, 1), "one": nn.Conv2d(1, 4, 1)}
+    assert compared(built(body, layers), IMAGES, tmp_path) == (0, 0)

@@ -192,6 +192,22 @@ def test_maxima_of_windows_that_reach_over_the_edge_are_those_of_onnx_runtime(wi
     assert torch.equal(found, expected[:, :, : found.shape[2], : found.shape[3]])
 
 
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("padding", [0, 1])
+def test_images_smaller_than_the_window_are_pooled_where_it_may_reach_over_the_edge(window, stride, padding):
+    for height, width in ((1, 1), (1, 4), (2, 1), (5, 2)):
+        x = integers((2, 3, height, width), UNSIGNED, torch.Generator().manual_seed(height))
+        options = {"stride": stride, "padding": padding, "ceil_mode": True}
+        try:
+            expected = F.max_pool2d(x.double(), window, **options)
+        except RuntimeError:  # nothing is left
+            with pytest.raises(ValueError, match="Take a smaller window"):
+                integer.max_pool2d(x, window, **options)
+        else:
+            assert torch.equal(integer.max_pool2d(x, window, **options).double(), expected)
+
+
 X, ROWS = torch.full((1, 2, 3, 3), 7, dtype=torch.uint8), torch.full((1, 2, 5), 7, dtype=torch.uint8)
 WEIGHT, TRIPLE = torch.ones(2, 3, 2, 2, dtype=torch.int8), torch.ones(3, 2, 2, dtype=torch.int8)
 LAYER = {"x_params": UNSIGNED, "weight_params": SIGNED, "y_params": UNSIGNED}

@@ -46,8 +46,8 @@ def max_pool2d(
         tensor([[[[4]]]], dtype=torch.uint8)
     """
     check_integers(x, "x", ndim=4)
-    window, steps, pads = _windows(x, kernel_size, stride, padding)
     check_flag(ceil_mode, "ceil_mode")
+    window, steps, pads = _windows(x, kernel_size, stride, padding, overhangs=ceil_mode)
     return F.max_pool2d(x.to(torch.float64), window, steps, pads, ceil_mode=ceil_mode).to(x.dtype)
 
 
@@ -126,9 +126,12 @@ def _mean_multiplier(x_params: QuantParams, y_params: QuantParams, count: int) -
 
 
 def _windows(
-    x: Tensor, kernel_size: object, stride: object, padding: object
+    x: Tensor, kernel_size: object, stride: object, padding: object, *, overhangs: bool = False
 ) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """Kernel size, stride and padding of a pooling, as pairs."""
+    """Kernel size, stride and padding of a pooling, as pairs.
+
+    With ceil_mode a window may reach out of the image, by less than a stride.
+    """
     window = pair(kernel_size, "kernel_size", 1)
     steps = window if stride is None else pair(stride, "stride", 1)
     pads = pair(padding, "padding", 0)
@@ -136,5 +139,6 @@ def _windows(
         raise ValueError(
             f"padding is {padding} and kernel_size {kernel_size}; it must be at most half of it."
         )
-    check_window(x, window, pads)
+    least = [size - step + 1 if overhangs else size for size, step in zip(window, steps, strict=True)]
+    check_window(x, (least[0], least[1]), pads)
     return window, steps, pads

@@ -18,6 +18,7 @@ from course_lib.quantization._state import Stateful
 from course_lib.quantization.affine import QuantParams, quantize
 from course_lib.quantization.aware import PreparedNetwork, convert
 from course_lib.quantization.integer_network import IntegerNetwork
+from course_lib.quantization.onnx._kept import whole_numbers
 from course_lib.quantization.onnx._translate import translated
 from course_lib.quantization.operations import OPERATIONS
 from course_lib.quantization.simulated import QuantizedNetwork
@@ -125,32 +126,42 @@ class _Stored:
         scale, zero_point, axis: of the integers.
     """
 
-    def __init__(self, values: Tensor, scale: Tensor | None = None, zero_point: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        values: Tensor,
+        scale: Tensor | None = None,
+        zero_point: Tensor | None = None,
+        axis: int | None = None,
+    ) -> None:
         self.integers = None if scale is None else values
-        self.scale, self.zero_point = scale, zero_point
+        self.scale, self.zero_point, self.axis = scale, zero_point, axis
         if scale is None:
             self.numbers = values
         else:
-            along = scale.reshape([-1] + [1] * (values.ndim - 1)) if scale.ndim else scale
-            self.numbers = values.float() * along
+            along = [-1 if place == axis else 1 for place in range(values.ndim)] if scale.ndim else []
+            self.numbers = values.float() * scale.reshape(along)
 
 
 def _stored(integers: IntegerNetwork, step: Step) -> dict[str, _Stored]:
     """Weight and bias of a layer; the bias is 0 where there is none."""
     weight, bias = (None if x is None else x.detach().cpu() for x in step.weights(integers.network))
     params = integers.weights.get(step.layer)
+    if bias is None:
+        transposed = step.operation == "conv_transpose2d"  # [C_in, C_out / groups, k_h, k_w]
+        outputs = step.options["groups"] * weight.shape[1] if transposed else len(weight)
+        bias = torch.zeros(outputs, dtype=torch.float32 if params is None else torch.int32)
     if params is None:
+        numbers, scale = whole_numbers(bias)
         return {
             "weight": _Stored(weight),
-            "bias": _Stored(torch.zeros(len(weight)) if bias is None else bias),
+            "bias": _Stored(numbers, scale, torch.zeros_like(numbers), 0),
         }
-    bias = torch.zeros(len(weight), dtype=torch.int32) if bias is None else bias
     tensors = {other.name: other.tensor for other in integers.steps}
     x_scale = integers.activations[tensors[step.inputs[0]]].scale.cpu()
     scale = params.scale.cpu()
     return {
-        "weight": _Stored(weight, scale, params.zero_point.cpu().to(weight.dtype)),
-        "bias": _Stored(bias, x_scale * scale, torch.zeros_like(scale, dtype=torch.int32)),
+        "weight": _Stored(weight, scale, params.zero_point.cpu().to(weight.dtype), params.axis),
+        "bias": _Stored(bias, x_scale * scale, torch.zeros_like(scale, dtype=torch.int32), 0),
     }
 
 
@@ -162,7 +173,7 @@ def _add_constant(graph: "GraphProto", name: str, stored: _Stored) -> None:
     parts = {"quantized": stored.integers, "scale": stored.scale, "zero_point": stored.zero_point}
     for part, values in parts.items():
         _add_initializer(graph, f"{name}_{part}", values)
-    axis = {"axis": 0} if stored.scale.ndim else {}
+    axis = {"axis": stored.axis} if stored.scale.ndim else {}
     _add_node(graph, "DequantizeLinear", [f"{name}_{part}" for part in parts], name, **axis)
 
 

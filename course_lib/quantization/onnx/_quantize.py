@@ -12,6 +12,7 @@ import torch
 from course_lib.files import atomic_path
 from course_lib.quantization._checks import check_flag, check_ranges
 from course_lib.quantization.calibration import Histogram, _check_method, _check_percentile
+from course_lib.quantization.onnx._kept import keep_in_float
 from course_lib.quantization.onnx._session import (
     File,
     Images,
@@ -24,7 +25,7 @@ from course_lib.quantization.onnx._session import (
     open_session,
     strip,
 )
-from course_lib.validation import check_count
+from course_lib.validation import check_choice, check_count
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -42,6 +43,7 @@ _FUNCTIONS = (
     "Tanh",
     "Elu",
     "Gelu",
+    "Sub",
 )  # it would leave their results in float32 where such a one follows
 
 
@@ -142,7 +144,7 @@ def quantize(
     kept = _kept(model, keep)
     observed = _Observed(model, path)
     if names is not None:
-        ranges = _by_file(ranges, names, observed.names)
+        ranges = _by_file(ranges, _handed_on(names, model), observed.names)
     if ranges is None:
         outputs = {output.name for output in model.graph.output}
         ranges = {
@@ -172,6 +174,17 @@ def _by_file(ranges: object, names: object, tensors: list[str]) -> dict[str, tup
         raise ValueError("names are given without ranges; give the ranges of workflow.calibrate() with them.")
     ours = check_ranges(ranges, list(dict.fromkeys(names.values())))
     return {tensor: ours[names[tensor]] for tensor in tensors if tensor in names}
+
+
+def _handed_on(names: object, model: "ModelProto") -> object:
+    """The names with those of tensors that ONNX Runtime has put in between when it folded constants."""
+    if not isinstance(names, Mapping) or not names:
+        return names  # which is refused
+    names = dict(names)
+    for node in model.graph.node:
+        if node.op_type in _SAME_SCALE and node.input[0] in names:
+            names.setdefault(node.output[0], names[node.input[0]])
+    return names
 
 
 def _folded(path: Path) -> "ModelProto":
@@ -309,6 +322,7 @@ def _quantized(
         extra_options={"TensorQuantOverrides": _one_scale(model)},
     )
     quantizer.quantize_model()
+    keep_in_float(quantizer.model.model.graph, kept)
     quantizer.model.topological_sort()  # the operators come in any order, which the standard forbids
     quantized = quantizer.model.model
     strip(quantized)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -24,7 +25,7 @@ def translated(
         others: lists of tensors that the network takes beside the example.
         inputs, outputs: names of all inputs, and of all results.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _BoundsOfOneType():
         warnings.simplefilter("ignore")
         try:
             program = torch.onnx.export(
@@ -50,21 +51,52 @@ def translated(
     return proto
 
 
+class _BoundsOfOneType(TorchFunctionMode):
+    """While it is active, clamp(0, 0.5) of real numbers is clamp(0.0, 0.5).
+
+    The exporter of PyTorch makes a tensor of the whole number alone, and then knows no such clamp.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if function in _CLAMPS and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            args = (args[0], *map(_real, args[1:]))
+            kwargs = {name: _real(value) for name, value in kwargs.items()}
+        return function(*args, **kwargs)
+
+
+_CLAMPS = {getattr(owner, name) for owner in (torch, Tensor) for name in ("clamp", "clip", "clamp_", "clip_")}
+
+
+def _real(bound: object) -> object:
+    return float(bound) if isinstance(bound, int) else bound
+
+
 def _use_global_pooling(graph: "GraphProto") -> None:
-    """ReduceMean over height and width as GlobalAveragePool, which is the same."""
-    from onnx import numpy_helper
+    """ReduceMean over height and width as GlobalAveragePool, which is the same.
+
+    Behind it comes a Flatten where the mean keeps no axes for height and width.
+    """
+    from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
     ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in (*graph.input, *graph.value_info)}
     replaced = set()
-    for node in graph.node:
+    for place in reversed(range(len(graph.node))):
+        node = graph.node[place]
         keeps = all(attribute.i for attribute in node.attribute if attribute.name == "keepdims")
-        if node.op_type != "ReduceMean" or not keeps or ndim.get(node.input[0]) != 4 or len(node.input) == 1:
+        if node.op_type != "ReduceMean" or ndim.get(node.input[0]) != 4 or len(node.input) == 1:
             continue
         if sorted(numpy_helper.to_array(constants[node.input[1]]).tolist()) in ([2, 3], [-2, -1]):
             replaced.add(node.input[1])
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
+            if not keeps:
+                [y] = node.output
+                node.output[:] = [f"{y}_image"]
+                graph.node.insert(
+                    place + 1, helper.make_node("Flatten", [f"{y}_image"], [y], f"{node.name}_flat")
+                )
     for name in replaced.difference(*(node.input for node in graph.node)):
         graph.initializer.remove(constants[name])
 

@@ -12,6 +12,7 @@ from torch import nn
 from course_lib.data import to_float
 from course_lib.quantization.aware import prepare
 from course_lib.quantization.onnx import collect, export, quantize, run
+from course_lib.quantization.onnx._kept import whole_numbers
 from course_lib.quantization.workflow import calibrate, quantize_model, to_integer
 from course_lib.quantization.workflow import collect as collect_ours
 from tests.quantization.networks import histograms_of, network, seeded, state, traces
@@ -238,3 +239,33 @@ def test_unknown_layers_to_keep(tmp_path):
         with pytest.raises(error, match=message):
             quantize(path, tmp_path / "b.onnx", images=images, keep=keep)
     assert list(tmp_path.iterdir()) == [path]
+
+
+@EXACT
+@traces
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_kept_between_quantized_ones_are_not_rounded_by_onnx_runtime(bias, tmp_path):
+    model = seeded(
+        lambda: nn.Sequential(
+            *(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 3, bias=bias), nn.ReLU()),
+            *(nn.ConvTranspose2d(4, 2, 2, bias=bias), nn.Flatten()),
+            *(nn.Linear(50, 20, bias=bias), nn.ReLU(), nn.Linear(20, 9)),
+        )
+    )
+    images = pictures(20, channels=3)
+    ranges, keep = calibrate(collect_ours(model, images)), ("1", "5")
+    simulated = quantize_model(model, ranges, keep=keep)
+    expected = to_integer(simulated)(to_float(images))
+    one = export(simulated, to_float(images[:1]), tmp_path / "a.onnx").path
+    path, names = export(model, to_float(images[:1]), tmp_path / "b.onnx")
+    two = quantize(path, tmp_path / "c.onnx", ranges=ranges, names=names, keep=keep)
+    for found in (run(one, images), run(two, images)):
+        assert (found == expected).double().mean() > 0.97  # their last bits decide now and then
+
+
+def test_a_bias_of_whole_numbers_and_powers_of_two_is_exact():
+    bias = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 10 ** torch.linspace(-20, 20, 1000)
+    bias[::7] = 0
+    numbers, scale = whole_numbers(bias)
+    assert numbers.dtype == torch.int32
+    assert torch.equal(numbers * scale, bias)
