@@ -141,7 +141,14 @@ def _conv2d(
 
     finish = _requantization(multiplier.reshape(-1, 1, 1), y_params, step.relu)
     may_overflow = bool((products + steps.abs()).max() >= INT32)
-    return _watched(sums, finish, functools.partial(_checked, step, weight, bias, params), may_overflow)
+    checked = functools.partial(_checked, step, weight, bias, params)
+    kernel = _watched(sums, finish, checked, may_overflow)
+    if max(window[1]) == 0 or max(window[2]) == 1:
+        return kernel
+    # A dilation larger than the image: such a window may see padding alone too.
+    return lambda x: (
+        checked(x) if any(gap > side for gap, side in zip(window[2], x.shape[2:], strict=True)) else kernel(x)
+    )
 
 
 def _linear(

@@ -189,6 +189,16 @@ def _against_runtime(
             verdict.wrong.append(what)
         return
     arose = _of_runtime(integers, path, x)
+    kept = any(operation == "kept layer" for operation, _ in arose)
+    if (
+        way == "two calls"
+        and kept
+        and not any(difference.max() > 0 for _, difference in arose)
+        and share < 0.1
+    ):
+        # The float layers of the other file are fused with what follows, and end on other last bits.
+        verdict.count(way, "kept layer", (found - expected).abs() / scale)
+        return
     for operation, difference in arose:
         verdict.count(way, operation, difference)
     beyond = [

@@ -282,3 +282,26 @@ def test_a_network_made_in_inference_mode_runs_too():
     with torch.inference_mode():
         inside = to_integer(simulated)
     assert torch.equal(inside(images), to_integer(simulated)(images))
+
+
+WRONG_IN_ONEDNN = [  # [C, H, W], kernel and options: results one value wide, and windows that see padding alone
+    ((1, 32, 2), (6, 1, 3, 3), {"stride": (1, 2), "padding": 1}),
+    ((1, 32, 3), (6, 1, 3, 3), {"stride": (1, 2)}),
+    ((4, 32, 3), (16, 1, 2, 5), {"stride": (1, 3), "padding": (0, 1), "groups": 4}),
+    ((3, 9, 2), (24, 3, 3, 2), {"stride": (2, 1), "padding": (1, 1), "dilation": (1, 3)}),
+    ((8, 16, 7), (16, 1, 2, 3), {"padding": (2, 1), "groups": 8}),
+    ((8, 5, 7), (24, 1, 2, 1), {"stride": (3, 2), "padding": (2, 1), "groups": 8}),
+    ((4, 2, 3), (24, 1, 2, 2), {"stride": (1, 2), "padding": (1, 0), "dilation": (3, 1), "groups": 4}),
+]
+
+
+@pytest.mark.parametrize(("shape", "weight", "options"), WRONG_IN_ONEDNN)
+def test_convolutions_of_which_onednn_gives_wrong_sums(shape, weight, options):
+    generator = torch.Generator().manual_seed(0)
+    weight = integers_of(weight, -127, 127, torch.int8, generator, extreme=False)
+    images = integers_of((10, *shape), 0, 255, torch.uint8, generator, extreme=False)
+    params = uint8(0.5, 7), int8([0.01] * len(weight)), uint8(2.0, 120)
+    step = Step("y", "conv2d", ("x",), "y", "layer", options=options)
+    compute = kernel(step, weight, None, params=params)
+    expected = step.on_integers(images, weight, None, params=params)
+    assert compute is None or torch.equal(compute(images), expected)
