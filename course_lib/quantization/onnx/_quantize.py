@@ -332,7 +332,9 @@ def _quantized(
     return quantized
 
 
-def _activations_of_parts(model: "ModelProto", bounds: Mapping[str, tuple[float, float]]) -> list[str]:
+def _activations_of_parts(
+    model: "ModelProto", bounds: Mapping[str, tuple[np.float32, np.float32]]
+) -> list[str]:
     """Names of the ReLUs and clips that cut off something of the range they lie in, which is that of a whole tensor.
 
     They follow a part, a pooling or the like, whose input has a range that begins below 0, since others read it too.
