@@ -63,7 +63,8 @@ def test_names_by_hand(tmp_path):
         ("Conv", "right2"),
         ("MaxPool", "right2"),
         ("Add", "add_1"),
-        ("ReduceMean", "mean"),
+        ("GlobalAveragePool", "mean"),
+        ("Flatten", "mean"),
         ("Gemm", "logits"),
     ]
 
