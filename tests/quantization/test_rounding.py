@@ -211,7 +211,7 @@ def bad_calls():
         (lambda: gptq(weight[:, :5], hessian, params), ValueError, r"weight has shape \[4, 5\]"),
         (lambda: gptq(weight, nan, params), ValueError, "hessian holds NaN"),
         (lambda: gptq(weight / 0, hessian, params), ValueError, "weight holds NaN or infinity"),
-        (lambda: gptq(weight, -hessian, params), ValueError, "a negative eigenvalue"),
+        (lambda: gptq(weight, -hessian, params), ValueError, "no negative eigenvalue"),
         (lambda: gptq(weight, hessian, params, dampening=0), ValueError, "dampening is 0"),
         (lambda: gptq(weight, hessian, params, dampening="1"), TypeError, "dampening"),
         (lambda: output_error(weight, weight[:2], hessian), ValueError, r"rounded \[2, 6\]"),
