@@ -67,8 +67,8 @@ def avg_pool2d(
             \frac{s_x}{s_y n} \sum (q_x - z_x) + z_y\right),\ q_{min},\ q_{max}\right)
 
     ONNX Runtime's QLinearAveragePool turns the inputs into real numbers and sums those. It differs by one step where a
-    mean lies half-way between two steps: in 2 to 26 values of a thousand where input and output have the same scale (the
-    smaller the window, the more), in none of 370,000 random ones otherwise.
+    mean lies half-way between two steps: in 2 to 26 values of a thousand where input and output have the same scale,
+    the more the smaller the window; in none of 370,000 random ones otherwise.
 
     Args:
         x: integers of the dtype of `x_params`.
