@@ -74,6 +74,7 @@ design
 api/library
 api/data
 api/models
+api/distillation
 api/pruning
 api/quantization
 api/experiments
