@@ -17,11 +17,6 @@ _WEIGHT_HINT = (
 class DecoupledTerms(NamedTuple):
     """The two divergences of each position that counts, and how sure the teacher is there.
 
-    Attributes:
-        target: [M], KL divergence of the target class against all others (TCKD).
-        others: [M], KL divergence among the other classes (NCKD).
-        certainty: [M], the teacher's softened probability of the target class.
-
     Example:
         >>> logits = torch.zeros(1, 4)
         >>> decoupled_terms(logits, logits, torch.tensor([0]), temperature=4.0).certainty
@@ -29,8 +24,11 @@ class DecoupledTerms(NamedTuple):
     """
 
     target: Float[Tensor, "M"]
+    """KL divergence of the target class against all others (TCKD)."""
     others: Float[Tensor, "M"]
+    """KL divergence among the other classes (NCKD)."""
     certainty: Float[Tensor, "M"]
+    """The teacher's softened probability of the target class."""
 
 
 def decoupled_terms(
