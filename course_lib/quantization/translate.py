@@ -234,8 +234,9 @@ class _Translator:
         """Make a ReLU part of the step in front of it. Max pooling between them does not matter: it picks the same."""
         while isinstance(x, _Result) and self.uses[x.name] == 1:
             step = self.steps[x.name]
-            if OPERATIONS[step.operation].requantizes and step.relu is None:
-                self.steps[step.name] = replace(step, relu=high)
+            if OPERATIONS[step.operation].requantizes:
+                lower = high if step.relu is None else min(step.relu, high)  # of two, the one that cuts more
+                self.steps[step.name] = replace(step, relu=lower)
                 return True
             if OPERATIONS[step.operation].range != "among input":
                 return False

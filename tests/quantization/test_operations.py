@@ -243,7 +243,7 @@ def test_only_results_with_a_range_of_their_own_are_counted(name):
         (lambda m, y: F.max_pool2d(F.silu(y), 2), True),
         (lambda m, y: torch.tanh(y), True),
         (lambda m, y: F.avg_pool2d(y, 2), False),
-        (lambda m, y: y.relu(), False),
+        (lambda m, y: y.relu(), True),
     ],
 )
 def test_a_relu_is_part_of_what_it_follows_where_values_only_pass_on(body, joined):

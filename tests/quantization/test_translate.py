@@ -196,6 +196,12 @@ def hooked():
     return model
 
 
+def test_of_two_relus_the_one_that_cuts_more_counts():
+    for acts in ((nn.ReLU6(), nn.Hardtanh(0, 0.4)), (nn.Hardtanh(0, 0.4), nn.ReLU())):
+        steps = translate(nn.Sequential(nn.Conv2d(3, 4, 3), *acts, nn.Flatten(), nn.Linear(4, 2)))
+        assert [(step.operation, step.relu) for step in steps[1:3]] == [("conv2d", 0.4), ("flatten", None)]
+
+
 REFUSED = {
     "mish": (
         lambda: Body(lambda m, x: m.act(m.conv(x)), act=nn.Mish()),
