@@ -64,7 +64,7 @@ class Interval:
         return value not in self
 
 
-def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
+def mean_interval(values: _Values, confidence: float = 0.95, *, parts: _Values | None = None) -> Interval:
     r"""Compute the mean of independent runs with Student's t interval.
 
     .. math::
@@ -75,9 +75,20 @@ def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
     intervals, a fraction `confidence` holds the true mean, if the runs are independent and nearly normal. It says
     where the mean lies; single runs scatter more widely.
 
+    All runs are judged on the same test images, and other images would judge otherwise. With `parts`, the mean over the
+    runs on each of m equal parts of the images, the interval covers that too:
+
+    .. math::
+
+        \text{mean} \pm t \sqrt{\frac{s^2}{n} + \frac{s_p^2}{m}}
+
+    with the degrees of freedom of Welch and Satterthwaite. What one run has on one part by chance is in both terms, so
+    the interval is rather too wide than too narrow.
+
     Args:
         values: [n] one figure for each run (seed), n at least 2.
         confidence: between 0 and 1, such as 0.95.
+        parts: [m] the mean over the runs on each part of the test images, m at least 2; none: the images are left out.
 
     Returns:
         The mean and its interval, in the unit of the values.
@@ -92,6 +103,7 @@ def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
 
     References:
         Student, "The Probable Error of a Mean", Biometrika 6, 1908.
+        Satterthwaite, "An Approximate Distribution of Estimates of Variance Components", Biometrics Bulletin 2, 1946.
     """
     array = _check_values(values, "values")
     _check_confidence(confidence)
@@ -102,11 +114,24 @@ def mean_interval(values: _Values, confidence: float = 0.95) -> Interval:
             "nothing about how runs scatter. Run more seeds, five or more if you can."
         )
     mean = float(array.mean())
-    half = float(stats.t.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    terms = [(float(array.var(ddof=1)) / n, n - 1)]
+    if parts is not None:
+        judged = _check_values(parts, "parts")
+        if len(judged) < 2:
+            raise ValueError(
+                f"parts holds {len(judged)} numbers; give one for each of at least 2 parts of the images."
+            )
+        terms.append((float(judged.var(ddof=1)) / len(judged), len(judged) - 1))
+    square = sum(term for term, _ in terms)
+    spread = sum(term**2 / freedom for term, freedom in terms)
+    freedom = square**2 / spread if spread else n - 1
+    half = float(stats.t.ppf((1 + confidence) / 2, freedom) * math.sqrt(square))
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_difference(a: _Values, b: _Values, confidence: float = 0.95) -> Interval:
+def paired_difference(
+    a: _Values, b: _Values, confidence: float = 0.95, *, parts: _Values | None = None
+) -> Interval:
     r"""Compute the mean of a - b over runs that belong together, with Student's t interval of the differences.
 
     .. math:: d_i = a_i - b_i, \quad \text{mean}(d) \pm t \, \frac{s_d}{\sqrt{n}}
@@ -119,6 +144,7 @@ def paired_difference(a: _Values, b: _Values, confidence: float = 0.95) -> Inter
         a: [n] figures of one method, n at least 2.
         b: [n] figures of the other, in the same order of seeds.
         confidence: between 0 and 1, such as 0.95.
+        parts: [m] the mean difference on each part of the test images, as in `mean_interval`.
 
     Returns:
         The mean difference and its interval; `.excludes(0)` says whether the runs tell the methods apart.
@@ -138,7 +164,7 @@ def paired_difference(a: _Values, b: _Values, confidence: float = 0.95) -> Inter
         Demšar, "Statistical Comparisons of Classifiers over Multiple Data Sets", JMLR 7, 2006.
     """
     first, second = _check_pairs(a, b, "a", "b", least=2)
-    return mean_interval(first - second, confidence)
+    return mean_interval(first - second, confidence, parts=parts)
 
 
 def correlation(

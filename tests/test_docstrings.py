@@ -22,6 +22,9 @@ PENDING: tuple[str, ...] = ()
 TOOLS = ("course_lib.book",)
 """Commands on folders, kernels and pages: tests/book runs each of them whole, and an example would need all of that."""
 
+EXPERIMENTS = "course_lib.experiments.chapter"
+"""Modules of measurements: tests/experiments runs each for two steps, and an example would need as much."""
+
 WITHOUT_EXAMPLE = {
     "needs files of the checkout": (
         "course_lib.checkpoints.another",
@@ -33,6 +36,7 @@ WITHOUT_EXAMPLE = {
         "course_lib.checks.attempts.path",
         "course_lib.checks.attempts.read",
         "course_lib.data.loading.load_dataset",
+        "course_lib.experiments.records.keep",
         "course_lib.experiments.records.load",
         "course_lib.experiments.records.on_real_data",
         "course_lib.experiments.records.repeat",
@@ -306,7 +310,14 @@ def test_docstrings_have_one_form(name):
     assert list(faults_of_form(TREES[name])) == []
 
 
-@pytest.mark.parametrize("name", [name for name in READY if is_public(name) and not under(name, TOOLS)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in READY
+        if is_public(name) and not under(name, TOOLS) and not name.startswith(EXPERIMENTS)
+    ],
+)
 def test_public_functions_have_an_example(name):
     exempt = {
         full.rpartition(".")[2]
@@ -327,7 +338,9 @@ def test_functions_without_example_exist_and_have_none():
         ]
 
 
-@pytest.mark.parametrize("name", [name for name in READY if is_public(name)])
+@pytest.mark.parametrize(
+    "name", [name for name in READY if is_public(name) and not name.startswith(EXPERIMENTS)]
+)
 def test_public_names_are_used(name, users, spans):
     uses = set().union(*(names for user, names in users.items() if user != name))
     assert list(faults_of_names(name, TREES[name], uses, spans)) == []

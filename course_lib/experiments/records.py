@@ -20,7 +20,7 @@ import torch
 from course_lib import files
 from course_lib.validation import check_choice, unknown_name
 
-__all__ = ["load", "on_real_data", "origin", "provenance", "repeat", "save", "values"]
+__all__ = ["frame", "keep", "load", "on_real_data", "origin", "provenance", "repeat", "save", "values"]
 
 _MODES = ("recorded", "run", "record")
 
@@ -69,18 +69,57 @@ def save(
     return path
 
 
+def keep(record: Mapping[str, Any]) -> Path:
+    """Keep the record of an `Experiment` in data/results, in the place of an earlier one; returns its path.
+
+    Args:
+        record: with "name" and "runs"; a run has "settings" and "metrics".
+
+    Raises:
+        ValueError: there are no runs, or a number is not finite: a record must not hide a failed run.
+    """
+    name = record["name"]
+    if not record["runs"]:
+        raise ValueError(f"the record {name!r} would hold no runs; nothing was written.")
+    try:
+        # A run a line: a file that can be read, and compared with an earlier one.
+        lines = [json.dumps(run, allow_nan=False) for run in record["runs"]]
+    except ValueError as error:
+        raise ValueError(
+            f"the record {name!r} cannot be kept ({error}); nothing was written. Look at the run that gave NaN."
+        ) from error
+    head = json.dumps({key: value for key, value in record.items() if key != "runs"}, indent=1)
+    text = head[:-2] + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
+    path = files.root() / "data" / "results" / f"{name}.json"
+    files.write_text(path, text)
+    files.record_checksum(path)
+    return path
+
+
+def frame(record: Mapping[str, Any]) -> pd.DataFrame:
+    """Make a frame of a record: a row for each run, its settings with the defaults filled in, and its metrics.
+
+    Example:
+        >>> run = {"settings": {"seed": 0}, "metrics": {"test": 0.9}}
+        >>> frame({"defaults": {"T": 4}, "runs": [run]}).to_dict("records")
+        [{'T': 4, 'seed': 0, 'test': 0.9}]
+    """
+    return pd.DataFrame([record["defaults"] | run["settings"] | run["metrics"] for run in record["runs"]])
+
+
 def provenance() -> dict[str, Any]:
-    """Describe when and where this runs: date, commit, device, machine, versions.
+    """Describe when and where this runs: date, commit, device, machine, processor, versions.
 
     Example:
         >>> sorted(provenance())
-        ['commit', 'date', 'device', 'machine', 'versions']
+        ['commit', 'cpu', 'date', 'device', 'machine', 'versions']
     """
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": _commit(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "machine": platform.machine(),
+        "cpu": _cpu_model(),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 
@@ -147,22 +186,25 @@ def on_real_data(
 
 
 def origin(record: Mapping[str, Any]) -> str:
-    """Describe a record on real data in a line: data set, budget, time taken, device, PyTorch, commit and date.
+    """Describe a record in a line: data set, budget, time taken, device, PyTorch, commit and date.
 
     Example:
         >>> record = {
         ...     "configuration": {"dataset": "MNIST", "budget": 5},
-        ...     "provenance": provenance() | {"device": "cpu", "machine": "x86_64"},
+        ...     "provenance": provenance() | {"device": "cpu", "cpu": "a processor"},
         ... }
         >>> origin(record).partition(", PyTorch")[0]
-        'MNIST, budget 5 minutes, cpu (x86_64)'
+        'MNIST, budget 5 minutes, cpu (a processor)'
     """
-    configuration, source = record["configuration"], record["provenance"]
-    took = f", took {source['minutes']:g}" if "minutes" in source else ""
+    source = record["provenance"]
+    told = record.get("configuration", record)
+    budget = f", budget {told['budget']:g} minutes" if told.get("budget") else ""
+    took = f", took {source['minutes']:g} minutes" if "minutes" in source else ""
+    took = took.removesuffix(" minutes") if budget else took
+    machine = source.get("cpu") or source["machine"]
     return (
-        f"{configuration['dataset']}, budget {configuration['budget']:g} minutes{took}, "
-        f"{source['device']} ({source['machine']}), PyTorch {source['versions']['torch']}, commit {source['commit']}, "
-        f"{source['date']}"
+        f"{told['dataset']}{budget}{took}, {source['device']} ({machine}), PyTorch {source['versions']['torch']}, "
+        f"commit {source['commit']}, {source['date']}"
     )
 
 
@@ -313,3 +355,13 @@ def _commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return commit + ("+" if changed.strip() else "")
+
+
+def _cpu_model() -> str:
+    """Name the processor, as Linux tells it; elsewhere as Python does."""
+    told = Path("/proc/cpuinfo")
+    if told.exists():
+        for line in told.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
