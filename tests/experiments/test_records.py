@@ -326,11 +326,11 @@ def test_where_a_record_comes_from_stands_in_one_line(home):
         "date": "2026-01-02",
         "commit": "abc",
         "device": "cpu",
-        "machine": "x86_64",
+        "cpu": "a processor",
     }
     record["provenance"]["versions"]["torch"] = "2.15.0"
     assert records.origin(record) == (
-        "MNIST, budget 2.5 minutes, took 2, cpu (x86_64), PyTorch 2.15.0, commit abc, 2026-01-02"
+        "MNIST, budget 2.5 minutes, took 2, cpu (a processor), PyTorch 2.15.0, commit abc, 2026-01-02"
     )
 
 
