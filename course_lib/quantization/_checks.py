@@ -1,5 +1,6 @@
 """Checks that the files of this room share: of numbers, ranges, models and images."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -177,13 +178,36 @@ def check_same(model: nn.Module, other: Callable[[Tensor], Tensor], images: Tens
             f"the model gives a {type(expected).__name__}; accepted are models that give one tensor. Wrap it in a "
             "module that picks one."
         )
-    # Convolutions on a GPU keep ten bits of each factor (TF32) unless told otherwise.
-    tolerance = 1e-2 if images.is_cuda else 1e-4
-    size = max(1.0, expected.abs().max().item())
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=10 * tolerance, atol=tolerance * size, equal_nan=True
-    ):
+    if not same_results(model, images, expected, found):
         raise ValueError(
             "the network with its batch norms folded computes something else than before. Look for hooks that change "
             "values, operations in place or at random, and batch norm over another axis than that of the channels."
         )
+
+
+def same_results(model: nn.Module, images: Tensor, expected: Tensor, found: Tensor) -> bool:
+    """Tell whether another form of a network gives its results on these images, but for rounding."""
+    if found.shape != expected.shape:
+        return False
+    expected, found = expected.cpu().double(), found.cpu().double()
+    # Convolutions on a GPU keep ten bits of each factor (TF32) unless told otherwise.
+    tolerance = 1e-2 if images.is_cuda else 1e-4
+    largest = expected[expected.isfinite()].abs().max().item() if expected.isfinite().any() else 0.0
+    if torch.allclose(found, expected, rtol=10 * tolerance, atol=tolerance * largest, equal_nan=True):
+        return True
+    return (found - expected).abs().max().item() <= 10 * _rounding_error(model, images, expected)
+
+
+def _rounding_error(model: nn.Module, images: Tensor, expected: Tensor) -> float:
+    """How far the results of a network lie from those in float64; 0 where that is not to be had.
+
+    Deep networks at random, and large biases that the batch norm behind them takes off, leave few digits of float32.
+    """
+    try:
+        with tracing.borrowed(model):
+            if not torch.equal(model(images).cpu().double(), expected):  # it is random
+                return 0.0
+            exact = copy.deepcopy(model).double()(images.double()).cpu()
+        return (exact - expected).abs().max().item()
+    except Exception:  # what a network cannot do in float64, or with a copy, is its own affair
+        return 0.0

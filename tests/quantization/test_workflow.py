@@ -145,11 +145,28 @@ def sum_through_an_alias(m, x):
 def test_what_tracing_or_folding_gets_wrong_is_found_by_comparing():
     with pytest.raises(ValueError, match="computes something else than before"):
         collect(Body(sum_through_an_alias, conv2=nn.Conv2d(3, 4, 3)), IMAGES)
+    with pytest.raises(ValueError, match=r"computes something else than before.*at random"):
+        fold_batch_norm(Body(lambda m, x: m.conv(x) + torch.rand(1)), to_float(IMAGES))
     # The norm is over the three channels, the linear layer over the last axis.
     model = Body(lambda m, x: m.norm(m.fc(x)), fc=nn.Linear(5, 3), norm=nn.BatchNorm1d(3))
     model.norm.running_mean[0] = 1.0
-    with pytest.raises(ValueError, match=r"computes something else than before.*another axis"):
-        fold_batch_norm(model.eval(), torch.rand(2, 3, 5))
+    for size in (1.0, 1e-6):  # of the results
+        with torch.no_grad():
+            model.norm.weight.fill_(size)
+        with pytest.raises(ValueError, match=r"computes something else than before.*another axis"):
+            fold_batch_norm(model.eval(), torch.rand(2, 3, 5))
+
+
+@traces
+def test_folding_may_be_as_far_off_as_float32_is():
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval(), to_float(IMAGES)
+    with torch.no_grad():
+        model[0].bias.add_(1e5)  # leaves two digits behind the point; folded, it is gone
+        model[1].running_mean.add_(1e5)
+        folded, exact = fold_batch_norm(model, x), copy.deepcopy(model).double()(x.double())
+        assert (folded(x) - exact).abs().max() < 1e-3 * (model(x) - exact).abs().max()
+    ranges = calibrate(collect(model, IMAGES))
+    assert quantize_model(model, ranges)(x).shape == exact.shape
 
 
 def poisoned(value, place="weight"):

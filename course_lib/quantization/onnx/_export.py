@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from course_lib import tracing
 from course_lib.files import atomic_path
+from course_lib.quantization._checks import same_results
 from course_lib.quantization._folding import folded
 from course_lib.quantization._prologue import with_readable
 from course_lib.quantization._state import Stateful
@@ -88,7 +89,7 @@ def export(model: nn.Module, example: Shaped[Tensor, "N *rest"], path: File) -> 
         session = open_session(temporary, path)
         found = torch.from_numpy(session.run(None, {IMAGES: example.detach().cpu().numpy()})[0])
         if integers is None:
-            _check_equal(found.double(), expected.cpu().double(), path)
+            _check_equal(model, example, expected.cpu(), found, path)
     return Exported(path, names)
 
 
@@ -104,11 +105,8 @@ def _folded(model: nn.Module) -> nn.Module:
         return model
 
 
-def _check_equal(found: Tensor, expected: Tensor, path: Path) -> None:
-    size = max(1.0, expected.abs().max().item())
-    if found.shape != expected.shape or not torch.allclose(
-        found, expected, rtol=1e-3, atol=1e-4 * size, equal_nan=True
-    ):
+def _check_equal(model: nn.Module, example: Tensor, expected: Tensor, found: Tensor, path: Path) -> None:
+    if not same_results(model, example, expected, found):
         apart = (
             f"by up to {(found - expected).abs().max().item():.3g}"
             if found.shape == expected.shape

@@ -80,7 +80,8 @@ def _use_global_pooling(graph: "GraphProto") -> None:
     from onnx import helper, numpy_helper
 
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in (*graph.input, *graph.value_info)}
+    known = (*graph.input, *graph.value_info, *graph.output)
+    ndim = {entry.name: len(entry.type.tensor_type.shape.dim) for entry in known}
     replaced = set()
     for place in reversed(range(len(graph.node))):
         node = graph.node[place]

@@ -120,6 +120,20 @@ def test_a_relu_inside_of_its_range_cuts_integers_off(tmp_path):
     assert expected.min() == 0
 
 
+@EXACT
+@traces
+def test_means_half_way_between_two_steps_are_rounded_as_integers(tmp_path):
+    # Summed in float32, a mean of 3.5 steps may lie on either side of it.
+    model = seeded(lambda: nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)))
+    images = pictures(400, channels=3, size=4)
+    ranges = calibrate(collect_ours(model, images), "max")
+    *_, layer, mean = ranges
+    integers = to_integer(quantize_model(model, {**ranges, mean: ranges[layer]}))
+    path = export(integers, to_float(images[:1]), tmp_path / "means.onnx").path
+    assert torch.equal(run(path, images), integers(to_float(images)))
+    assert "GlobalAveragePool" in operators(path)
+
+
 @traces
 def test_kept_layers_are_in_float_in_the_file(tmp_path):
     model, images = network("vgg")
