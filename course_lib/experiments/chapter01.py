@@ -16,6 +16,7 @@ from course_lib.experiments.experiment import Experiment, Run, Scale
 __all__ = [
     "BUGS",
     "FAIR",
+    "GAIN",
     "LABELS",
     "LOSSES",
     "RATES",
@@ -250,6 +251,17 @@ def experiment(name: str, runs: Sequence[Run], live: Sequence[Run] = ()) -> Expe
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 COUNTS = (250, 1000, 2500, 10_000)
 
+GAIN = experiment(
+    "01-gain",
+    [
+        {"teacher": teacher, "rate": rate, "seed": seed}
+        for teacher, rate in ((None, 0.1), (TEACHER, 0.01))
+        for seed in range(10)
+    ],
+    live=[{"teacher": None, "rate": 0.1, "seed": 0}, {"teacher": TEACHER, "rate": 0.01, "seed": 0}],
+)
+"""Alone against distilled on 1,000 labelled images, each at the rate that `LABELS` finds best for it on validation."""
+
 LABELS = experiment(
     "01-labels",
     [
@@ -261,8 +273,8 @@ LABELS = experiment(
         for seed in SEEDS
     ],
     live=[
-        {"images": 1000, "teacher": None, "alpha": 0.1, "rate": 0.1, "seed": 0},
-        {"images": 1000, "teacher": TEACHER, "alpha": 0.1, "rate": 0.01, "seed": 0},
+        {"images": 10_000, "teacher": None, "alpha": 0.1, "rate": 0.01, "seed": 0},
+        {"images": 10_000, "teacher": TEACHER, "alpha": 0.0, "rate": 0.03, "seed": 0},
     ],
 )
 """Alone and distilled on few and many labelled images, and without any label (alpha 0), at five learning rates."""
