@@ -102,10 +102,11 @@ def interval_lines(
     ylabel: str = "test accuracy",
     title: str = "",
     percent_x: bool = False,
+    log_x: bool = False,
 ) -> Figure:
     """Draw curves of means with their intervals, as percent; the means are in [0, 1].
 
-    Shared: chapters 02 and 04 draw it.
+    Shared: chapters 01, 02 and 04 draw it.
 
     Args:
         series: {label: {x: interval}}.
@@ -113,6 +114,7 @@ def interval_lines(
         ylabel: with its unit.
         title: one line.
         percent_x: show x in [0, 1] as percent.
+        log_x: logarithmic horizontal axis, with a tick at each x.
     """
     figure = Figure(figsize=(7.2, 3.8))
     axis = figure.subplots()
@@ -128,6 +130,11 @@ def interval_lines(
     if percent_x:
         axis.set_xticks(sorted({x for points in series.values() for x in points}))
         axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    if log_x:
+        axis.set_xscale("log")
+        axis.set_xticks(sorted({x for points in series.values() for x in points}))
+        axis.xaxis.set_major_formatter("{x:,.0f}")
+        axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
     axis.legend()
     return figure
 
