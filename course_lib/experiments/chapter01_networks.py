@@ -2,19 +2,19 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib import distillation, models
-from course_lib.data import to_float
+from course_lib.data import Dataset, to_float
 from course_lib.experiments import chapter01
 from course_lib.experiments.chapter01 import SEED, SEEDS, TEACHER, Shared
 from course_lib.experiments.experiment import Experiment, Run, Scale
 
-__all__ = ["COMPRESSION", "FEATURES", "WIDTHS"]
+__all__ = ["COMPRESSION", "FEATURES", "SAME_DATA", "WIDTHS"]
 
 WIDTHS = {"small": (8, "M", 16, "M", 32), "medium": (8, "M", 16, 16, "M", 32, 32)}
 """Students of the compression experiment: VGGs with fewer and narrower convolutions."""
@@ -75,6 +75,59 @@ COMPRESSION = Experiment(
     seed=SEED,
 )
 """Two small VGGs, alone and distilled from one that is 16 and 46 times larger, each at three learning rates."""
+
+
+# A teacher that has seen no more than its student
+
+
+class SameData(NamedTuple):
+    """As `Shared`, and the accuracy of the teacher."""
+
+    dataset: Dataset
+    targets: dict[Any, Tensor]
+    scale: Scale
+    facts: dict[str, float]
+
+
+def prepare_same_data(runs: Sequence[Run], scale: Scale) -> SameData:
+    """Train a VGG on the shifts of the student's own images, and ask it."""
+    dataset = chapter01.cut(chapter01.glyphs(), scale)
+    views, labels = chapter01.seen({"images": 1000, "shifts": True}, dataset)
+    teacher = chapter01.train_student(
+        models.build("vgg", seed=100),
+        views,
+        labels,
+        torch.zeros(len(views), 1),
+        chapter01.smoothed(0.0),
+        epochs=scale.epochs(8, images=len(views), batch_size=BATCH),
+        rate=0.01,
+        weight_decay=0.01,
+    )
+    targets = {
+        ("same data", run["images"], run["shifts"]): chapter01.ask(teacher, chapter01.seen(run, dataset)[0])
+        for run in runs
+        if run["seed"] == 0 and run["rate"] == 0.01
+    }
+    return SameData(dataset, targets, scale, {"teacher": chapter01.judged(teacher, dataset)["test"]})
+
+
+SAME_DATA = Experiment(
+    "01-same-data",
+    tuple(
+        {"teacher": "same data", "shifts": shifts, "temperature": temperature, "rate": rate, "seed": seed}
+        for shifts in (False, True)
+        for temperature in (4, 8)
+        for rate in (0.01, 0.03, 0.1)
+        for seed in SEEDS
+    ),
+    chapter01.measure,
+    prepare_same_data,
+    chapter01.train_student,
+    chapter01.DEFAULTS,
+    live=(),
+    seed=SEED,
+)
+"""A student of a teacher that has learned from the student's own 1,000 images, and from no other."""
 
 
 # Features: hints, attention maps and decoupled logits beside the classic loss
