@@ -255,10 +255,10 @@ GAIN = experiment(
     "01-gain",
     [
         {"teacher": teacher, "rate": rate, "seed": seed}
-        for teacher, rate in ((None, 0.1), (TEACHER, 0.01))
+        for teacher, rate in ((None, 0.03), (TEACHER, 0.01))
         for seed in range(10)
     ],
-    live=[{"teacher": None, "rate": 0.1, "seed": 0}, {"teacher": TEACHER, "rate": 0.01, "seed": 0}],
+    live=[{"teacher": None, "rate": 0.03, "seed": 0}, {"teacher": TEACHER, "rate": 0.01, "seed": 0}],
 )
 """Alone against distilled on 1,000 labelled images, each at the rate that `LABELS` finds best for it on validation."""
 
@@ -307,7 +307,7 @@ FAIR = experiment(
 
 BUGS = experiment(
     "01-bugs",
-    [{"teacher": None, "rate": 0.1, "alpha": 0.1, "loss": "right", "seed": seed} for seed in SEEDS]
+    [{"teacher": None, "rate": 0.03, "alpha": 0.1, "loss": "right", "seed": seed} for seed in SEEDS]
     + [
         {"teacher": "glyphs-vgg-narrow", "rate": 0.01, "alpha": alpha, "loss": loss, "seed": seed}
         for alpha in (0.1, 0.5)

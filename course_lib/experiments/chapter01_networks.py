@@ -111,6 +111,11 @@ def prepare_same_data(runs: Sequence[Run], scale: Scale) -> SameData:
     return SameData(dataset, targets, scale, {"teacher": chapter01.judged(teacher, dataset)["test"]})
 
 
+def measure_same_data(run: Run, shared: SameData, method: Callable[..., nn.Module]) -> dict[str, Any]:
+    """Train one student of that teacher, and judge it."""
+    return chapter01.measure(run, Shared(*shared[:3]), method)
+
+
 SAME_DATA = Experiment(
     "01-same-data",
     tuple(
@@ -120,7 +125,7 @@ SAME_DATA = Experiment(
         for rate in (0.01, 0.03, 0.1)
         for seed in SEEDS
     ),
-    chapter01.measure,
+    measure_same_data,
     prepare_same_data,
     chapter01.train_student,
     chapter01.DEFAULTS,
