@@ -189,24 +189,45 @@ def channel(axes: Axes, place: Box, colour: str = BLUE, *, cut: bool = False, sh
     return place
 
 
-def stack(
-    axes: Axes, place: Point, cuts: Sequence[bool], *, size: Point = (26, 26), gap: float = 10, **how: Any
-) -> list[Box]:
+def grid(
+    axes: Axes,
+    place: Point,
+    cuts: Sequence[Sequence[bool]],
+    *,
+    size: float = 26,
+    gap: Point = (4, 10),
+    **how: Any,
+) -> list[list[Box]]:
+    """Draw rows of channels, kernels or numbers; return where each stands.
+
+    Args:
+        axes: of a canvas.
+        place: middle of the left edge.
+        cuts: for each row, for each in it, whether it is cut.
+        size: of a side.
+        gap: between two in a row, and between rows.
+        how: as `channel` takes it.
+    """
+    top = place[1] - (len(cuts) * (size + gap[1]) - gap[1]) / 2
+    places = []
+    for number, row in enumerate(cuts):
+        y = top + number * (size + gap[1])
+        places.append([Box(place[0] + k * (size + gap[0]), y, size, size) for k in range(len(row))])
+        for each, cut in zip(places[-1], row, strict=True):
+            channel(axes, each, cut=cut, **how)
+    return places
+
+
+def stack(axes: Axes, place: Point, cuts: Sequence[bool], **how: Any) -> list[Box]:
     """Draw channels below each other; return where each stands.
 
     Args:
         axes: of a canvas.
-        place: upper left corner of the first.
+        place: middle of the left edge.
         cuts: for each, whether it is cut.
-        size: width and height of one.
-        gap: between two.
-        how: as `channel` takes it.
+        how: as `grid` takes it.
     """
-    x, y = place
-    places = [Box(x, y + number * (size[1] + gap), *size) for number in range(len(cuts))]
-    for each, cut in zip(places, cuts, strict=True):
-        channel(axes, each, cut=cut, **how)
-    return places
+    return [row[0] for row in grid(axes, place, [[cut] for cut in cuts], **how)]
 
 
 def need(right: bool, what: str, got: Any) -> None:

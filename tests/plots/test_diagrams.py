@@ -19,6 +19,17 @@ from course_lib.plots._drawing import Box, arrow, box, canvas, label
 
 CASES = {
     "batch_norm_statistics": [{}, {"before": (-1, 4), "after": (20, 0.5)}],
+    "cut_channel": [
+        {},
+        {"channels": 5, "cut": 4, "inputs": 1, "outputs": 5},
+        {"channels": 2, "cut": 0, "outputs": 1},
+    ],
+    "gamma_scaling": [
+        {},
+        {"gammas": (-1.25, 0.125, 0.001, 2.5, 0.01, -0.02), "threshold": 0.1},
+        {"gammas": (1, 1)},
+    ],
+    "residual_addition": [{}, {"channels": 2, "cut": 0}, {"channels": 5, "cut": 4}],
     "eagleeye_funnel": [{}, {"counts": (1000, 400, 40, 40, 5, 2)}, {"counts": (1,) * 6}],
     "softmax_at_temperatures": [
         {},
@@ -264,6 +275,44 @@ def test_old_statistics_let_hardly_anything_pass():
     assert same.count("50% pass the ReLU") == 2
 
 
+def struck(figure):
+    """Centres of the channels that are struck out, from left to right."""
+    red = [
+        line for line in figure.axes[0].lines if line.get_color() == COLOURS[1] and line.get_linewidth() == 2
+    ]
+    return sorted((line.get_xdata().mean(), line.get_ydata().mean()) for line in red)
+
+
+def test_a_cut_channel_is_a_row_in_its_layer_and_a_column_in_the_next():
+    places = struck(draw("cut_channel", {"channels": 4, "cut": 2, "inputs": 3, "outputs": 2}))
+    assert len(places) == 3 + 4 + 1 + 2  # filter, batch norm, map, a kernel in both filters
+    *row, first, second = places
+    assert len({y for _, y in row}) == 1
+    assert first[0] == second[0]
+    assert first[1] < second[1]
+
+
+def test_gammas_are_as_long_as_they_are_large_and_the_small_ones_are_cut():
+    gammas, threshold = (1.0, 0.05, -0.5), 0.1
+    figure = draw("gamma_scaling", {"gammas": gammas, "threshold": threshold})
+    bars = [
+        p for p in figure.axes[0].patches if isinstance(p, mpl.patches.Rectangle) and p.get_height() == 18
+    ]
+    unit = bars[0].get_width()
+    assert [bar.get_width() / unit for bar in bars] == pytest.approx([1, 0.05, 0.5])
+    (edge,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
+    assert (edge.get_xdata()[0] - bars[0].get_x()) / unit == pytest.approx(threshold)
+    assert [y for _, y in struck(figure)] == [pytest.approx(bars[1].get_y() + 9)]
+
+
+def test_an_addition_ties_three_stacks_and_leaves_the_one_inside_free():
+    figure = draw("residual_addition", {"channels": 3, "cut": 1})
+    assert len(struck(figure)) == 3
+    assert len({y for _, y in struck(figure)}) == 1
+    squares = [p for p in figure.axes[0].patches if isinstance(p, mpl.patches.Rectangle)]
+    assert len(squares) == 4 * 3
+
+
 # Refused
 
 
@@ -279,6 +328,19 @@ def test_old_statistics_let_hardly_anything_pass():
         ("softmax_at_temperatures", {"logits": (1, 2)}, "classes must be 2 names"),
         ("softmax_at_temperatures", {"temperatures": (1, 0)}, "temperatures must be one to three positive"),
         ("softmax_at_temperatures", {"temperatures": ()}, "temperatures must be one to three positive"),
+        ("cut_channel", {"channels": 6}, "channels must be two to five; it is 6"),
+        (
+            "cut_channel",
+            {"channels": 3, "cut": 3},
+            "cut must be one of the 3 channels, counted from 0; it is 3",
+        ),
+        ("cut_channel", {"inputs": 0}, "inputs must be one to three"),
+        ("cut_channel", {"outputs": 6}, "outputs must be one to five"),
+        ("gamma_scaling", {"gammas": [1.0]}, "gammas must be two to six numbers"),
+        ("gamma_scaling", {"gammas": (1.0, math.nan)}, "gammas must be two to six numbers"),
+        ("gamma_scaling", {"threshold": 2.0}, "threshold must lie between 0 and the largest gamma"),
+        ("residual_addition", {"channels": 1}, "channels must be two to five"),
+        ("residual_addition", {"cut": -1}, "cut must be one of the 4 channels"),
         ("eagleeye_funnel", {"counts": (5, 4, 3)}, "counts must be six numbers"),
         ("eagleeye_funnel", {"counts": (5, 4, 3, 3, 3, 4)}, "counts must be six numbers"),
         ("eagleeye_funnel", {"counts": (5, 4, 3, 3, 1, 0)}, "counts must be six numbers"),
