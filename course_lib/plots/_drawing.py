@@ -142,6 +142,21 @@ def box(axes: Axes, place: Box, title: str, note: str = "", *, colour: str = GRE
     return place
 
 
+def cell(axes: Axes, place: Box, text: str, *, colour: str = GREY, share: float = 0.2) -> Box:
+    """Draw a number in its place of storage.
+
+    Args:
+        axes: of a canvas.
+        place: where.
+        text: the number.
+        colour: of the outline; the inside is a tint of it.
+        share: how strong the tint is.
+    """
+    rectangle(axes, place, edge=colour, fill=tint(colour, share))
+    label(axes, place.centre, text)
+    return place
+
+
 def arrow(axes: Axes, *points: Point, colour: str = BLACK, gradient: bool = False, **how: Any) -> None:
     """Draw an arrow through points; a gradient is red and dashed.
 

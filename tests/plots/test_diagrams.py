@@ -10,12 +10,15 @@ import warnings
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch
 
 from course_lib import page
 from course_lib.plots import COLOURS, diagrams
 from course_lib.plots._drawing import Box, arrow, box, canvas, label
+from course_lib.quantization.affine import QuantParams
+from course_lib.quantization.aware import straight_through
 
 CASES = {
     "batch_norm_statistics": [{}, {"before": (-1, 4), "after": (20, 0.5)}],
@@ -29,6 +32,33 @@ CASES = {
         {"gammas": (-1.25, 0.125, 0.001, 2.5, 0.01, -0.02), "threshold": 0.1},
         {"gammas": (1, 1)},
     ],
+    "hash_buckets": [
+        {},
+        {
+            "places": ((5, 0, 1, 2, 3, 4),) * 6,
+            "stored": (-0.25, 0.125, 1, -1, 0.5, -0.75),
+            "signs": ((-1,) * 6,) * 6,
+        },
+        {"places": ((0, 1),), "stored": (1, 2)},
+    ],
+    "integer_arithmetic": [
+        {},
+        {"inputs": (-128, 127, 127, -128), "weights": (127, 127, -128, -128), "multiplier": 0.001234},
+        {"inputs": (100, 100), "weights": (100, 100), "multiplier": 12.5},
+    ],
+    "low_rank": [
+        {},
+        {"rows": 1000, "columns": 4000, "rank": 1},
+        {"rows": 2048, "columns": 512, "rank": 512},
+    ],
+    "pipeline": [{}, {"notes": ("1,234.5 kB, 97.1 %",) * 5}],
+    "saturation": [
+        {},
+        {"values": (-0.001234, 0.00025), "threshold": 0.00025},
+        {"values": range(-20, 21), "threshold": 19},
+    ],
+    "solution_spaces": [{}],
+    "straight_through": [{}, {"step": 0.001234, "levels": 7}, {"step": 250, "levels": 1}],
     "residual_addition": [{}, {"channels": 2, "cut": 0}, {"channels": 5, "cut": 4}],
     "eagleeye_funnel": [{}, {"counts": (1000, 400, 40, 40, 5, 2)}, {"counts": (1,) * 6}],
     "softmax_at_temperatures": [
@@ -89,6 +119,11 @@ def illegible(figure):
                 and place.y1 <= around.y1
             ):
                 yield f"{text!r} leaves its box"
+    for patch in figure.findobj(Ellipse):
+        path = patch.get_path().transformed(patch.get_transform())
+        for text, place in words:
+            if path.intersects_bbox(place, filled=False):
+                yield f"an outline goes through {text!r}"
     for patch in figure.findobj(FancyArrowPatch):
         points = patch.get_path().vertices[:-1]  # the last closes the head and has no place
         path = mpl.path.Path(points).transformed(patch.axes.transData)
@@ -119,6 +154,10 @@ def test_a_diagram_can_be_read(name, given):
         (lambda axes: label(axes, (400, 98), "word"), "'word' leaves the figure above or below"),
         (lambda axes: box(axes, Box(300, 30, 40, 40), "a long word"), "'a long word' leaves its box"),
         (lambda axes: arrow(axes, (20, 50), (200, 50)), "an arrow goes through 'text'"),
+        (
+            lambda axes: axes.add_patch(Ellipse((110, 50), 30, 30, fill=False)),
+            "an outline goes through 'text'",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_found(spoil, fault):
@@ -313,6 +352,96 @@ def test_an_addition_ties_three_stacks_and_leaves_the_one_inside_free():
     assert len(squares) == 4 * 3
 
 
+def test_values_beyond_the_threshold_land_on_the_last_integer():
+    values, threshold = (-1.0, 0.5, 4.0), 2.0
+    figure = draw("saturation", {"values": values, "threshold": threshold})
+    drawn = arrows(figure, gradient=False) + arrows(figure, gradient=True)
+    for panel, limit in ((40, 4.0), (400, threshold)):
+        inside = sorted((b, e) for (b, _), (e, _) in drawn if panel - 1 <= b <= panel + 281)
+        assert [(b - panel - 140) / 140 * 4 for b, _ in inside] == pytest.approx(values)
+        levels = [round(max(-1, min(1, value / limit)) * 127) for value in values]
+        assert [(e - panel - 140) / 140 * 127 for _, e in inside] == pytest.approx(levels)
+    assert len(arrows(figure, gradient=True)) == 1
+    assert {"one step = 0.031", "one step = 0.016"} <= set(
+        words("saturation", values=values, threshold=threshold)
+    )
+
+
+@pytest.mark.parametrize(
+    ("inputs", "weights", "multiplier", "total", "stored"),
+    [
+        ((10, 20), (3, -4), 0.5, "−50", "−25"),
+        ((127, 127), (127, 126), 1.0, "32,131", "127"),
+        ((-128, 0), (127, 5), 1.0, "−16,256", "−128"),
+    ],
+)
+def test_integers_are_summed_scaled_rounded_and_clamped(inputs, weights, multiplier, total, stored):
+    figure = draw("integer_arithmetic", {"inputs": inputs, "weights": weights, "multiplier": multiplier})
+    places = {text.get_position(): text.get_text() for text in figure.findobj(mpl.text.Text)}
+    at = {x: {text for (where, _), text in places.items() if where == x} for x in (354, 536, 670)}
+    assert at[354] == {"sum", "int32: four bytes", total}
+    assert at[670] == {"output", "int8", stored}
+    assert any(text.endswith(f"becomes {stored}") for text in at[536])
+
+
+def test_the_gradient_is_the_one_that_the_library_puts_in():
+    step, levels = 0.5, 3
+    figure = draw("straight_through", {"step": step, "levels": levels})
+    staircase, gradient = (
+        next(line for line in figure.axes[0].lines if (line.get_color(), line.get_linewidth()) == look)
+        for look in ((COLOURS[0], 2.5), (COLOURS[1], 2))
+    )
+    middle, pixels = 404 + 145, 145 / (levels + 1.5) / step
+    edges = sorted({(x - middle) / pixels for x in gradient.get_xdata()[1:-1]})
+    params = QuantParams(torch.tensor(step), torch.tensor(0, dtype=torch.int32), bits=3, signed=True)
+    x = torch.tensor([edges[1] - 0.01, edges[1] + 0.01], requires_grad=True)
+    straight_through(x, params).sum().backward()
+    assert x.grad.tolist() == [1, 0]
+    assert edges[0] == pytest.approx(-edges[1])
+    assert len(set(staircase.get_ydata())) == 2 * levels + 1
+
+
+def test_matrices_are_drawn_to_scale_and_their_numbers_counted():
+    figure = draw("low_rank", {"rows": 40, "columns": 20, "rank": 5})
+    sides = [(p.get_height(), p.get_width()) for p in figure.axes[0].patches]
+    unit = sides[0][0] / 40
+    assert [side / unit for pair in sides for side in pair] == pytest.approx([40, 20, 40, 5, 5, 20])
+    assert {"800 numbers", "300 numbers", "40 × 5", "5 × 20"} <= set(
+        words("low_rank", rows=40, columns=20, rank=5)
+    )
+
+
+def test_each_weight_shows_what_its_bucket_holds():
+    given = {"places": ((0, 1, 1), (1, 0, 0)), "stored": (0.5, 2), "signs": ((1, -1, 1), (1, 1, -1))}
+    cells = [text for text in words("hash_buckets", **given) if re.fullmatch(r"−?(0\.5|2)", text)]
+    assert cells == ["0.5", "−2", "2", "2", "0.5", "−0.5", "0.5", "2"]
+    patches = [p for p in draw("hash_buckets", given).axes[0].patches if isinstance(p, mpl.patches.Rectangle)]
+    shades = [mpl.colors.to_hex(patch.get_facecolor()) for patch in patches]
+    assert [shades.index(shade) for shade in shades] == [0, 1, 1, 1, 0, 0, 0, 1]
+
+
+def test_the_notes_of_a_chapter_stand_below_the_steps():
+    notes = ("1.1 MB", "0.6 MB", "0.5 MB", "0.2 MB", "0.1 MB")
+    assert [text for text in words("pipeline", notes=notes) if text.endswith("MB")] == list(notes)
+    assert len(struck(draw("pipeline", {"notes": notes}))) == 2
+
+
+def test_the_distilled_student_lies_in_both_spaces_and_nearer_to_the_teacher():
+    teacher_space, student_space, teacher, alone, distilled = [
+        p for p in draw("solution_spaces").findobj(Ellipse) if not p.get_fill()
+    ]
+
+    def inside(space, place):
+        (x, y), (a, b) = space.center, place.center
+        return ((a - x) / space.width * 2) ** 2 + ((b - y) / space.height * 2) ** 2 < 1
+
+    held = [
+        [inside(space, p) for p in (teacher, alone, distilled)] for space in (teacher_space, student_space)
+    ]
+    assert held == [[True, False, True], [False, True, True]]
+    assert math.dist(distilled.center, teacher.center) < math.dist(alone.center, teacher.center)
+
+
 # Refused
 
 
@@ -339,6 +468,28 @@ def test_an_addition_ties_three_stacks_and_leaves_the_one_inside_free():
         ("gamma_scaling", {"gammas": [1.0]}, "gammas must be two to six numbers"),
         ("gamma_scaling", {"gammas": (1.0, math.nan)}, "gammas must be two to six numbers"),
         ("gamma_scaling", {"threshold": 2.0}, "threshold must lie between 0 and the largest gamma"),
+        ("saturation", {"values": (0, 0)}, "values must be numbers, not all 0"),
+        ("saturation", {"values": (1, math.inf)}, "values must be numbers, not all 0"),
+        ("saturation", {"threshold": 6.0}, r"threshold must lie in \[1.2, 6\); it is 6"),
+        ("saturation", {"threshold": 1.0}, "threshold must lie in"),
+        (
+            "integer_arithmetic",
+            {"inputs": (1, 200, 3)},
+            "inputs must be two to four integers from -128 to 127",
+        ),
+        ("integer_arithmetic", {"weights": (1, 0.5, 3)}, "weights must be two to four integers"),
+        ("integer_arithmetic", {"weights": (1, 2)}, r"weights must be 3 numbers; it is \(1, 2\)"),
+        ("integer_arithmetic", {"multiplier": 0}, "multiplier must be a positive number"),
+        ("straight_through", {"step": -1}, "step must be a positive number"),
+        ("straight_through", {"levels": 8}, "levels must be one to seven"),
+        ("low_rank", {"rows": 0}, "rows and columns must be positive"),
+        ("low_rank", {"rows": 500}, r"rows and columns must be positive, .*; it is \(500, 48\)"),
+        ("low_rank", {"rank": 49}, r"rank must lie in \[1, 48\]"),
+        ("hash_buckets", {"places": ((0, 1), (1,))}, "places must be one to six rows"),
+        ("hash_buckets", {"places": ((0, 4),)}, "places must be buckets, counted from 0 to 3"),
+        ("hash_buckets", {"stored": (1,)}, "stored must be two to six numbers"),
+        ("hash_buckets", {"signs": ((1, 0),)}, "signs must be"),
+        ("pipeline", {"notes": ("one",)}, "notes must be five texts"),
         ("residual_addition", {"channels": 1}, "channels must be two to five"),
         ("residual_addition", {"cut": -1}, "cut must be one of the 4 channels"),
         ("eagleeye_funnel", {"counts": (5, 4, 3)}, "counts must be six numbers"),

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -12,6 +13,7 @@ from course_lib.plots._drawing import (
     GREY,
     LARGE,
     ORANGE,
+    RED,
     SKY,
     SMALL,
     WIDTH,
@@ -47,8 +49,8 @@ def teacher_and_student(*, temperature: float = 4, alpha: float = 0.1) -> Figure
         ValueError: temperature or alpha are out of range.
 
     Example:
-        >>> teacher_and_student(temperature=2, alpha=0.5).get_label()[:58]
-        'Images go into a frozen teacher and a student. The KL dive'
+        >>> teacher_and_student(temperature=2, alpha=0.5).get_label().split(". ")[0]
+        'Images go into a frozen teacher and a student'
     """
     need(finite([temperature]) and temperature > 0, "temperature must be a positive number", temperature)
     need(0 <= alpha <= 1, "alpha must lie in [0, 1]", alpha)
@@ -116,8 +118,8 @@ def softmax_at_temperatures(
         ValueError: numbers are not finite, too many, or names are missing.
 
     Example:
-        >>> softmax_at_temperatures((2, 0), ("cat", "car"), temperatures=[1, 2]).get_label()
-        'Logits of cat, car: 2, 0. Divided by T, then softmax, at T = 1: 88%, 12%; at T = 2: 73%, 27%.'
+        >>> softmax_at_temperatures((2, 0), ("cat", "car"), temperatures=[1, 2]).get_label().split(". ")[-1]
+        'Divided by T, then softmax, at T = 1: 88%, 12%; at T = 2: 73%, 27%.'
     """
     need(2 <= len(logits) <= 4 and finite(logits), "logits must be two to four numbers", logits)
     need(len(classes) == len(logits), f"classes must be {len(logits)} names", classes)
@@ -172,3 +174,42 @@ def _bars(
 def _softmax(values: Sequence[float]) -> list[float]:
     powers = [math.exp(value - max(values)) for value in values]
     return [power / sum(powers) for power in powers]
+
+
+@styled
+def solution_spaces() -> Figure:
+    """Draw why a teacher may help: what a large and a small network can express, and where each ends.
+
+    Alone, the student ends somewhere in its own space; the teacher's answer pulls it towards itself. The picture is an
+    analogy: nothing in it was measured, and functions of a network have no such map.
+
+    Example:
+        >>> solution_spaces().get_label().split(". ")[0]
+        'A large ellipse, what the teacher can express, overlaps a smaller one, what the student can'
+    """
+    figure, axes = canvas(
+        330,
+        "A large ellipse, what the teacher can express, overlaps a smaller one, what the student can. Alone the "
+        "student ends far from the teacher's answer; distilled, it ends inside its own ellipse, near that answer.",
+    )
+    _region(axes, (254, 165), 480, 290, BLUE, 0.12)
+    _region(axes, (504, 178), 400, 230, GREEN, 0.14)
+    for place, colour, text, away in (
+        ((170, 178), BLUE, "teacher's answer", 32),
+        ((606, 192), GREEN, "student alone", 32),
+        ((394, 172), RED, "distilled", -30),
+    ):
+        _region(axes, place, 44, 30, colour, 0.5)
+        label(axes, (place[0], place[1] + away), text, color=colour, weight="bold")
+    arrow(axes, (578, 189), (424, 174), colour=RED)
+    label(axes, (396, 204), "pull of the teacher", size=SMALL, color=RED)
+    label(axes, (200, 76), "what the teacher can express", color=BLUE)
+    label(axes, (580, 112), "what the student can", color=GREEN)
+    return figure
+
+
+def _region(axes: Axes, centre: Point, width: float, height: float, colour: str, share: float) -> None:
+    """An ellipse; what lies below it shows through."""
+    how = {"facecolor": colour, "alpha": share, "linewidth": 0}
+    axes.add_patch(mpl.patches.Ellipse(centre, width, height, **how))
+    axes.add_patch(mpl.patches.Ellipse(centre, width, height, fill=False, edgecolor=colour, linewidth=1.5))
