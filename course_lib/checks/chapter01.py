@@ -263,7 +263,7 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-MOST_PARAMETERS, MOST_MACS, LEAST_ACCURACY = 8_000, 250_000, 0.80
+_MOST_PARAMETERS, _MOST_MACS, _LEAST_ACCURACY = 8_000, 250_000, 0.80
 """What the student to be built may cost, and the share of validation images on which it must be right."""
 
 
@@ -313,21 +313,21 @@ def check_build_student(student: Any) -> None:
     said = [
         f"The student has {have:,} {name}, {have - most:,} more than the {most:,} that it may have."
         for have, most, name in (
-            (measured.parameters, MOST_PARAMETERS, "parameters"),
-            (measured.macs, MOST_MACS, "MACs"),
+            (measured.parameters, _MOST_PARAMETERS, "parameters"),
+            (measured.macs, _MOST_MACS, "MACs"),
         )
         if have > most
     ]
     accuracy = (logits.argmax(1) == glyphs.validation.labels).double().mean().item()
-    if not said and accuracy < LEAST_ACCURACY:
+    if not said and accuracy < _LEAST_ACCURACY:
         said.append(
-            f"The student is right on {accuracy:.1%} of the validation images, {LEAST_ACCURACY - accuracy:.1%} short "
-            f"of {LEAST_ACCURACY:.0%}. {_why(accuracy, logits)}"
+            f"The student is right on {accuracy:.1%} of the validation images, {_LEAST_ACCURACY - accuracy:.1%} short "
+            f"of {_LEAST_ACCURACY:.0%}. {_why(accuracy, logits)}"
         )
     expect(not said, " ".join(said))
     passed(
-        f"your student has at most {MOST_PARAMETERS:,} parameters and {MOST_MACS:,} MACs, and is right on at least "
-        f"{LEAST_ACCURACY:.0%} of the validation images."
+        f"your student has at most {_MOST_PARAMETERS:,} parameters and {_MOST_MACS:,} MACs, and is right on at least "
+        f"{_LEAST_ACCURACY:.0%} of the validation images."
     )
 
 
