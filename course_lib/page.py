@@ -24,6 +24,8 @@ __all__ = ["KEY_FIGURES", "KeyFigure", "interact", "report", "show", "table"]
 KEY_FIGURES = "application/vnd.course.key-figures+json"
 """MIME type under which a notebook holds the numbers of `report`."""
 
+_SVG = "image/svg+xml"
+
 KeyFigure = str | float | Interval | tuple[float | Interval, str] | tuple[float | Interval, str, str]
 """A text, or a number with its format specification and its unit, as `report` takes it."""
 
@@ -67,19 +69,38 @@ def report(**figures: KeyFigure) -> None:
     _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: kept})
 
 
-def show(figure: Figure, alt: str) -> None:
+def show(figure: Figure, alt: str = "") -> None:
     """Show a figure, with a text for readers who cannot see it.
+
+    A diagram is shown as SVG, where its words stay words; beside it stands the PNG for programs that show no SVG.
 
     Args:
         figure: as a function of `course_lib.plots` returns it.
-        alt: a sentence or two that stand for the figure.
+        alt: a sentence or two that stand for the figure. A diagram brings its own, as the label of the figure.
 
     Raises:
         ValueError: the alt text has fewer than 20 characters, which cannot stand for a figure.
     """
     from IPython.display import display
 
-    display(_png(figure, alt))
+    own = figure.get_label()
+    alt = alt or own
+    picture = _png(figure, alt)
+    if not own:
+        display(picture)
+        return
+    bundle, described = picture._repr_mimebundle_()
+    bundle |= {_SVG: _svg(figure), "text/plain": alt}
+    display(bundle, metadata=described | {_SVG: {"alt": alt}}, raw=True)
+
+
+def _svg(figure: Figure) -> str:
+    """Draw a figure as SVG, the same text each time; without the preamble, so that it may stand in a page."""
+    buffer = io.StringIO()
+    with in_style():
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = buffer.getvalue()
+    return drawn[drawn.index("<svg") :]
 
 
 def _png(figure: Figure, alt: str) -> "Image":

@@ -264,13 +264,16 @@ class _AltTexts(SphinxTransform):
 
 
 def alt_texts(notebook: Any) -> dict[str, str]:
-    """Return {SHA-256 of a PNG that the notebook shows: its alt text}."""
+    """Return {SHA-256 of a PNG or SVG that the notebook shows: its alt text}."""
     found = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            if picture := output.get("data", {}).get("image/png"):
-                digest = hashlib.sha256(base64.b64decode(picture)).hexdigest()
-                found[digest] = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+    files = {
+        "image/png": base64.b64decode,
+        "image/svg+xml": lambda text: "\n".join(text.splitlines()).encode(),
+    }
+    for output in (output for cell in notebook.cells for output in cell.get("outputs", [])):
+        for mime in files.keys() & output.get("data", {}).keys():
+            digest = hashlib.sha256(files[mime](output["data"][mime])).hexdigest()
+            found[digest] = output.get("metadata", {}).get(mime, {}).get("alt", "")
     return found
 
 

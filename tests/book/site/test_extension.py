@@ -291,6 +291,22 @@ def test_a_figure_without_alt_text_is_a_warning(source):
     assert any("has no alt text" in fault for fault in check.faults(out))
 
 
+def test_a_diagram_is_an_svg_on_the_site_with_its_words_and_its_alt_text(source):
+    notebook = nbformat.read(source / "01-one.ipynb", as_version=4)
+    svg = '<svg xmlns="http://www.w3.org/2000/svg">\n<title>T</title>\n<text>soft targets</text>\n</svg>\n'
+    figure = notebook.cells[1].outputs[0]
+    figure.data["image/svg+xml"] = svg
+    figure.metadata["image/svg+xml"] = {"alt": "A drawing of teacher and student."}
+    write(source, notebook)
+    warnings, out = build(source)
+    assert "without alt text" not in warnings
+    (shown,) = re.findall(
+        r'<img alt="A drawing of teacher and student\." [^>]*src="([^"]+\.svg)"',
+        (out / "01-one.html").read_text(),
+    )
+    assert "<text>soft targets</text>" in (out / shown).read_text()
+
+
 def test_a_link_to_no_page_is_a_warning(source):
     (source / "index.md").write_text("# Book\n\n[One](01-two.ipynb)\n")
     assert "01-two.ipynb" in build(source)[0]
