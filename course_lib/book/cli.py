@@ -30,6 +30,13 @@ _Chapters = Annotated[
         metavar="[CHAPTER]...", help="A number (01), a file name, or the start of one of its words."
     ),
 ]
+_Notebooks = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CHAPTER]...",
+        help="A number (01), a file name, or the start of one of its words; studies/01 for the studies of 01.",
+    ),
+]
 _Profile = Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")]
 _Assignments = Annotated[
     list[str] | None,
@@ -79,10 +86,10 @@ def main(
 @app.command("list")
 @_clean
 def list_chapters() -> None:
-    """List the chapters and the parameters that --set may change."""
+    """List the chapters, each with its studies, and the parameters that --set may change."""
     from course_lib.book import notebooks
 
-    for chapter in notebooks.chapters():
+    for chapter in notebooks.book():
         typer.echo(f"{chapter.name}  {chapter.title}")
         for name, value in chapter.parameters.items():
             typer.echo(f"    {name} = {value!r}")
@@ -91,7 +98,7 @@ def list_chapters() -> None:
 @app.command()
 @_clean
 def run(
-    chapters: _Chapters = None,
+    chapters: _Notebooks = None,
     profile: _Profile = "fast",
     assignments: _Assignments = None,
     seed: Annotated[
@@ -242,7 +249,7 @@ def show_results(
 @app.command()
 @_clean
 def refresh(
-    chapters: _Chapters = None,
+    chapters: _Notebooks = None,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
     ] = False,
@@ -251,7 +258,7 @@ def refresh(
     from course_lib.book import notebooks
     from course_lib.book.run import course, show
 
-    selected = notebooks.select(chapters or [], notebooks.chapters())
+    selected = notebooks.select(chapters or [], notebooks.book())
     if check:
         found = [
             f"{chapter.name}: {fault}" for chapter in selected for fault in notebooks.faults(chapter.path)

@@ -60,6 +60,30 @@ def test_no_word_means_the_whole_book_and_the_order_is_the_books(chapters):
     assert [c.number for c in notebooks.select(["10", "0", "hashing"], chapters)] == ["00", "10"]
 
 
+def test_studies_follow_their_chapter_and_answer_to_their_folder_alone(book, chapters):
+    path = book.add("studies/01-knowledge-distillation")
+    whole = notebooks.book()
+    numbers = ["00", "01", "studies/01", "02", "10"]
+    assert [chapter.number for chapter in whole] == numbers
+    assert [chapter.number for chapter in notebooks.select([], whole)] == numbers
+    assert [chapter.number for chapter in notebooks.chapters()] == ["00", "01", "02", "10"]
+    for word in ("1", "01", "distil", "01-knowledge-distillation"):
+        assert [c.number for c in notebooks.select([word], whole)] == ["01"]
+        assert [c.number for c in notebooks.select([f"studies/{word}"], whole)] == ["studies/01"]
+    (studies,) = notebooks.select([str(path)], whole)
+    assert (studies.name, studies.path) == ("studies/01-knowledge-distillation", path)
+    with pytest.raises(CourseError, match=r"unknown chapter 'studies/2'.* studies/01-knowledge-distillation"):
+        notebooks.select(["studies/2"], whole)
+
+
+def test_studies_of_no_chapter_are_refused(book, chapters):
+    book.add("studies/01-distillation")
+    with pytest.raises(
+        CourseError, match=r"01-distillation\.ipynb has the name of no chapter; name it as one: 00-"
+    ):
+        notebooks.book()
+
+
 def test_an_ambiguous_word_names_the_candidates(chapters):
     with pytest.raises(
         CourseError, match=r"'know' names 2 chapters: 01-knowledge-distillation, 02-know-your-costs"

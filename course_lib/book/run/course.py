@@ -39,7 +39,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
     """Check everything before the first kernel starts, and write the first run.json.
 
     Args:
-        words: chapters as typed (see `notebooks.select`).
+        words: chapters and studies as typed (see `notebooks.select`).
         settings: `profile`, `seed` and `set` as typed.
         out: the folder of the executed notebooks.
         resume: keep the chapters that an earlier run with these settings has finished there.
@@ -48,7 +48,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         CourseError: an unknown name, settings that differ from the run to resume, an unfit folder, a full disk.
         OSError: the folder cannot be written to.
     """
-    book = notebooks.chapters()
+    book = notebooks.book()
     selected = notebooks.select(words, book)
     parameters = profiles.resolve(
         book,
@@ -76,7 +76,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
 def folder_for(out: Path) -> Path:
     """Return the folder of a run as an absolute path; CourseError if it is that of the notebooks themselves."""
     out = out.expanduser().absolute()
-    if out.resolve() == notebooks.folder().resolve():
+    if out.resolve() in (notebooks.folder().resolve(), (notebooks.folder() / notebooks.STUDIES).resolve()):
         raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
     return out
 

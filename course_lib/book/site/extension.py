@@ -94,6 +94,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_transform(_FirstUses)
     app.add_transform(_AltTexts)
     app.add_transform(_Download)
+    app.add_transform(_Studies)
     app.add_directive("api", _Api)
     app.add_directive("course-results", _Results)
     app.connect("source-read", _add_contents)
@@ -286,14 +287,29 @@ class _Download(SphinxTransform):
         title = next(iter(self.document.findall(nodes.title)), None)
         if not _is_chapter(self.env) or title is None:
             return
-        name = _source(self.env).name
-        link = addnodes.download_reference("", f"Download {name}", reftarget=f"/{name}")
+        name = f"{self.env.docname}.ipynb"
+        link = addnodes.download_reference("", f"Download {_source(self.env).name}", reftarget=f"/{name}")
         command = nodes.literal("", f".venv/bin/jupyter lab notebooks/{name}")
         line = nodes.paragraph(
             "", "", link, nodes.Text(" to open it in JupyterLab. In a checkout: "), command
         )
         line["classes"].append("download-chapter")
         title.parent.insert(title.parent.index(title) + 1, line)
+
+
+class _Studies(SphinxTransform):
+    """Puts the studies of a chapter below it in the site's table of contents."""
+
+    default_priority = 210
+
+    def apply(self, **_: Any) -> None:
+        name = f"{notebooks.STUDIES}/{self.env.docname}"
+        if not _is_chapter(self.env) or name not in self.env.found_docs:
+            return
+        tree = addnodes.toctree("", parent=self.env.docname, entries=[(None, name)], includefiles=[name])
+        tree.attributes |= {"maxdepth": -1, "numbered": 0, "caption": None, "rawentries": []}
+        tree.attributes |= dict.fromkeys(("glob", "titlesonly", "includehidden"), False) | {"hidden": True}
+        self.document[0].append(nodes.compound("", tree, classes=["toctree-wrapper"]))
 
 
 class _Api(SphinxDirective):

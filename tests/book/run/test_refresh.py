@@ -33,6 +33,17 @@ def test_refresh_runs_in_place_normalises_and_is_idempotent(book):
     assert sorted(entry.name for entry in path.parent.iterdir()) == ["00-a.ipynb", "01-b.ipynb"]
 
 
+def test_studies_are_refreshed_in_place_and_named_by_their_folder(book):
+    book.add("00-a", "print(1)")
+    studies = book.add("studies/00-a", "print(2)")
+    before = book.path("00-a").read_bytes()
+    assert book.course("refresh", "studies/00").status == 0
+    assert notebooks.read(studies).cells[2].outputs[0].text == "2\n"
+    assert book.path("00-a").read_bytes() == before
+    assert "studies/00-a" not in book.course("refresh", "--check").out
+    assert book.course("refresh", "--check", "studies/00").out == "notebooks: 1, faults: 0\n"
+
+
 def test_a_notebook_that_fails_is_left_untouched_and_reported(book):
     path = book.add("00-bad", "1 / 0")
     before = path.read_bytes()

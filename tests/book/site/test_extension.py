@@ -282,6 +282,26 @@ def test_a_chapter_has_links_alt_text_download_and_mathematics(source):
     assert check.faults(out) == []
 
 
+def test_studies_stand_below_their_chapter_and_can_be_downloaded(source):
+    (source / "studies").mkdir()
+    studies = nbformat.read(source / "01-one.ipynb", as_version=4)
+    studies.cells[
+        0
+    ].source = "# Studies of one\n\nThe filter, see [chapter](../01-one.ipynb) and [terms](../glossary.md)."
+    nbformat.write(studies, source / "studies" / "01-one.ipynb")
+    warnings, out = build(source)
+    assert not re.search(r"WARNING(?!.*already registered)", warnings)  # Sphinx was started here before
+    text = (out / "studies" / "01-one.html").read_text()
+    download = re.search(r'href="\.\./(_downloads/[^"]+/01-one\.ipynb)"', text)[1]
+    assert (out / download).read_bytes() == (source / "studies" / "01-one.ipynb").read_bytes()
+    assert "notebooks/studies/01-one.ipynb</span>" in text
+    assert f'alt="{ALT}"' in text
+    assert 'href="../glossary.html#term-kernel-filter"' in text
+    contents = re.findall(r'toctree-l(\d).*?href="([^"]+)"', (out / "01-one.html").read_text())
+    assert contents[:2] == [("1", "#"), ("2", "studies/01-one.html")]
+    assert check.faults(out) == []
+
+
 def test_a_figure_without_alt_text_is_a_warning(source):
     notebook = nbformat.read(source / "01-one.ipynb", as_version=4)
     notebook.cells[1].outputs[0].metadata = {}
