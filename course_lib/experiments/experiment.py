@@ -226,6 +226,7 @@ class Experiment:
             "runs": [
                 {"settings": _as_json(run), "metrics": _as_json(dict(metrics))}
                 for run, metrics in zip(runs, measured, strict=True)
+                if metrics  # a run that the budget of an experiment on real data did not pay for has none
             ],
         }
 

@@ -103,6 +103,14 @@ def test_a_small_scale_reaches_prepare():
     assert Scale(steps=20).epochs(7, images=100, batch_size=10) == 2
 
 
+def test_a_run_that_the_budget_did_not_pay_for_is_left_out():
+    def measure_some(run, shared, method):
+        return {"test": 1.0} if run["seed"] < 2 else {}
+
+    results = Experiment("99-example", RUNS, measure_some, minutes=1).measured(workers=1)
+    assert [run["settings"]["seed"] for run in results.record["runs"]] == [0, 1, 0, 1]
+
+
 def test_few_runs_have_no_interval():
     few = example().measured(seeds=3, workers=1)
     with pytest.raises(ValueError, match="fewer than five"):
