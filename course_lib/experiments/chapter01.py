@@ -83,7 +83,15 @@ def _soft_term(logits: Tensor, targets: Tensor, temperature: float, form: str) -
     return term if "no T²" in form else temperature**2 * term
 
 
-LOSSES = ("right", "probabilities", "no T²", "mean", "no T², mean", "teacher in train mode")
+LOSSES = (
+    "right",
+    "probabilities",
+    "probabilities, no T²",
+    "no T²",
+    "mean",
+    "no T², mean",
+    "teacher in train mode",
+)
 """Forms of the distillation loss: the right one, and bugs that look right."""
 
 
