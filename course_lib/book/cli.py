@@ -30,6 +30,13 @@ _Chapters = Annotated[
         metavar="[CHAPTER]...", help="A number (01), a file name, or the start of one of its words."
     ),
 ]
+_Notebooks = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CHAPTER]...",
+        help="A number (01), a file name, or the start of one of its words; studies/01 for the studies of 01.",
+    ),
+]
 _Profile = Annotated[str, typer.Option(help="fast, or a file of notebooks/profiles.")]
 _Assignments = Annotated[
     list[str] | None,
@@ -79,10 +86,10 @@ def main(
 @app.command("list")
 @_clean
 def list_chapters() -> None:
-    """List the chapters and the parameters that --set may change."""
+    """List the chapters, each with its studies, and the parameters that --set may change."""
     from course_lib.book import notebooks
 
-    for chapter in notebooks.chapters():
+    for chapter in notebooks.book():
         typer.echo(f"{chapter.name}  {chapter.title}")
         for name, value in chapter.parameters.items():
             typer.echo(f"    {name} = {value!r}")
@@ -91,7 +98,7 @@ def list_chapters() -> None:
 @app.command()
 @_clean
 def run(
-    chapters: _Chapters = None,
+    chapters: _Notebooks = None,
     profile: _Profile = "fast",
     assignments: _Assignments = None,
     seed: Annotated[
@@ -242,20 +249,24 @@ def show_results(
 @app.command()
 @_clean
 def refresh(
-    chapters: _Chapters = None,
+    chapters: _Notebooks = None,
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
     ] = False,
 ) -> None:
-    """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was."""
-    from course_lib.book import notebooks
+    """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was.
+
+    The numbers between the marks in the prose of all notebooks, and in the README, are then those of the run.
+    """
+    from course_lib.book import notebooks, prose
     from course_lib.book.run import course, show
 
-    selected = notebooks.select(chapters or [], notebooks.chapters())
+    selected = notebooks.select(chapters or [], notebooks.book())
     if check:
         found = [
             f"{chapter.name}: {fault}" for chapter in selected for fault in notebooks.faults(chapter.path)
         ]
+        found += prose.refresh(write=False)
         for line in found:
             typer.echo(line)
         typer.echo(
@@ -265,13 +276,15 @@ def refresh(
         raise typer.Exit(1 if found else 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failures = course.refresh(selected, output=show.console())
+        failures, troubles = course.refresh(selected, output=show.console())
     except KeyboardInterrupt:
         typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     for name, failure in failures.items():
         typer.echo(f"{name} is left as it was: {show.describe(failure)}", err=True)
-    raise typer.Exit(1 if failures else 0)
+    for trouble in troubles:
+        typer.echo(trouble, err=True)
+    raise typer.Exit(1 if failures or troubles else 0)
 
 
 @app.command("progress")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from course_lib.book import CourseError
 __all__ = [
     "FIGURES_MIME",
     "METADATA",
+    "STUDIES",
     "WIDGET_MIME",
     "Chapter",
+    "book",
     "chapters",
     "faults",
     "folder",
@@ -28,6 +30,7 @@ __all__ = [
     "read",
     "reading_minutes",
     "select",
+    "shown_figures",
     "source_sha256",
     "title",
     "to_text",
@@ -35,6 +38,9 @@ __all__ = [
 
 FIGURES_MIME = "application/vnd.course.key-figures+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+
+STUDIES = "studies"
+"""Folder, beside the chapters, of their studies notebooks: the experiments beside the main line."""
 
 # What a committed notebook says of its kernel: nothing that changes with a version of Python or Jupyter.
 METADATA = {
@@ -51,7 +57,12 @@ _KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader",
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook of the book: path, title, parameters with their defaults, digest of its source."""
+    """One notebook of the book, a chapter or its studies: path, title, parameters with defaults, digest of its source.
+
+    Example:
+        >>> Chapter(Path("notebooks/studies/05-eagleeye.ipynb"), "", {}, "").number
+        'studies/05'
+    """
 
     path: Path
     title: str
@@ -60,12 +71,17 @@ class Chapter:
 
     @property
     def name(self) -> str:
-        """File stem, such as `01-knowledge-distillation`."""
-        return self.path.stem
+        """File stem, such as `01-knowledge-distillation`; of studies with their folder, `studies/01-...`."""
+        return f"{STUDIES}/{self.path.stem}" if self.studies else self.path.stem
+
+    @property
+    def studies(self) -> bool:
+        """Whether it holds the studies of a chapter."""
+        return self.path.parent.name == STUDIES
 
     @property
     def number(self) -> str:
-        """Number before the first dash of the name, such as `01`."""
+        """Number before the first dash of the name, such as `01` or `studies/01`."""
         return self.name.split("-")[0]
 
 
@@ -175,6 +191,7 @@ def reading_minutes(notebook: Any) -> int:
         10
     """
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"<!--.*?-->", "", prose, flags=re.DOTALL)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     lines = sum(bool(line.strip()) for cell in code for line in cell.source.splitlines())
     shown = sum(
@@ -193,30 +210,49 @@ def source_sha256(notebook: Any) -> str:
 
 
 def chapters(where: Path | None = None) -> list[Chapter]:
-    """List the notebooks of a folder (by default notebooks/ of the checkout) in the order of their names.
+    """List the chapters in a folder (by default notebooks/ of the checkout) in the order of their names.
 
     Raises:
         CourseError: there is none, or one cannot be read.
     """
     where = folder() if where is None else where
-    paths = sorted(where.glob("*.ipynb"))
-    if not paths:
+    found = [_describe(path) for path in sorted(where.glob("*.ipynb"))]
+    if not found:
         raise CourseError(f"there are no notebooks in {where}. Restore them: git checkout -- notebooks")
-    found = []
-    for path in paths:
-        notebook = read(path)
-        try:
-            found.append(Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook)))
-        except (CourseError, SyntaxError) as error:
-            raise CourseError(f"{path}: {error}") from error
     return found
 
 
+def book(where: Path | None = None) -> list[Chapter]:
+    """List the notebooks of the whole book: each chapter, then its studies, if it has any.
+
+    Args:
+        where: folder of the chapters; studies are in the folder `studies` inside.
+
+    Raises:
+        CourseError: there is no chapter, a notebook cannot be read, or studies belong to no chapter.
+    """
+    where = folder() if where is None else where
+    found = {chapter.name: [chapter] for chapter in chapters(where)}
+    for path in sorted((where / STUDIES).glob("*.ipynb")):
+        if path.stem not in found:
+            raise CourseError(f"{path} has the name of no chapter; name it as one: {', '.join(found)}")
+        found[path.stem].append(_describe(path))
+    return [one for together in found.values() for one in together]
+
+
+def _describe(path: Path) -> Chapter:
+    notebook = read(path)
+    try:
+        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook))
+    except (CourseError, SyntaxError) as error:
+        raise CourseError(f"{path}: {error}") from error
+
+
 def select(words: Iterable[str], among: Sequence[Chapter]) -> list[Chapter]:
-    """Select the chapters that the words name, in the order of the book; all of them when there are no words.
+    """Select the notebooks that the words name, in the order of the book; all of them when there are no words.
 
     A word is a number ("1", "01"), a file name or stem, or the beginning of the stem or of one of its words
-    where only one chapter answers to it.
+    where only one chapter answers to it. It names a chapter; with `studies/` before it ("studies/01"), its studies.
 
     Raises:
         CourseError: no chapter answers to a word, or several do.
@@ -232,33 +268,51 @@ def select(words: Iterable[str], among: Sequence[Chapter]) -> list[Chapter]:
 
 def _select_one(word: str, among: Sequence[Chapter]) -> str:
     asked = Path(word).name.removesuffix(".ipynb").lower()
-    names = [chapter.name for chapter in among]
-    found = [name for name in names if name.lower() == asked]
+    meant = [chapter for chapter in among if chapter.studies == (Path(word).parent.name == STUDIES)]
+    stems = {chapter.name: chapter.path.stem.lower() for chapter in meant}
+    found = [name for name, stem in stems.items() if stem == asked]
     if not found and asked.isdecimal():
-        found = [c.name for c in among if c.number.isdecimal() and int(c.number) == int(asked)]
+        numbers = {name: stem.split("-")[0] for name, stem in stems.items()}
+        found = [name for name, number in numbers.items() if number.isdecimal() and int(number) == int(asked)]
     elif not found and asked:
         found = [
             name
-            for name in names
-            if name.lower().startswith(asked)
-            or any(part.startswith(asked) for part in name.lower().split("-"))
+            for name, stem in stems.items()
+            if stem.startswith(asked) or any(part.startswith(asked) for part in stem.split("-"))
         ]
     if len(found) > 1:
         raise CourseError(f"{word!r} names {len(found)} chapters: {', '.join(found)}. Type more of the name.")
     if not found:
         from course_lib.validation import unknown_name
 
-        raise CourseError(unknown_name(word, "chapter", names))
+        raise CourseError(unknown_name(word, "chapter", [chapter.name for chapter in among]))
     return found[0]
 
 
 def key_figures(notebook: Any) -> dict[str, Any]:
-    """Return the key figures that an executed notebook reports; a later value replaces an earlier one."""
+    """Return the key figures that an executed notebook reports; a later value replaces an earlier one.
+
+    Figures that `page.figures` names, for the prose alone, are none of them: nothing of them is shown.
+    """
     figures: dict[str, Any] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            figures |= output.get("data", {}).get(FIGURES_MIME, {})
+    for data in _outputs(notebook):
+        figures |= data.get(FIGURES_MIME, {}) if "text/plain" in data else {}
     return figures
+
+
+def shown_figures(notebook: Any) -> dict[str, str]:
+    """Return all named figures of an executed notebook as prose shows them, those of `page.figures` too."""
+    figures: dict[str, str] = {}
+    for data in _outputs(notebook):
+        for name, figure in data.get(FIGURES_MIME, {}).items():
+            figures[name] = figure["shown"] if isinstance(figure, dict) else str(figure)
+    return figures
+
+
+def _outputs(notebook: Any) -> Iterator[dict[str, Any]]:
+    """The data of every output, in order."""
+    for cell in notebook.cells:
+        yield from (output.get("data", {}) for output in cell.get("outputs", []))
 
 
 def normalise(notebook: Any) -> Any:

@@ -49,6 +49,7 @@ class Book:
             cells.append(new_code_cell(setup, metadata={"tags": ["exercise-setup"]}, id="setup"))
         cells += [new_code_cell(source, id=f"code-{number}") for number, source in enumerate(sources)]
         kernel = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}
+        self.path(name).parent.mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.path(name))
         return self.path(name)
 

@@ -60,6 +60,30 @@ def test_no_word_means_the_whole_book_and_the_order_is_the_books(chapters):
     assert [c.number for c in notebooks.select(["10", "0", "hashing"], chapters)] == ["00", "10"]
 
 
+def test_studies_follow_their_chapter_and_answer_to_their_folder_alone(book, chapters):
+    path = book.add("studies/01-knowledge-distillation")
+    whole = notebooks.book()
+    numbers = ["00", "01", "studies/01", "02", "10"]
+    assert [chapter.number for chapter in whole] == numbers
+    assert [chapter.number for chapter in notebooks.select([], whole)] == numbers
+    assert [chapter.number for chapter in notebooks.chapters()] == ["00", "01", "02", "10"]
+    for word in ("1", "01", "distil", "01-knowledge-distillation"):
+        assert [c.number for c in notebooks.select([word], whole)] == ["01"]
+        assert [c.number for c in notebooks.select([f"studies/{word}"], whole)] == ["studies/01"]
+    (studies,) = notebooks.select([str(path)], whole)
+    assert (studies.name, studies.path) == ("studies/01-knowledge-distillation", path)
+    with pytest.raises(CourseError, match=r"unknown chapter 'studies/2'.* studies/01-knowledge-distillation"):
+        notebooks.select(["studies/2"], whole)
+
+
+def test_studies_of_no_chapter_are_refused(book, chapters):
+    book.add("studies/01-distillation")
+    with pytest.raises(
+        CourseError, match=r"01-distillation\.ipynb has the name of no chapter; name it as one: 00-"
+    ):
+        notebooks.book()
+
+
 def test_an_ambiguous_word_names_the_candidates(chapters):
     with pytest.raises(
         CourseError, match=r"'know' names 2 chapters: 01-knowledge-distillation, 02-know-your-costs"
@@ -133,13 +157,18 @@ def test_the_digest_sees_sources_and_tags_and_is_blind_to_outputs(book):
         assert notebooks.source_sha256(changed) != before
 
 
-def test_key_figures_of_all_reports_are_gathered():
-    def reporting(values):
-        return new_code_cell("", outputs=[new_output("display_data", {notebooks.FIGURES_MIME: values})])
+def test_key_figures_of_all_reports_are_gathered_and_the_quiet_ones_are_for_prose_alone():
+    def reporting(values, **shown):
+        data = {notebooks.FIGURES_MIME: values, **shown}
+        return new_code_cell("", outputs=[new_output("display_data", data)])
 
     printing = new_code_cell("", outputs=[new_output("stream", text="x")])
-    notebook = new_notebook(cells=[reporting({"a": 1, "b": 2}), printing, reporting({"b": 3})])
-    assert notebooks.key_figures(notebook) == {"a": 1, "b": 3}
+    size = {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"}
+    reports = [reporting({"a": "1", "b": "2"}, **{"text/plain": ""}), printing]
+    reports += [reporting({"b": size}, **{"text/plain": ""}), reporting({"c": "5"})]
+    notebook = new_notebook(cells=reports)
+    assert notebooks.key_figures(notebook) == {"a": "1", "b": size}
+    assert notebooks.shown_figures(notebook) == {"a": "1", "b": "4.19 MB", "c": "5"}
 
 
 @pytest.fixture

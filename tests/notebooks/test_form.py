@@ -37,6 +37,7 @@ EXERCISES = 3
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 BOOK = sorted(FOLDER.glob("*.ipynb"))
+STUDIES = sorted((FOLDER / notebooks.STUDIES).glob("*.ipynb"))
 
 ABSOLUTE_PATH = re.compile(
     r"(?<![\w/.:~])/(?:bin|content|etc|home|lib|media|mnt|opt|private|root|srv|tmp|usr|Users|var|work)/[\w.@+-]"
@@ -328,6 +329,22 @@ RULES = [
 ]
 
 
+def studies(notebook, path):
+    """Studies name themselves and lead back to their chapter; they have no exercises."""
+    text = markdown(notebook)
+    found = [] if re.search(r"^# \S", text, re.MULTILINE) else ["no level-1 heading"]
+    if f"](../{path.name}" not in text:
+        found.append(f"no link to its chapter, ../{path.name}")
+    if any("nbgrader" in cell.metadata for cell in notebook.cells):
+        found.append("an exercise: those are in chapters, where they are graded")
+    if tagged(notebook, "raises-exception"):
+        found.append("raises-exception: papermill stops there; show errors with try and except")
+    return found
+
+
+RULES_OF_STUDIES = [executed, form, size, alt_texts, references, paths, widgets, seeds, record_names, studies]
+
+
 def test_there_are_notebooks():
     assert BOOK, f"no notebooks in {FOLDER}"
 
@@ -339,9 +356,16 @@ def test_every_notebook_keeps_every_rule(path, rule):
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("rule", RULES_OF_STUDIES, ids=lambda rule: rule.__name__)
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: f"studies/{path.stem}")
+def test_all_studies_keep_their_rules(path, rule):
+    found = rule(notebooks.read(path), path)
+    assert not found, "\n".join(found)
+
+
 @pytest.mark.parametrize("path", sorted((FOLDER / "profiles").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_profile_fits_the_notebooks(path):
-    book = notebooks.chapters(FOLDER)
+    book = notebooks.book(FOLDER)
     profiles.resolve(book, book, profile=profiles.load(path.stem, FOLDER / "profiles"))
 
 
@@ -686,6 +710,26 @@ def test_each_fault_is_seen_by_its_rule(written, change, rule, expected):
     change(notebook)
     path = written(notebook)
     assert expected in "\n".join(rule(notebooks.read(path), path))
+
+
+def test_good_studies_keep_their_rules_and_each_fault_is_seen(written):
+    notebook = good_notebook()
+    notebook.cells = [c for c in notebook.cells if "nbgrader" not in c.metadata]
+    notebook.cells[0].source += "\n\nStudies of [the chapter](../made-up.ipynb#results)."
+    path = written(notebook)
+    for rule in RULES_OF_STUDIES:
+        assert rule(notebooks.read(path), path) == []
+    notebook.cells[0].source = "[the chapter](made-up.ipynb)"
+    code(notebook, 2).metadata["tags"] = ["raises-exception"]
+    notebook.cells.append(code(good_notebook(), 4))
+    found = "\n".join(studies(notebook, path))
+    for part in (
+        "no level-1 heading",
+        "no link to its chapter, ../made-up.ipynb",
+        "an exercise",
+        "raises-ex",
+    ):
+        assert part in found
 
 
 @pytest.mark.parametrize(

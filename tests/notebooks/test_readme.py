@@ -69,7 +69,7 @@ def test_relative_links_lead_to_files():
 
 def test_pictures_have_alt_text_and_come_from_a_chapter():
     drawn = set()
-    for path in (files.root() / "notebooks").glob("*.ipynb"):
+    for path in (files.root() / "notebooks").rglob("[0-9]*.ipynb"):
         for cell in nbformat.read(path, as_version=4).cells:
             for output in cell.get("outputs", []):
                 drawn.add(base64.b64decode(output.get("data", {}).get("image/png", "")))
@@ -82,7 +82,7 @@ def test_pictures_have_alt_text_and_come_from_a_chapter():
 
 def test_every_interval_in_the_readme_stands_in_a_committed_notebook():
     notebooks = "".join(
-        path.read_text(encoding="utf-8") for path in (files.root() / "notebooks").glob("*.ipynb")
+        path.read_text(encoding="utf-8") for path in (files.root() / "notebooks").rglob("[0-9]*.ipynb")
     )
     intervals = re.findall(r"[+-]?\d+\.\d+(?: %)? \[[^\]]+\]", README)
     assert intervals

@@ -159,14 +159,14 @@ def test_every_figure_of_the_library_is_tried_here():
 
 
 def chapters_that_draw():
-    """{figure: numbers of the chapters whose code calls it}."""
-    found = {name: [] for name in EXAMPLES}
-    for path in sorted((Path(course_lib.__file__).parents[1] / "notebooks").glob("[0-9][0-9]-*.ipynb")):
+    """{figure: numbers of the chapters whose code calls it, or that of their studies}."""
+    found = {name: set() for name in EXAMPLES}
+    for path in (Path(course_lib.__file__).parents[1] / "notebooks").rglob("[0-9][0-9]-*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
         for name in found.keys() & set(re.findall(r"\bplots\.(\w+)", code)):
-            found[name].append(path.name[:2])
-    return found
+            found[name].add(path.name[:2])
+    return {name: sorted(chapters) for name, chapters in found.items()}
 
 
 def test_every_figure_says_which_chapters_draw_it():

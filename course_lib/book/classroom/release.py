@@ -11,7 +11,12 @@ from course_lib.book.classroom import handout
 # What a learner needs of the checkout beside the chapters. The tests stay: they hold solutions.
 _FILES = ("LICENSE", "constraints.txt", "pyproject.toml")
 _FOLDERS = ("course_lib", "data")
-_BESIDE = ("*.md", "*.bib", "images/*", "profiles/*.yaml")  # of notebooks/
+_BESIDE = (
+    "*.md",
+    "*.bib",
+    "images/*",
+    "profiles/*.yaml",
+)  # of notebooks/; the studies of a chapter go with it
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "downloads", ".*", "*.part")
 
 _README = """# {title}
@@ -68,6 +73,9 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
         for chapter in chosen:
             released = handout.hand_out(chapter.name, notebooks.read(chapter.path)).released
             (made / "notebooks" / f"{chapter.name}.ipynb").write_text(released, encoding="utf-8")
+        for studies in notebooks.book():
+            if studies.studies and studies.path.stem in {chapter.name for chapter in chosen}:
+                _copy_file(studies.path, made)
         listed = "\n".join(f"- notebooks/{chapter.name}.ipynb: {chapter.title}" for chapter in chosen)
         (made / "README.md").write_text(_README.format(title=_title(), chapters=listed), encoding="utf-8")
     return [chapter.name for chapter in chosen]
@@ -84,9 +92,13 @@ def _copy(made: Path) -> None:
             shutil.copy(root / name, made)
     for pattern in _BESIDE:
         for path in (root / "notebooks").glob(pattern):
-            place = made / path.relative_to(root)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
+            _copy_file(path, made)
+
+
+def _copy_file(path: Path, made: Path) -> None:
+    place = made / path.relative_to(files.root())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(path, place)
 
 
 def _title() -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from course_lib import files
 from course_lib.book import CourseError
-from course_lib.book.notebooks import Chapter
+from course_lib.book.notebooks import STUDIES, Chapter
 
+_NO_WORK = ("__MACOSX", STUDIES)  # folders in a student's folder that hold nothing to grade
 _LARGEST = 20 * 2**20  # bytes of a notebook that is read; a chapter has 0.3 MB
 
 
@@ -43,7 +44,8 @@ def collect(
     """Collect the submissions of a folder: FOLDER/STUDENT/NN-name.ipynb, at any depth below the student's folder.
 
     A notebook belongs to the chapter whose name it has, or whose number it begins with ("01 (2).ipynb"). Where one
-    chapter is asked for and a student has one notebook, it is that one, whatever its name. Other files are not used.
+    chapter is asked for and a student has one notebook, it is that one, whatever its name. Other files are not used,
+    nor are the studies, which have no exercises.
 
     Args:
         folder: of the submissions.
@@ -93,7 +95,7 @@ def _named(student: Path, book: Sequence[Chapter], chosen: Sequence[Chapter] | N
     """{chapter: the notebooks that have its name}, under "" those that have no chapter's."""
     found: dict[str, list[Path]] = {}
     for where, folders, names in os.walk(student):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "__MACOSX")
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in _NO_WORK)
         for name in sorted(names):
             if name.lower().endswith(".ipynb") and not name.startswith("."):
                 found.setdefault(_chapter_of(name, book), []).append(Path(where) / name)

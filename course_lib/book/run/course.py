@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files
-from course_lib.book import CourseError, notebooks
+from course_lib.book import CourseError, notebooks, prose
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, runner, show, state
 from course_lib.book.run.runner import Failure, Outcome, Task
@@ -39,7 +39,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
     """Check everything before the first kernel starts, and write the first run.json.
 
     Args:
-        words: chapters as typed (see `notebooks.select`).
+        words: chapters and studies as typed (see `notebooks.select`).
         settings: `profile`, `seed` and `set` as typed.
         out: the folder of the executed notebooks.
         resume: keep the chapters that an earlier run with these settings has finished there.
@@ -48,7 +48,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         CourseError: an unknown name, settings that differ from the run to resume, an unfit folder, a full disk.
         OSError: the folder cannot be written to.
     """
-    book = notebooks.chapters()
+    book = notebooks.book()
     selected = notebooks.select(words, book)
     parameters = profiles.resolve(
         book,
@@ -76,7 +76,7 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
 def folder_for(out: Path) -> Path:
     """Return the folder of a run as an absolute path; CourseError if it is that of the notebooks themselves."""
     out = out.expanduser().absolute()
-    if out.resolve() == notebooks.folder().resolve():
+    if out.resolve() in (notebooks.folder().resolve(), (notebooks.folder() / notebooks.STUDIES).resolve()):
         raise CourseError(f"{out} holds the notebooks themselves; choose another folder with --out")
     return out
 
@@ -126,11 +126,12 @@ def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
         runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
 
 
-def refresh(selected: Sequence[Chapter], *, output: Console) -> dict[str, Failure]:
-    """Run notebooks with their defaults and write them back, normalised, where they lie.
+def refresh(selected: Sequence[Chapter], *, output: Console) -> tuple[dict[str, Failure], list[str]]:
+    """Run notebooks with their defaults and write them back, normalised, where they lie; then fill in the prose.
 
     Returns:
-        The failures, by chapter; the notebook of a failed chapter is left untouched.
+        The failures, by chapter, and what could not be filled in (see `prose.refresh`). The notebook of a failed
+        chapter keeps its outputs.
     """
     failures = {}
     paths = {chapter.name: chapter.path for chapter in selected}
@@ -145,7 +146,7 @@ def refresh(selected: Sequence[Chapter], *, output: Console) -> dict[str, Failur
     with show.progress(output, len(selected)) as reporter:
         tasks = [_task(chapter, {}) for chapter in selected]
         runner.run(tasks, on_start=reporter.started, on_cell=reporter.cell, on_done=write)
-    return failures
+    return failures, prose.refresh()
 
 
 def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:

@@ -83,7 +83,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
             data/, the folder holds a sweep with another configuration, or the disk is full.
         OSError: the folder cannot be written to.
     """
-    book = notebooks.chapters()
+    book = notebooks.book()
     (chapter,) = notebooks.select([word], book)
     _require_seed(chapter)
     assignments = profiles.parse_assignments(settings["set"])
@@ -106,11 +106,11 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
                 f"{name} is {value}: every seed would write the same files in data/ again, one over the other. Do that "
                 f"once, with course run {chapter.number} --set {name}={value}; sweep with --set {name}={other}"
             )
-    out = course.folder_for(out or files.root() / "build" / "sweep" / chapter.name)
+    out = course.folder_for(out or files.root() / "build" / "sweep" / chapter.name.replace("/", "-"))
     configuration = {"chapter": chapter.name, "parameters": whole, "source_sha256": chapter.source_sha256}
     configuration = json.loads(json.dumps(configuration))  # as it will be read again
     record = {
-        "name": f"sweep-{chapter.name}",
+        "name": f"sweep-{chapter.name.replace('/', '-')}",
         "version": _VERSION,
         "title": chapter.title,
         "configuration": configuration,

@@ -21,17 +21,20 @@ _EMBEDDED = "glyphs"
 
 def markdown() -> str:
     """Write the page below its title: run times, key figures, and every recorded experiment, by chapter."""
-    book = notebooks.chapters()
+    book = notebooks.book()
     run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
-    return "\n\n".join([_run_times(book, run), _key_figures(book, run), *_experiments(book, found)]) + "\n"
+    chapters = [chapter for chapter in book if not chapter.studies]
+    return (
+        "\n\n".join([_run_times(book, run), _key_figures(book, run), *_experiments(chapters, found)]) + "\n"
+    )
 
 
 def _run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
     """Write the seconds of each chapter under each profile in the last run, or "not run".
 
     Args:
-        book: the chapters.
+        book: the chapters and their studies.
         run: the content of run.json (see `state.load`), without chapters if there was no run.
     """
     names = profiles.names(notebooks.folder() / "profiles")
@@ -124,7 +127,7 @@ def _seconds(chapter: Chapter, done: dict[str, Any]) -> str:
 
 
 def _link(chapter: Chapter) -> str:
-    return f"[{_cell(chapter.title)}]({chapter.path.name})"
+    return f"[{_cell(chapter.title)}]({chapter.name}.ipynb)"
 
 
 def _cell(value: Any) -> str:

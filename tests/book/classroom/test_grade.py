@@ -545,7 +545,11 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
     book.add("01-plain")
     files = {
         "anna": ["00-small.ipynb"],
-        "ben": ["notebooks/00 - copy.ipynb", ".ipynb_checkpoints/00-small.ipynb"],
+        "ben": [
+            "notebooks/00 - copy.ipynb",
+            ".ipynb_checkpoints/00-small.ipynb",
+            "notebooks/studies/00-small.ipynb",
+        ],
         "cara": ["homework.ipynb"],
         "dan": ["00.ipynb", "old/00-small.ipynb"],
         "eva": ["01-plain.ipynb"],

@@ -78,6 +78,15 @@ def test_chapters_can_be_chosen(checkout, tmp_path):
     assert [path.name for path in (tmp_path / "out" / "notebooks").glob("*.ipynb")] == ["01-second.ipynb"]
 
 
+def test_the_studies_of_a_chapter_go_with_it_as_they_are(checkout, tmp_path):
+    for name in ("00-first", "01-second"):
+        checkout.add(f"studies/{name}", "print('shown')")
+    ended = checkout.course("release", tmp_path / "out", "01")
+    assert (ended.status, ended.out) == (0, f"Handed out in {tmp_path / 'out'}: 01-second\n")
+    (given,) = (tmp_path / "out" / "notebooks" / "studies").iterdir()
+    assert given.read_bytes() == checkout.path("studies/01-second").read_bytes()
+
+
 def test_nothing_is_written_over_unless_asked_and_other_files_stay(checkout, tmp_path):
     out = tmp_path / "out"
     (out / "notebooks").mkdir(parents=True)

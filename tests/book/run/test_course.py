@@ -23,6 +23,30 @@ pytestmark = pytest.mark.bad_input
 WRONG = "\nvalue = 1\nraise ValueError('[bold]no[/bold] good')"
 
 
+def test_studies_are_run_from_their_folder_with_all_and_when_they_are_named(book, figures):
+    where = "import pathlib\nprint(pathlib.Path.cwd().name, seed)"
+    book.add("01-a", where)
+    source = book.add("studies/01-a", where, figures(gain="95%"))
+    before = source.read_bytes()
+
+    ended = book.course("run", "01", "--set", "01.seed=1")
+    assert (ended.status, list(book.state()["chapters"])) == (0, ["01-a"])
+
+    ended = book.course("run", "studies/01", "--set", "studies/01.seed=2")
+    assert (ended.status, ended.err) == (0, "")
+    assert book.printed("studies/01-a") == "studies 2\n"
+    assert "gain: 95%" in ended.out
+    assert source.read_bytes() == before
+
+    ended = book.course("run", "--set", "seed=3")
+    assert (ended.status, list(book.state()["chapters"])) == (0, ["01-a", "studies/01-a"])
+    assert (book.printed("01-a"), book.printed("studies/01-a")) == ("notebooks 3\n", "studies 3\n")
+    assert "2 of 2 chapters are finished already" in book.course("run", "--set", "seed=3", "--resume").out
+
+    assert "studies/01-a  Title of studies/01-a\n    seed = 0\n" in book.course("list").out
+    assert "holds the notebooks themselves" in book.course("run", "--out", source.parent).err
+
+
 def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     where = "import os, pathlib\nprint(os.environ['TQDM_DISABLE'], pathlib.Path.cwd().name)"
     size = {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"}

@@ -16,6 +16,7 @@ PAGES = sorted(
     if not path.relative_to(SITE).parts[0].startswith("_")
 )
 CHAPTERS = [name for name in PAGES if re.match(r"\d\d-", name)]
+STUDIES = [name for name in PAGES if name.startswith("studies/")]
 WIDTHS = (390, 1440)  # a telephone, a desk; CSS pixels
 
 WIDTH = "() => document.documentElement.scrollWidth"
@@ -66,7 +67,8 @@ both_widths = pytest.mark.parametrize("width", WIDTHS)
 
 
 def test_all_of_the_book_is_there():
-    assert [f"{path.stem}.html" for path in sorted((files.root() / "notebooks").glob("*.ipynb"))] == CHAPTERS
+    assert [f"{chapter.name}.html" for chapter in notebooks.chapters()] == CHAPTERS
+    assert {f"{chapter.name}.html" for chapter in notebooks.book()} == {*CHAPTERS, *STUDIES}
     assert {"index.html", "glossary.html", "references.html", "results.html", "search.html"} < set(PAGES)
 
 
@@ -90,7 +92,7 @@ def test_nothing_is_wider_than_the_page(visited, name, width):
     assert visited(name, width).sticking_out == []
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", CHAPTERS + STUDIES)
 def test_on_a_desk_every_table_of_results_is_seen_whole(visited, name):
     assert visited(name, WIDTHS[1]).cut_off == []
 
@@ -101,7 +103,7 @@ def test_every_image_is_shown_and_has_words(visited, name, width):
     assert visited(name, width).bad_images == []
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", CHAPTERS + STUDIES)
 def test_mathematics_is_typeset(visited, name):
     notebook = notebooks.read(files.root() / "notebooks" / name.replace(".html", ".ipynb"))
     formulas = sum(cell.source.count("$") for cell in notebook.cells if cell.cell_type == "markdown") // 2
@@ -161,7 +163,7 @@ def test_a_term_leads_to_its_explanation(browser):
     page.close()
 
 
-@pytest.mark.parametrize("name", CHAPTERS)
+@pytest.mark.parametrize("name", CHAPTERS + STUDIES)
 def test_the_notebook_of_a_chapter_can_be_downloaded(browser, name):
     page = browser.open(name).page
     with page.expect_download() as waiting:
