@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from IPython.display import Image
     from ipywidgets import ValueWidget
 
-__all__ = ["KEY_FIGURES", "KeyFigure", "interact", "report", "show", "table"]
+__all__ = ["KEY_FIGURES", "KeyFigure", "figures", "interact", "report", "show", "table"]
 
 KEY_FIGURES = "application/vnd.course.key-figures+json"
-"""MIME type under which a notebook holds the numbers of `report`."""
+"""MIME type under which a notebook holds the numbers of `report` and `figures`."""
 
 _SVG = "image/svg+xml"
 
@@ -62,11 +62,32 @@ def report(**figures: KeyFigure) -> None:
         TypeError: a figure is none of these.
         ValueError: a number is not finite, or its format specification is not one of numbers.
     """
-    kept = {name.replace("_", " "): _key_figure(name, figure) for name, figure in figures.items()}
+    kept = _kept(figures)
     shown = {name: figure if isinstance(figure, str) else figure["shown"] for name, figure in kept.items()}
     frame = pd.DataFrame({"key figure": shown.keys(), "value": shown.values()})
     plain = "\n".join(f"{name}: {text}" for name, text in shown.items())
     _display({"text/html": _html(frame, "Key figures of this run"), "text/plain": plain, KEY_FIGURES: kept})
+
+
+def figures(**figures: KeyFigure) -> None:
+    """Name figures for the prose of the notebook, and show nothing.
+
+    Where the text says `<!--=gain-->+7.2 %<!--/-->`, `course refresh` writes the figure `gain` between the marks. The
+    figures of `report` can be used in the same way.
+
+    Args:
+        figures: as in `report`.
+
+    Raises:
+        TypeError: as `report`.
+        ValueError: as `report`.
+    """
+    _display({KEY_FIGURES: _kept(figures)})
+
+
+def _kept(figures: Mapping[str, KeyFigure]) -> dict[str, str | dict[str, Any]]:
+    """Convert named figures to what a notebook keeps."""
+    return {name.replace("_", " "): _key_figure(name, figure) for name, figure in figures.items()}
 
 
 def show(figure: Figure, alt: str = "") -> None:

@@ -56,6 +56,7 @@ WITHOUT_EXAMPLE = {
         "course_lib.data.remote.verify",
     ),
     "needs a kernel": (
+        "course_lib.page.figures",
         "course_lib.page.interact",
         "course_lib.page.report",
         "course_lib.page.show",

@@ -50,6 +50,37 @@ class Cells(HTMLParser):
         self.texts[self.open[-1]][-1] += text
 
 
+@pytest.fixture
+def as_reported(shown):
+    """What `report` keeps of figures."""
+
+    def keep(**figures):
+        page.report(**figures)
+        return shown.pop()[page.KEY_FIGURES]
+
+    return keep
+
+
+def test_figures_for_the_prose_are_kept_as_report_keeps_them_and_nothing_is_shown(shown, as_reported):
+    given = {
+        "the_gain": (Interval(0.072, 0.064, 0.08, 5), "+.1%"),
+        "size": (4, ".1f", "MB"),
+        "teacher": "vgg",
+    }
+    wanted = as_reported(**given)
+    page.figures(**given)
+    assert shown == [{page.KEY_FIGURES: wanted}]
+    assert wanted["the gain"]["shown"] == "+7.2 % [+6.4, +8.0]"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("figure", [None, torch.tensor(1.0), (1, "z"), math.nan, True])
+def test_a_figure_that_report_refuses_is_refused_for_the_prose(shown, figure):
+    with pytest.raises((TypeError, ValueError), match="the figure 'gain'"):
+        page.figures(gain=figure)
+    assert shown == []
+
+
 # Tables
 
 

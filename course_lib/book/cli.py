@@ -254,8 +254,11 @@ def refresh(
         bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
     ] = False,
 ) -> None:
-    """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was."""
-    from course_lib.book import notebooks
+    """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was.
+
+    The numbers between the marks in the prose of all notebooks, and in the README, are then those of the run.
+    """
+    from course_lib.book import notebooks, prose
     from course_lib.book.run import course, show
 
     selected = notebooks.select(chapters or [], notebooks.book())
@@ -263,6 +266,7 @@ def refresh(
         found = [
             f"{chapter.name}: {fault}" for chapter in selected for fault in notebooks.faults(chapter.path)
         ]
+        found += prose.refresh(write=False)
         for line in found:
             typer.echo(line)
         typer.echo(
@@ -272,13 +276,15 @@ def refresh(
         raise typer.Exit(1 if found else 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failures = course.refresh(selected, output=show.console())
+        failures, troubles = course.refresh(selected, output=show.console())
     except KeyboardInterrupt:
         typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     for name, failure in failures.items():
         typer.echo(f"{name} is left as it was: {show.describe(failure)}", err=True)
-    raise typer.Exit(1 if failures else 0)
+    for trouble in troubles:
+        typer.echo(trouble, err=True)
+    raise typer.Exit(1 if failures or troubles else 0)
 
 
 @app.command("progress")

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ __all__ = [
     "read",
     "reading_minutes",
     "select",
+    "shown_figures",
     "source_sha256",
     "title",
     "to_text",
@@ -190,6 +191,7 @@ def reading_minutes(notebook: Any) -> int:
         10
     """
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    prose = re.sub(r"<!--.*?-->", "", prose, flags=re.DOTALL)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     lines = sum(bool(line.strip()) for cell in code for line in cell.source.splitlines())
     shown = sum(
@@ -288,12 +290,29 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
 
 
 def key_figures(notebook: Any) -> dict[str, Any]:
-    """Return the key figures that an executed notebook reports; a later value replaces an earlier one."""
+    """Return the key figures that an executed notebook reports; a later value replaces an earlier one.
+
+    Figures that `page.figures` names, for the prose alone, are none of them: nothing of them is shown.
+    """
     figures: dict[str, Any] = {}
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            figures |= output.get("data", {}).get(FIGURES_MIME, {})
+    for data in _outputs(notebook):
+        figures |= data.get(FIGURES_MIME, {}) if "text/plain" in data else {}
     return figures
+
+
+def shown_figures(notebook: Any) -> dict[str, str]:
+    """Return all named figures of an executed notebook as prose shows them, those of `page.figures` too."""
+    figures: dict[str, str] = {}
+    for data in _outputs(notebook):
+        for name, figure in data.get(FIGURES_MIME, {}).items():
+            figures[name] = figure["shown"] if isinstance(figure, dict) else str(figure)
+    return figures
+
+
+def _outputs(notebook: Any) -> Iterator[dict[str, Any]]:
+    """The data of every output, in order."""
+    for cell in notebook.cells:
+        yield from (output.get("data", {}) for output in cell.get("outputs", []))
 
 
 def normalise(notebook: Any) -> Any:

@@ -157,13 +157,18 @@ def test_the_digest_sees_sources_and_tags_and_is_blind_to_outputs(book):
         assert notebooks.source_sha256(changed) != before
 
 
-def test_key_figures_of_all_reports_are_gathered():
-    def reporting(values):
-        return new_code_cell("", outputs=[new_output("display_data", {notebooks.FIGURES_MIME: values})])
+def test_key_figures_of_all_reports_are_gathered_and_the_quiet_ones_are_for_prose_alone():
+    def reporting(values, **shown):
+        data = {notebooks.FIGURES_MIME: values, **shown}
+        return new_code_cell("", outputs=[new_output("display_data", data)])
 
     printing = new_code_cell("", outputs=[new_output("stream", text="x")])
-    notebook = new_notebook(cells=[reporting({"a": 1, "b": 2}), printing, reporting({"b": 3})])
-    assert notebooks.key_figures(notebook) == {"a": 1, "b": 3}
+    size = {"value": 4.186, "form": ".2f", "unit": "MB", "shown": "4.19 MB"}
+    reports = [reporting({"a": "1", "b": "2"}, **{"text/plain": ""}), printing]
+    reports += [reporting({"b": size}, **{"text/plain": ""}), reporting({"c": "5"})]
+    notebook = new_notebook(cells=reports)
+    assert notebooks.key_figures(notebook) == {"a": "1", "b": size}
+    assert notebooks.shown_figures(notebook) == {"a": "1", "b": "4.19 MB", "c": "5"}
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files
-from course_lib.book import CourseError, notebooks
+from course_lib.book import CourseError, notebooks, prose
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, runner, show, state
 from course_lib.book.run.runner import Failure, Outcome, Task
@@ -126,11 +126,12 @@ def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
         runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
 
 
-def refresh(selected: Sequence[Chapter], *, output: Console) -> dict[str, Failure]:
-    """Run notebooks with their defaults and write them back, normalised, where they lie.
+def refresh(selected: Sequence[Chapter], *, output: Console) -> tuple[dict[str, Failure], list[str]]:
+    """Run notebooks with their defaults and write them back, normalised, where they lie; then fill in the prose.
 
     Returns:
-        The failures, by chapter; the notebook of a failed chapter is left untouched.
+        The failures, by chapter, and what could not be filled in (see `prose.refresh`). The notebook of a failed
+        chapter keeps its outputs.
     """
     failures = {}
     paths = {chapter.name: chapter.path for chapter in selected}
@@ -145,7 +146,7 @@ def refresh(selected: Sequence[Chapter], *, output: Console) -> dict[str, Failur
     with show.progress(output, len(selected)) as reporter:
         tasks = [_task(chapter, {}) for chapter in selected]
         runner.run(tasks, on_start=reporter.started, on_cell=reporter.cell, on_done=write)
-    return failures
+    return failures, prose.refresh()
 
 
 def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:

@@ -109,7 +109,8 @@ TEXTS = {"MobileNet against VGG", "judging against tuning", "sparse product pays
 def test_the_committed_chapters_keep_the_numbers_of_what_they_show(chapter):
     """The numbers, formatted again, are what stands on the page; a text of a number would not be averaged."""
     outputs = [out for cell in notebooks.read(chapter.path).cells for out in cell.get("outputs", [])]
-    (bundle,) = [out["data"] for out in outputs if notebooks.FIGURES_MIME in out.get("data", {})]
+    shown = [out["data"] for out in outputs if "text/plain" in out.get("data", {})]
+    (bundle,) = [data for data in shown if notebooks.FIGURES_MIME in data]
     kept = bundle[notebooks.FIGURES_MIME]
     page = dict(line.split(": ", 1) for line in bundle["text/plain"].splitlines())
     assert {name: show.figure(figure) for name, figure in kept.items()} == page

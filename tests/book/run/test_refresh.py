@@ -44,6 +44,49 @@ def test_studies_are_refreshed_in_place_and_named_by_their_folder(book):
     assert book.course("refresh", "--check", "studies/00").out == "notebooks: 1, faults: 0\n"
 
 
+def test_numbers_in_prose_are_those_of_the_run(book, figures):
+    gain = {"value": 0.07, "form": ".1%", "unit": "", "shown": "7.0%"}
+    named = "display({'application/vnd.course.key-figures+json': {'T': '8'}}, raw=True)"
+    path = book.add("01-a", figures(**{"the gain": gain}), named)
+    studies = book.add("studies/01-a", figures(gain="more"))
+    for place, text in (
+        (
+            path,
+            "One <!--=the_gain-->?<!--/-->, T <!--=T--><!--/-->, <!--=studies/01.gain-->?<!--/-->; `<!--=x-->`.",
+        ),
+        (studies, "In the chapter <!--=01.the_gain-->?<!--/-->."),
+    ):
+        notebook = notebooks.read(place)
+        notebook.cells[0].source += f"\n\n{text}"
+        place.write_text(notebooks.to_text(notebook))
+    readme = book.root / "README.md"
+    readme.write_text("| <!--=01.the_gain-->8.0%<!--/--> | <!--=1.the_gain-->9<!--/--> |\n")
+
+    checked = book.course("refresh", "--check")
+    assert checked.status == 1
+    assert "01-a: <!--=the_gain-->: unknown figure 'the gain'. Known: none." in checked.out
+
+    ended = book.course("refresh")
+    assert ended.status == 1
+    wrong = "README.md: <!--=1.the_gain-->: unknown figure '1.the gain'. Did you mean '01.the gain'?"
+    assert ended.err.startswith(wrong)
+    assert ended.err.count("\n") == 1
+    assert (
+        notebooks.read(path)
+        .cells[0]
+        .source.endswith(
+            "One <!--=the_gain-->7.0%<!--/-->, T <!--=T-->8<!--/-->, <!--=studies/01.gain-->more<!--/-->; `<!--=x-->`."
+        )
+    )
+    assert notebooks.read(studies).cells[0].source.endswith("<!--=01.the_gain-->7.0%<!--/-->.")
+    assert readme.read_text() == "| <!--=01.the_gain-->7.0%<!--/--> | <!--=1.the_gain-->9<!--/--> |\n"
+    assert book.course("refresh", "--check").out.splitlines()[0].startswith(wrong)
+
+    readme.write_text("| <!--=01.the_gain-->8.0%<!--/--> |\n")
+    checked = book.course("refresh", "--check", "studies/01")
+    assert checked.out.startswith("README.md: <!--=01.the_gain--> holds '8.0%', and the run gave '7.0%'")
+
+
 def test_a_notebook_that_fails_is_left_untouched_and_reported(book):
     path = book.add("00-bad", "1 / 0")
     before = path.read_bytes()

@@ -17,7 +17,7 @@ from sphinx import addnodes
 
 from course_lib import files
 from course_lib.book import notebooks
-from course_lib.book.site import check, extension
+from course_lib.book.site import api, check, extension
 
 GLOSSARY = """# Glossary
 
@@ -145,11 +145,11 @@ def test_code_links_titles_mathematics_and_references_are_left_alone():
 
 
 def test_what_a_package_exports_is_documented_once():
-    found = {module.__name__: left_out for module, left_out in extension.documented("course_lib.models")}
+    found = {module.__name__: left_out for module, left_out in api.documented("course_lib.models")}
     assert found["course_lib.models"] == []
     assert "vgg" in found["course_lib.models.vgg"]  # conv_bn_relu is left
     assert "course_lib.models.mlp" not in found  # all of it is exported
-    book = [module.__name__ for module, _ in extension.documented("course_lib.book")]
+    book = [module.__name__ for module, _ in api.documented("course_lib.book")]
     assert {"course_lib.book", "course_lib.book.classroom", "course_lib.book.classroom.sandbox"} <= set(book)
     assert "course_lib.book.cli" not in book
 
@@ -176,7 +176,7 @@ def package(tmp_path, monkeypatch):
 
 
 def test_modules_and_packages_inside_are_documented_and_private_ones_are_not(package):
-    found = [(module.__name__, left_out) for module, left_out in extension.documented(package)]
+    found = [(module.__name__, left_out) for module, left_out in api.documented(package)]
     assert found == [
         ("made_up", []),
         ("made_up.half", ["one"]),  # a name that is only looked up when it is asked for stands in its module
@@ -285,9 +285,7 @@ def test_a_chapter_has_links_alt_text_download_and_mathematics(source):
 def test_studies_stand_below_their_chapter_and_can_be_downloaded(source):
     (source / "studies").mkdir()
     studies = nbformat.read(source / "01-one.ipynb", as_version=4)
-    studies.cells[
-        0
-    ].source = "# Studies of one\n\nThe filter, see [chapter](../01-one.ipynb) and [terms](../glossary.md)."
+    studies.cells[0].source = "# Studies\n\nThe filter: [chapter](../01-one.ipynb), [terms](../glossary.md)."
     nbformat.write(studies, source / "studies" / "01-one.ipynb")
     warnings, out = build(source)
     assert not re.search(r"WARNING(?!.*already registered)", warnings)  # Sphinx was started here before

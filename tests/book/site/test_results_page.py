@@ -18,7 +18,7 @@ def checkout(book, figures):
     for name in ("01-first", "02-second"):
         path = book.add(name, figures(accuracy="95.0%"))
         notebook = nbformat.read(path, as_version=4)
-        data = {page.KEY_FIGURES: {"top | one": page._key_figure("top", (0.95, ".1%"))}}
+        data = {page.KEY_FIGURES: {"top | one": page._key_figure("top", (0.95, ".1%"))}, "text/plain": ""}
         notebook.cells[-1].outputs = [nbformat.v4.new_output("display_data", data)]
         nbformat.write(notebook, path)
     book.profile("full", "")
