@@ -11,7 +11,7 @@ from typing import Any
 
 from course_lib.checks import attempts
 
-__all__ = ["Case", "NotWritten", "NotYet", "call", "exercise", "expect", "judge", "passed"]
+__all__ = ["Case", "NotWritten", "NotYet", "call", "exercise", "expect", "judge", "passed", "written"]
 
 Case = Mapping[str, Any]
 """The keyword arguments of one call of a learner's function."""
@@ -170,3 +170,21 @@ def _whole(answer: object, name: str) -> int:
         hint += " Divide with //."
     expect(isinstance(answer, Integral) and not isinstance(answer, bool), hint)
     return int(answer)
+
+
+def written(answer: Callable[..., Any], otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    """Choose a learner's function for the figure behind an exercise, or another until it is written.
+
+    Args:
+        answer: raises NotImplementedError in the student's copy until it is written.
+        otherwise: does the same.
+
+    Example:
+        >>> written(len, otherwise=max).__name__
+        'len'
+    """
+    code = getattr(answer, "__code__", None)
+    if code is None or "NotImplementedError" not in code.co_names:
+        return answer
+    print(f"{answer.__name__} is not written yet; what you see is made without it.")
+    return otherwise

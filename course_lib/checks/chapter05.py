@@ -1,228 +1,406 @@
 """Checks of the exercises of chapter 05, EagleEye."""
 
-from collections.abc import Callable, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 
-from course_lib.checks import call, exercise, expect, passed
+from course_lib import checkpoints, data, jobs, training
+from course_lib.checks import NotYet, call, exercise, expect, judge, passed
+from course_lib.data import Split, to_float
+from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.graph import Channels, follow
+from course_lib.pruning.recalibration import recalibrate_batch_norm
+from course_lib.pruning.surgery import remove_channels
 
-
-@exercise(
-    again="generator.random(layers) is uniform in [0, 1). Stretch it by high - low and shift it by low.",
-    read="What a strategy costs",
-)
-def check_draw_ratios(
-    draw_ratios: Callable[[np.random.Generator, int, float, float], Sequence[float]],
-) -> None:
-    """Check a learner's random strategy, `draw_ratios(generator, layers, low, high) -> [layers]`.
-
-    Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
-
-    Example:
-        >>> check_draw_ratios(lambda generator, layers, low, high: [generator.uniform(low, high)] * layers)
-        Traceback (most recent call last):
-            ...
-        course_lib.checks.NotYet: The layers share their ratios. Draw one number for each layer.
-    """
-    layers, low, high = 4000, 0.3, 0.7
-    generator = np.random.default_rng(0)
-    first, second = (call(draw_ratios, generator, layers, low, high) for _ in range(2))
-    try:
-        drawn = np.asarray(first, dtype=float)
-    except (TypeError, ValueError):
-        drawn = np.empty(0)
-    expect(
-        drawn.shape == (layers,),
-        f"Return {layers} numbers, one ratio for each layer; this has shape {list(drawn.shape)}.",
-    )
-    expect(
-        not np.array_equal(drawn, np.asarray(second)),
-        "Two calls give the same strategy. Draw from the generator that is passed in; a new one with a fixed seed "
-        "starts anew each time.",
-    )
-    expect(
-        len(np.unique(drawn)) > layers / 2,
-        "The layers share their ratios. Draw one number for each layer.",
-    )
-    span = f"Your ratios run from {drawn.min():.2f} to {drawn.max():.2f}; they should fill [{low}, {high})."
-    expect(
-        drawn.max() < high + 0.2,
-        f"{span} `low` is added to numbers that already run up to `high`: stretch them by high - low.",
-    )
-    expect(drawn.min() > low / 2, f"{span} `low` is not used, or is taken from the wrong end.")
-    inside = low <= drawn.min() < low + 0.01 and high - 0.01 < drawn.max() <= high
-    expect(inside, span)
-    middle = (low + high) / 2
-    expect(
-        abs(drawn.mean() - middle) < 0.01 and abs(np.median(drawn) - middle) < 0.015,
-        f"The ratios have mean {drawn.mean():.3f}; with every value as likely it is {middle}.",
-    )
-    passed("every layer has a ratio of its own, and no value is likelier than another.")
+JUDGEMENTS, MOST_MACS, LEAD = 40, 0.355, 0.05
+"""Limits of the search to be built: candidates judged, share of the MACs, points above the uniform strategy."""
 
 
 @exercise(
-    again="For each batch batch.mean(dim=0) and batch.var(dim=0), which divides by N - 1. Then the plain mean "
-    "of the means, and of the variances.",
+    again="Write down what is left after 1, 2 and 3 batches. When does it first fall to `share`?",
     read="An average that takes too long",
 )
-def check_average_statistics(average_statistics: Callable[[list[Tensor]], tuple[Tensor, Tensor]]) -> None:
-    """Check a learner's recalibration, `average_statistics(batches of [N, C]) -> (mean [C], variance [C])`.
+def check_batches_needed(batches_needed: Callable[[float, float], int]) -> None:
+    """Check how many batches a learner says are needed, `batches_needed(momentum, share) -> count`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
-        >>> check_average_statistics(lambda batches: (batches[-1].mean(0), batches[-1].var(0)))
+        >>> check_batches_needed(lambda momentum, share: int(math.log(share) / math.log(1 - momentum)))
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: This is the last batch alone. Average over all batches.
+        course_lib.checks.NotYet: Rounded down: after that many batches more than `share` is still left.
     """
-    generator = torch.Generator().manual_seed(0)
-    sizes, offsets = (4, 8, 3), (0.0, 1.0, 4.0)
-    batches = [
-        torch.randn(n, 2, generator=generator) + shift for n, shift in zip(sizes, offsets, strict=True)
-    ]
-    given = [batch.clone() for batch in batches]
-    answer = call(average_statistics, batches)
-    expect(
-        isinstance(answer, Sequence)
-        and len(answer) == 2
-        and all(isinstance(part, Tensor) for part in answer),
-        "Return two tensors: the means and the variances.",
-    )
-    expect(
-        all(torch.equal(a, b) for a, b in zip(batches, given, strict=True)), "The batches given were changed."
-    )
-    mean, variance = answer
-    expect(
-        mean.shape == variance.shape == (2,),
-        f"The results have shapes {list(mean.shape)} and {list(variance.shape)}; both must be [2], a number for each "
-        "channel. Average over dimension 0.",
-    )
-    means, variances = torch.stack([b.mean(0) for b in batches]), torch.stack([b.var(0) for b in batches])
-    pooled = torch.cat(batches)
 
-    def close(found: Tensor, wanted: Tensor) -> bool:
-        return torch.allclose(found.float(), wanted, atol=1e-5)
+    def exact(momentum: float, share: float) -> float:
+        return math.log(share) / math.log(1 - momentum)
 
-    expect(not close(mean, means[-1]), "This is the last batch alone. Average over all batches.")
-    expect(not close(mean, means.sum(0)), "The means are added up. Divide by the number of batches.")
-    expect(
-        not close(mean, pooled.mean(0)),
-        "Large batches count for more here. Batch norm's cumulative average counts each batch once.",
+    def up(number: float) -> int:
+        return max(0, math.ceil(number - 1e-9))
+
+    def down(number: float) -> int:
+        return int(number + 1e-9)
+
+    cases = [(0.1, 0.5), (0.1, 0.01), (0.3, 0.2), (0.05, 0.35), (0.5, 0.25), (0.2, 1.0)]
+    kept = "Each batch keeps 1 - momentum of what was there, not momentum."
+    new = "That is when the new batches make up `share`. The old statistics are asked for."
+    linear = (
+        "Each batch takes its part of what is left then, not of the beginning: it is a power, not a product."
     )
-    exponential = torch.zeros(2)
-    for batch_mean in means:
-        exponential = 0.9 * exponential + 0.1 * batch_mean
-    expect(
-        not close(mean, exponential),
-        "This is the average with momentum 0.1. Give all batches the same weight.",
+    rounded = "Rounded down: after that many batches more than `share` is still left."
+
+    def with_momentum(momentum: float, share: float) -> float:
+        return math.log(share) / math.log(momentum)
+
+    def of_new(momentum: float, share: float) -> float:
+        return math.log(1 - share) / math.log(1 - momentum) if share < 1 else math.inf
+
+    def as_product(momentum: float, share: float) -> float:
+        return (1 - share) / momentum
+
+    ways = [("", exact), (kept, with_momentum), (new, of_new), (linear, as_product)]
+    mistakes = []
+    for hint, way in ways:
+        for rounding, also in ((up, ""), (down, rounded), (round, "Rounded to the nearest: " + rounded[14:])):
+            if hint or also:
+                name = " And: ".join(filter(None, (hint, also)))
+                mistakes.append((_counted(way, rounding), name))
+    mistakes.append((lambda momentum, share: up(exact(momentum, share)) + 1, "One batch too many."))
+    judge(
+        batches_needed,
+        [{"momentum": momentum, "share": share} for momentum, share in cases],
+        lambda momentum, share: up(exact(momentum, share)),
+        mistakes,
     )
-    expect(
-        close(mean, means.mean(0)), f"The means should be {_numbers(means.mean(0))}, not {_numbers(mean)}."
-    )
-    expect(
-        not close(variance, torch.stack([b.var(0, correction=0) for b in batches]).mean(0)),
-        "These variances divide by N. Batch norm keeps the unbiased one, which divides by N - 1.",
-    )
-    expect(
-        not close(variance, pooled.var(0)),
-        "This is the variance over all images together. Take it in each batch, then average.",
-    )
-    expect(
-        not close(variance, torch.stack([b.std(0) for b in batches]).mean(0)),
-        "These are standard deviations; batch norm keeps variances.",
-    )
-    expect(
-        close(variance, variances.mean(0)),
-        f"The variances should be {_numbers(variances.mean(0))}, not {_numbers(variance)}.",
-    )
-    passed("mean and unbiased variance of each batch, averaged with equal weight.")
+    passed("the smallest number of batches that leaves at most that share of the old statistics.")
+
+
+def _counted(way: Callable[..., float], rounding: Callable[[float], int]) -> Callable[..., int]:
+    def count(momentum: float, share: float) -> int:
+        number = way(momentum, share)
+        return rounding(number) if math.isfinite(number) else -1
+
+    return count
 
 
 @exercise(
-    again="Each batch leaves (1 - momentum) of what was there before. After two batches it is (1 - momentum) * "
-    "(1 - momentum).",
-    read="An average that takes too long",
+    again="Take the first batch norm alone: which tensor arrives there, and over which three of its four dimensions "
+    "are mean and variance taken?",
+    read="Recalibration",
 )
-def check_inherited_share(inherited_share: Callable[[float, int], float]) -> None:
-    """Check what a learner says is left of the old statistics, `inherited_share(momentum, batches) -> share`.
+def check_recalibrate_layers(recalibrate_layers: Callable[[nn.Sequential, Tensor], Tensor]) -> None:
+    """Check a learner's recalibration layer by layer, `recalibrate_layers(network, images) -> what comes out`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
-        >>> check_inherited_share(lambda momentum, batches: momentum**batches)  # doctest: +ELLIPSIS
+        >>> check_recalibrate_layers(lambda network, images: network(images))
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: inherited_share(...): Each batch keeps 1 - momentum of what was there, not momentum.
+        course_lib.checks.NotYet: The running statistics are still the old ones. Set running_mean and running_var.
     """
-    for momentum, batches in ((0.1, 5), (0.25, 3), (0.1, 1), (0.1, 0)):
-        answer = float(call(inherited_share, momentum, batches))
-        right = (1 - momentum) ** batches
-        mistakes = {
-            "That is the share of the new batches; the old statistics keep the rest.": 1 - right,
-            "Each batch keeps 1 - momentum of what was there, not momentum.": momentum**batches,
-            "Each batch takes a share of what is left then, not of the beginning: multiply, do not subtract.": 1
-            - momentum * batches,
-            "That is the average in which all count alike (momentum=None).": 1 / (batches + 1),
+    images = torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    network, right = _small_network(), _small_network()
+    recalibrate_batch_norm(right, [images])
+    weights = [value.clone() for value in network.parameters()]
+    out = call(recalibrate_layers, network, images)
+    changed = any(not torch.equal(now, then) for now, then in zip(network.parameters(), weights, strict=True))
+    expect(not changed, "A weight has changed. Only running_mean and running_var may.")
+    found, wanted = _norms(network), _norms(right)
+    if all(
+        torch.equal(one.running_mean, old.running_mean)
+        for one, old in zip(found, _norms(_small_network()), strict=True)
+    ):
+        raise NotYet("The running statistics are still the old ones. Set running_mean and running_var.")
+    for place, norm in enumerate(found):
+        expect(
+            isinstance(norm.running_mean, Tensor) and norm.running_mean.shape == (norm.num_features,),
+            f"running_mean has shape {list(norm.running_mean.shape)}; it must be [{norm.num_features}], a number for "
+            "each channel: average over images, rows and columns, dim=(0, 2, 3).",
+        )
+        expect(
+            norm.running_var.shape == (norm.num_features,),
+            f"running_var of batch norm {place + 1} has shape {list(norm.running_var.shape)}; it must be "
+            f"[{norm.num_features}], as running_mean.",
+        )
+    hints = _mistakes_of_first(found[0], wanted[0]) + _mistakes_of_second(found[1], wanted[1], images)
+    expect(not hints, " And: ".join(hints))
+    expect(
+        isinstance(out, Tensor) and torch.allclose(out, right(images), rtol=0.02, atol=0.02),
+        "The statistics are right; what you return is not what comes out of the last layer.",
+    )
+    passed("each batch norm has the mean and the variance of what arrives there.")
+
+
+def _small_network() -> nn.Sequential:
+    torch_state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+    ).eval()
+    torch.random.set_rng_state(torch_state)
+    with torch.no_grad():
+        for norm in _norms(network):
+            norm.running_mean += torch.arange(norm.num_features)
+            norm.running_var *= 4.0
+            norm.weight.mul_(torch.linspace(0.5, 1.5, norm.num_features))
+            norm.bias.add_(0.2)
+    return network
+
+
+def _norms(network: nn.Module) -> list[Any]:
+    return [layer for layer in network.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def _mistakes_of_first(found: Any, wanted: Any) -> list[str]:
+    """What the first batch norm says: its input does not depend on any statistics."""
+    hints = []
+    if not torch.allclose(found.running_mean, wanted.running_mean, atol=1e-4):
+        hints.append("The mean of the first batch norm is not that of what the first convolution gives.")
+    count = 6 * 6 * 6
+    if torch.allclose(found.running_var, wanted.running_var.sqrt(), rtol=1e-4):
+        hints.append("running_var holds standard deviations. It must hold variances.")
+    elif torch.allclose(found.running_var, wanted.running_var * (count - 1) / count, rtol=1e-5):
+        hints.append(
+            "The variance divides by N. Batch norm keeps the one that divides by N - 1: x.var(dim=...)."
+        )
+    elif not torch.allclose(found.running_var, wanted.running_var, rtol=1e-4):
+        hints.append("The variance of the first batch norm is not that of what the first convolution gives.")
+    return hints
+
+
+def _mistakes_of_second(found: Any, wanted: Any, images: Tensor) -> list[str]:
+    """What the second batch norm says of how its input was made."""
+    if torch.allclose(found.running_mean, wanted.running_mean, rtol=0.02, atol=0.02):
+        return []
+    first, norm, relu, second, *_ = _small_network()
+    with torch.no_grad():
+        x = first(images)
+        inputs = {
+            "The second batch norm was measured behind the old first one: replace the statistics, then pass x on.": relu(
+                norm(x)
+            ),
+            "The first batch norm is left out: it must normalise x before x goes on.": relu(x),
+            "The first batch norm passes x on without its weight and bias.": relu(
+                nn.functional.batch_norm(x, None, None, training=True)
+            ),
         }
-        if abs(answer - right) > 1e-6:
-            for hint, wrong in mistakes.items():
-                expect(abs(answer - wrong) > 1e-6, f"inherited_share({momentum}, {batches}): {hint}")
-            expect(False, f"inherited_share({momentum}, {batches}) gives {answer:g}; it should be {right:g}.")
-    passed("after 5 batches with momentum 0.1, 59 % of the old statistics are still there.")
+        for hint, arrives in inputs.items():
+            if torch.allclose(second(arrives).mean((0, 2, 3)), found.running_mean, rtol=0.02, atol=0.02):
+                return [hint]
+    return ["The mean of the second batch norm is not that of what arrives there."]
 
 
 @exercise(
-    again="Two loops, j below i. The sign of (scores[i] - scores[j]) * (outcomes[i] - outcomes[j]) says whether "
-    "a pair agrees; take the mean of the signs.",
+    again="Find the place of the candidate that the search would take. Its outcome is one of two numbers you need.",
     read="Does the score foretell the outcome?",
 )
-def check_kendall(kendall: Callable[[Sequence[float], Sequence[float]], float]) -> None:
-    """Check a learner's rank correlation, `kendall(scores, outcomes)`, for numbers without ties.
+def check_regret(regret: Callable[[Sequence[float], Sequence[float]], float]) -> None:
+    """Check a learner's regret of the pick, `regret(scores, outcomes) -> what was given away`.
 
     Raises:
         NotYet: the answer is not right; the message names the likely mistake.
 
     Example:
-        >>> check_kendall(lambda scores, outcomes: stats.pearsonr(scores, outcomes).statistic)  # doctest: +ELLIPSIS
+        >>> check_regret(lambda scores, outcomes: max(outcomes) - max(scores))  # doctest: +ELLIPSIS
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: kendall(...): That is Pearson's correlation of the values.
+        course_lib.checks.NotYet: regret(...): Score and outcome are mixed: both numbers must be outcomes.
     """
     cases = [
-        ([0.9, 0.1, 0.4, 0.3, 0.8], [0.9, 0.3, 0.1, 0.2, 0.8]),
-        ([0.2, 0.5, 0.3, 0.9], [0.70, 0.60, 0.90, 0.95]),
-        ([0.1, 0.2, 0.3], [0.9, 0.8, 0.7]),
+        ([0.9, 0.1, 0.4, 0.3], [0.80, 0.95, 0.60, 0.70]),
+        ([0.2, 0.5, 0.3, 0.4], [0.70, 0.90, 0.65, 0.95]),
+        ([0.3, 0.2, 0.1], [0.9, 0.8, 0.7]),
     ]
     for scores, outcomes in cases:
-        answer = float(call(kendall, list(scores), list(outcomes)))
-        right = stats.kendalltau(scores, outcomes).statistic
-        pairs = len(scores) * (len(scores) - 1) / 2
-        shown = f"kendall({scores}, {outcomes})"
+        answer = call(regret, list(scores), list(outcomes))
+        expect(isinstance(answer, Real), f"regret returned {answer!r:.60}; it must be a number.")
+        best, picked = max(outcomes), outcomes[int(np.argmax(scores))]
         mistakes = {
-            "That is the share of pairs in the same order. Subtract those in the opposite order.": (right + 1)
-            / 2,
-            "Divide by the number of pairs, n (n - 1) / 2.": right * pairs,
-            "Every pair counts once: divide by n (n - 1) / 2, or count both orders of a pair.": right / 2,
-            "Twice as much: a pair is counted in both orders, so divide by n (n - 1).": right * 2,
-            "The sign is turned: pairs in the same order count +1.": -right,
-            "That is Pearson's correlation of the values.": stats.pearsonr(scores, outcomes).statistic,
-            "That is Spearman's correlation, Pearson's of the ranks.": stats.spearmanr(
-                scores, outcomes
-            ).statistic,
+            "That is the outcome of the pick. Subtract it from the best outcome.": picked,
+            "The sign is turned: the best outcome minus that of the pick is never below zero.": picked - best,
+            "Score and outcome are mixed: both numbers must be outcomes.": best - max(scores),
+            "The pick is the candidate with the highest score, not the lowest.": best
+            - outcomes[int(np.argmin(scores))],
+            "These are scores. The search is paid in outcomes.": max(scores)
+            - scores[int(np.argmax(outcomes))],
+            "That is the rank of the pick. The regret is in the unit of the outcomes.": sum(
+                outcome > picked for outcome in outcomes
+            ),
+            "That is the distance to the mean outcome. Compare with the best one.": best
+            - float(np.mean(outcomes)),
         }
-        if abs(answer - right) > 1e-6:
+        if abs(answer - (best - picked)) > 1e-9:
+            shown = f"regret({scores}, {outcomes})"
             for hint, wrong in mistakes.items():
-                expect(abs(answer - wrong) > 1e-6, f"{shown}: {hint}")
-            expect(False, f"{shown} gives {answer:g}; it should be {right:g}.")
-    passed("pairs in the same order minus pairs in the opposite order, over all pairs.")
+                expect(abs(answer - wrong) > 1e-9, f"{shown}: {hint}")
+            expect(False, f"{shown} gives {answer:g}; it should be {best - picked:g}.")
+    passed("the best outcome of the pool minus the outcome of the candidate with the highest score.")
 
 
-def _numbers(values: Tensor) -> str:
-    return "[" + ", ".join(f"{value:.3f}" for value in values.tolist()) + "]"
+class Bench(NamedTuple):
+    """What a search is tried on.
+
+    Attributes:
+        network: whole, trained.
+        channels: of the network.
+        calibration: training images.
+        scoring: hold-out images.
+        layers: names of the layers that can be pruned, from the input on.
+        uniform: score of the uniform strategy.
+    """
+
+    network: nn.Module
+    channels: Channels
+    calibration: Tensor
+    scoring: Split
+    layers: list[str]
+    uniform: float
+
+
+@functools.cache
+def bench() -> Bench:
+    """Load the chapter's network, and judge the uniform strategy at 35 % of its MACs.
+
+    Example:
+        >>> bench().layers
+        ['0', '3', '7', '10', '14', '17']
+    """
+    dataset, network = data.load_dataset("glyphs"), checkpoints.load("glyphs-vgg-narrow")
+    channels = follow(network, to_float(dataset.train.images[:1]))
+    calibration = to_float(dataset.train.images[_first(len(dataset.train), 500)])
+    scoring = dataset.validation.subset(_first(len(dataset.validation), 1000))
+    layers = [name for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)]
+    whole = Bench(network, channels, calibration, scoring, layers, 0.0)
+    return whole._replace(uniform=score(whole, dict.fromkeys(layers, 0.407)))
+
+
+def _first(length: int, count: int) -> Tensor:
+    """The images that `search` draws with seed 0."""
+    return torch.from_numpy(np.random.default_rng(0).permutation(length))[:count]
+
+
+def score(on: Bench, ratios: Mapping[str, float]) -> float:
+    """Prune, recalibrate, and measure accuracy on the hold-out.
+
+    Example:
+        >>> score(bench(), {"0": 0.0}) > 0.9
+        True
+    """
+    candidate = remove_channels(on.network, on.channels, filter_plan(on.network, on.channels, dict(ratios)))
+    recalibrate_batch_norm(candidate, [on.calibration])
+    return jobs.on_one_thread(training.evaluate, candidate, on.scoring)
+
+
+def share(on: Bench, ratios: Mapping[str, float]) -> float:
+    """Compute the share of the MACs that ratios leave, from the widths alone.
+
+    Example:
+        >>> share(bench(), {}), round(share(bench(), dict.fromkeys(bench().layers, 0.407)), 3)
+        (1.0, 0.345)
+    """
+    whole = [on.network.get_submodule(name).out_channels for name in on.layers]
+    left = [
+        n - min(round(ratios.get(name, 0.0) * n), n - 1) for name, n in zip(on.layers, whole, strict=True)
+    ]
+    return _macs(left) / _macs(whole)
+
+
+def _macs(widths: Sequence[int]) -> int:
+    """MACs of the VGG on 16x16 images: 3x3 convolutions at 16, 8 and 4 pixels, then a linear layer to 10 classes."""
+    positions = (256, 256, 64, 64, 16, 16)
+    pairs = zip(positions, (1, *widths[:-1]), widths, strict=True)
+    return sum(p * 9 * a * b for p, a, b in pairs) + 10 * widths[-1]
+
+
+class Judge:
+    """Scores ratios for a learner's search, counts how often, and remembers the best.
+
+    Example:
+        >>> Judge(bench()).best
+        (0.0, {})
+    """
+
+    def __init__(self, on: Bench):
+        self.on, self.count = on, 0
+        self.best: tuple[float, dict[str, float]] = (0.0, {})
+
+    def __call__(self, ratios: Mapping[str, float]) -> float:
+        _check_ratios(ratios, self.on)
+        self.count += 1
+        if self.count > JUDGEMENTS:
+            raise NotYet(
+                f"{JUDGEMENTS} candidates are judged, and your search asks for one more. Stop before."
+            )
+        found = score(self.on, ratios)
+        if share(self.on, ratios) <= MOST_MACS:
+            self.best = max(self.best, (found, dict(ratios)), key=lambda pair: pair[0])
+        return found
+
+
+def _check_ratios(ratios: object, on: Bench) -> None:
+    if not isinstance(ratios, Mapping) or set(ratios) - set(on.layers):
+        raise NotYet(f"{ratios!r:.80} is no strategy. Give a ratio for each layer: {{layer: ratio}}.")
+    if not all(0 <= ratio < 1 for ratio in ratios.values()):
+        raise NotYet(f"a ratio lies outside [0, 1): {dict(ratios)!r:.120}.")
+
+
+@exercise(
+    again="Begin with the uniform strategy, a ratio of 0.41 in each layer, and one neighbour of it: every ratio moved a "
+    "little, and still within the MACs. Which of the two do you go on from?",
+    read="Build a better search",
+)
+def check_my_search(my_search: Callable[..., Mapping[str, float]]) -> None:
+    """Check a learner's search, `my_search(layers, share, judge, generator) -> {layer: ratio}`, on the chapter's VGG.
+
+    Raises:
+        NotYet: it judges too often, costs too much, or does not find a strategy that beats the uniform one by enough.
+
+    Example:
+        >>> check_my_search(lambda layers, share, judge, generator: dict.fromkeys(layers, 0.3))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Your strategy leaves 50.4 % of the MACs; at most 35.5 % may be left.
+    """
+    on = bench()
+    judging = Judge(on)
+    try:
+        ratios = my_search(list(on.layers), functools.partial(share, on), judging, np.random.default_rng(0))
+    except NotYet:
+        raise
+    except Exception:
+        ratios = call(
+            my_search, list(on.layers), functools.partial(share, on), judging, np.random.default_rng(0)
+        )
+    expect(ratios is not None, "my_search returned None. Is a `return` missing?")
+    expect(not isinstance(ratios, Real), f"my_search returned {ratios!r}, a score. Return the ratios.")
+    _check_ratios(ratios, on)
+    left = share(on, ratios)
+    expect(
+        left <= MOST_MACS,
+        f"Your strategy leaves {100 * left:.1f} % of the MACs; at most {100 * MOST_MACS:.1f} % may be left.",
+    )
+    reached, target = score(on, ratios), on.uniform + LEAD
+    told = f"Your strategy scores {100 * reached:.1f} %; {100 * target:.1f} % are wanted."
+    best = judging.best[0]
+    expect(
+        reached >= target or best < target,
+        f"{told} You judged one with {100 * best:.1f} %: return the best that you have seen.",
+    )
+    expect(
+        reached >= target or judging.count > JUDGEMENTS // 2,
+        f"{told} You judged {judging.count} candidates; {JUDGEMENTS} are allowed.",
+    )
+    expect(
+        reached >= target,
+        f"{told} New random strategies find little more. Look near the best one so far.",
+    )
+    passed("your search beats the uniform strategy by at least 5 points, at no more MACs.")

@@ -33,6 +33,7 @@ __all__ = [
     "outcomes",
     "pruned",
     "recalibrate",
+    "regret_by_pool",
     "tune",
 ]
 
@@ -255,6 +256,22 @@ def outcomes(results: Results, **arm: Any) -> pd.DataFrame:
     for column, value in arm.items():
         frame = frame[frame[column] == value]
     return frame.groupby("candidate").mean(numeric_only=True)
+
+
+def regret_by_pool(
+    regret: Callable[[Sequence[float], Sequence[float]], float],
+    scores: Sequence[float],
+    outcomes: Sequence[float],
+    sizes: Sequence[int] = (2, 5, 10, 20, 40),
+    draws: int = 500,
+) -> list[float]:
+    """Average the regret of a search over random pools of the candidates, for each size of a pool."""
+    rng, scores, outcomes = np.random.default_rng(0), np.asarray(scores), np.asarray(outcomes)
+    means = []
+    for size in sizes:
+        pools = [rng.permutation(len(scores))[:size] for _ in range(draws)]
+        means.append(float(np.mean([regret(scores[pool], outcomes[pool]) for pool in pools])))
+    return means
 
 
 CANDIDATES = Experiment(

@@ -1,18 +1,17 @@
 """Figures by theme. Each function takes data and returns a matplotlib Figure, which `page.show` shows."""
 
-from course_lib.plots.arms import before_and_after, compare_arms, differences, every_run
+from course_lib.plots.arms import before_and_after, compare_arms, differences, every_run, paired_runs
 from course_lib.plots.costs import (
     accuracy_against_cost,
     activations_against_weights,
     call_times,
     memory_over_time,
 )
-from course_lib.plots.curves import heat_map, interval_lines, interval_panels, lines
+from course_lib.plots.curves import heat_map, interval_lines, interval_panels, line_panels, lines
 from course_lib.plots.images import image_grid, image_with_probabilities, probability_bars
 from course_lib.plots.pruning import (
     granularities,
     pruning_trajectories,
-    ridges,
     scales_over_epochs,
     score_scatter,
     weight_histograms,
@@ -39,12 +38,13 @@ __all__ = [
     "integer_maps",
     "interval_lines",
     "interval_panels",
+    "line_panels",
     "lines",
     "memory_over_time",
     "number_lines",
+    "paired_runs",
     "probability_bars",
     "pruning_trajectories",
-    "ridges",
     "scales_over_epochs",
     "score_scatter",
     "styled",

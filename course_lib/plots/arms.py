@@ -90,6 +90,45 @@ def every_run(
 
 
 @styled
+def paired_runs(
+    arms: Mapping[str, Sequence[float]], *, of: str, xlabel: str = "test accuracy", title: str = ""
+) -> Figure:
+    """Draw every run as a dot, a row for each arm, and beside it what one arm gains over the others, seed by seed.
+
+    A bar marks the median. Nothing is averaged, so that a run that failed, or an arm with two humps, is seen.
+
+    Chapter 05 draws it.
+
+    Args:
+        arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
+        of: the arm whose gain is drawn.
+        xlabel: name of the numbers.
+        title: one line.
+
+    Raises:
+        KeyError: `of` is not among the arms.
+    """
+    if of not in arms:
+        raise KeyError(f"the arm {of!r} is not among the arms {list(arms)}.")
+    figure = Figure(figsize=(7.2, 1.3 + 0.36 * len(arms)))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for row, values in enumerate(arms.values()):
+        gains = 100 * (np.array(arms[of]) - np.array(values))
+        for axis, numbers in ((left, np.array(values)), (right, gains)):
+            if axis is right and not gains.any():
+                continue  # the arm itself
+            axis.plot(numbers, [row] * len(numbers), "o", color=COLOURS[0], markersize=6, alpha=0.6)
+            axis.plot(np.median(numbers), row, "|", color="black", markersize=16, markeredgewidth=1.5)
+    right.axvline(0, color="black", linewidth=1)
+    left.set_yticks(range(len(arms)), list(arms), fontsize=10)
+    left.set_ylim(len(arms) - 0.5, -0.5)
+    left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    left.set(xlabel=xlabel, title=title)
+    right.set(xlabel=f"points that {of!r} gains")
+    return figure
+
+
+@styled
 def differences(
     intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
 ) -> Figure:

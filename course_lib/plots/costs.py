@@ -11,20 +11,37 @@ from course_lib.plots.style import COLOURS, styled
 
 @styled
 def accuracy_against_cost(
-    points: Mapping[str, tuple[float, float]], *, xlabel: str, title: str = "", log_x: bool = True
+    points: Mapping[str, tuple[float, float]],
+    *,
+    xlabel: str,
+    title: str = "",
+    log_x: bool = True,
+    earlier: Mapping[str, tuple[float, float]] | None = None,
 ) -> Figure:
     """Draw networks as points, test accuracy over cost; the best lie at the top left.
 
-    Shared: chapters 00, 07 and 08 draw it.
+    Shared: chapters 00, 05, 07 and 08 draw it.
 
     Args:
         points: {network: (cost, accuracy in [0, 1])}.
         xlabel: name of the cost, with its unit.
         title: one line.
         log_x: logarithmic cost axis.
+        earlier: networks of other chapters, in grey behind the points.
     """
     figure = Figure()
     axis = figure.subplots()
+    for name, (cost, accuracy) in (earlier or {}).items():
+        axis.plot(cost, accuracy, "o", color="#bbbbbb", markersize=8, zorder=1)
+        axis.annotate(
+            name,
+            (cost, accuracy),
+            xytext=(0, -16),
+            textcoords="offset points",
+            fontsize=9,
+            color="#777777",
+            ha="center",
+        )
     in_order = sorted(points, key=lambda name: points[name][0])
     for (name, (cost, accuracy)), marker, colour in zip(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
@@ -37,7 +54,7 @@ def accuracy_against_cost(
     if log_x:
         axis.set_xscale("log")
     axis.margins(x=0.18, y=0.15)
-    accuracies = [accuracy for _, accuracy in points.values()]
+    accuracies = [accuracy for _, accuracy in (*points.values(), *(earlier or {}).values())]
     axis.yaxis.set_major_formatter(
         mpl.ticker.PercentFormatter(1, decimals=0 if np.ptp(accuracies) > 0.05 else 1)
     )

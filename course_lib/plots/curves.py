@@ -191,3 +191,28 @@ def interval_panels(
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
+
+
+@styled
+def line_panels(
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]], *, xlabel: str, ylabel: str
+) -> Figure:
+    """Draw curves in panels side by side that share both axes, each curve with a marker of its own.
+
+    Chapter 05 draws it.
+
+    Args:
+        panels: {panel title: {label: (x values, y values)}}; each panel has the same labels.
+        xlabel: with its unit.
+        ylabel: with its unit.
+    """
+    figure = Figure(figsize=(7.2, 3.0))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (name, series) in zip(axes, panels.items(), strict=True):
+        for (label, (x, y)), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
+            axis.plot(x, y, label=label, marker=marker)
+        axis.set_title(name, fontsize=10, loc="center")
+    axes[0].set_ylabel(ylabel)
+    axes[-1].legend(fontsize=9)
+    figure.supxlabel(xlabel, fontsize=11)
+    return figure

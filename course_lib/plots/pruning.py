@@ -229,64 +229,37 @@ def width_bars(
 
 @styled
 def score_scatter(
-    panels: Mapping[str, tuple[Sequence[float], Sequence[float], str]],
+    rows: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float], str]]],
     *,
     xlabel: str,
     ylabel: str,
 ) -> Figure:
-    """Draw the outcome of each candidate over its score as a dot, in a row of panels with one vertical axis.
+    """Draw the outcome of each candidate over its score as a dot; all panels share both axes.
+
+    A ring marks the candidate with the highest score, which a search picks.
 
     Chapter 05 draws it.
 
     Args:
-        panels: {panel title: (scores in [0, 1], outcomes in [0, 1], note below the title)}.
+        rows: {row title: {panel title: (scores in [0, 1], outcomes in [0, 1], note in the panel)}}; each row has the
+            same panels.
         xlabel: of all panels.
         ylabel: of all panels.
     """
-    figure = Figure(figsize=(7.2, 3.4))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for number, (axis, (name, (scores, outcomes, note))) in enumerate(zip(axes, panels.items(), strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.75)
-        axis.set_title(f"{name}\n{note}", fontsize=10, loc="center")
-        axis.set_xlim(0, max(*scores, 0.1) * 1.05)
-        for each in (axis.xaxis, axis.yaxis):
-            each.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
-        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(5))
-    axes[0].set_ylabel(ylabel)
-    figure.supxlabel(xlabel, fontsize=11)
-    return figure
-
-
-@styled
-def ridges(
-    panels: Mapping[str, Sequence[Sequence[float]]], *, xlabel: str, step: str = "epoch", bins: int = 40
-) -> Figure:
-    """Draw how distributions move: a histogram for each step, the first at the bottom, a panel for each quantity.
-
-    Chapter 05 draws it.
-
-    Args:
-        panels: {panel title: values at each step}, the same number of steps in each panel.
-        xlabel: of all panels.
-        step: name of the steps.
-        bins: of the histograms, shared within a panel.
-    """
-    figure = Figure(figsize=(7.2, 3.6))
-    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    shades = mpl.colormaps["viridis"]
-    for axis, (name, steps) in zip(axes, panels.items(), strict=True):
-        edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in steps]), bins)
-        middles = (edges[:-1] + edges[1:]) / 2
-        counts = [np.histogram(values, edges)[0] for values in steps]
-        scale = 1.8 / max(count.max() for count in counts)
-        for number, count in reversed(list(enumerate(counts))):
-            colour = shades(0.9 * number / max(len(steps) - 1, 1))
-            axis.fill_between(middles, number, number + scale * count, color=colour, alpha=0.8, linewidth=0)
-            axis.plot(middles, number + scale * count, color="white", linewidth=0.8)
-        axis.set_title(name, fontsize=10, loc="center")
-        axis.grid(visible=False, axis="y")
-        axis.set_yticks(range(len(steps)))
-    axes[0].set_ylabel(step)
+    columns = max(len(panels) for panels in rows.values())
+    figure = Figure(figsize=(7.2, 0.9 + 2.1 * len(rows)))
+    axes = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    for line, (row, panels), colour in zip(axes, rows.items(), COLOURS * 9, strict=False):
+        for axis, (name, (scores, outcomes, note)) in zip(line, panels.items(), strict=True):
+            pick = int(np.argmax(scores))
+            axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.7)
+            axis.plot(scores[pick], outcomes[pick], "o", color="none", markeredgecolor="black", markersize=11)
+            axis.text(0.97, 0.05, note, transform=axis.transAxes, ha="right", fontsize=10)
+            axis.set_title(f"{row}, {name}" if len(rows) > 1 else name, fontsize=10, loc="center")
+            for each in (axis.xaxis, axis.yaxis):
+                each.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+                each.set_major_locator(mpl.ticker.MaxNLocator(5))
+    axes[0, 0].set_xlim(left=0)
+    figure.supylabel(ylabel, fontsize=11)
     figure.supxlabel(xlabel, fontsize=11)
     return figure

@@ -60,6 +60,12 @@ EXAMPLES = {
     ),
     "compare_arms": lambda: plots.compare_arms(ARMS, baseline="alone"),
     "every_run": lambda: plots.every_run(ARMS, title="runs"),
+    "paired_runs": lambda: plots.paired_runs(ARMS, of="distilled", title="runs"),
+    "line_panels": lambda: plots.line_panels(
+        {"half": {"plain": ([2, 4], [0.3, 0.1])}, "fifth": {"plain": ([2, 4], [0.5, 0.4])}},
+        xlabel="candidates",
+        ylabel="regret",
+    ),
     "differences": lambda: plots.differences(INTERVALS, title="gains"),
     "heat_map": lambda: plots.heat_map(
         np.array([[1.25, 2.5, 3.0], [4.0, np.nan, 6.0]]), ["r", "s"], [1, 2, 3], xlabel="T", ylabel="alpha"
@@ -101,8 +107,8 @@ EXAMPLES = {
     ),
     "score_scatter": lambda: plots.score_scatter(
         {
-            "plain": ([0.1, 0.2, 0.1], [0.9, 0.8, 0.7], "r = 0.1"),
-            "adaptive": ([0.4, 0.6, 0.5], [0.9, 0.8, 0.7], "r = 0.8"),
+            "old": {"half": ([0.1, 0.2, 0.1], [0.9, 0.8, 0.7], "r = 0.1")},
+            "new": {"half": ([0.4, 0.6, 0.5], [0.9, 0.8, 0.7], "r = 0.8")},
         },
         xlabel="score",
         ylabel="accuracy",
@@ -124,11 +130,6 @@ EXAMPLES = {
     ),
     "histogram_with_thresholds": lambda: plots.histogram_with_thresholds(
         {"layer 1": ([5, 0, 2], 0.5, {"max": 1.5, "entropy": 0.5}), "layer 2": ([1, 1], 2.0, {"max": 4.0})}
-    ),
-    "ridges": lambda: plots.ridges(
-        {"norms": [[1.0, 2.0, 2.0], [1.0, 1.0, 2.0]], "variances": [[3.0, 3.0], [5.0, 4.0]]},
-        xlabel="value",
-        bins=4,
     ),
     "width_bars": lambda: plots.width_bars([4, 8, 16], {"weak": [3, 6, 8], "strong": [4, 7, 1]}),
 }
@@ -297,6 +298,32 @@ def test_every_run_of_every_arm_has_a_marker_of_its_seed():
     assert len({line.get_marker() for line in axis.lines}) == len(drawn)  # told apart without colour
 
 
+def test_gains_are_drawn_seed_by_seed_and_none_of_an_arm_over_itself():
+    left, right = EXAMPLES["paired_runs"]().axes
+    runs = [line.get_xdata().tolist() for line in left.lines if len(line.get_xdata()) > 1]
+    assert runs == [list(run) for run in ARMS.values()]
+    own = np.array(ARMS["distilled"])
+    gains = [100 * (own - np.array(run)) for name, run in ARMS.items() if name != "distilled"]
+    drawn = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == len(own) and len(own) > 2]
+    np.testing.assert_allclose(drawn, gains)
+    with pytest.raises(KeyError, match="not among the arms"):
+        plots.paired_runs(ARMS, of="nobody")
+
+
+def test_panels_of_lines_share_their_axes():
+    first, second = EXAMPLES["line_panels"]().axes
+    assert second.lines[0].get_xydata().tolist() == [[2, 0.5], [4, 0.4]]
+    assert (first.get_xlim(), first.get_ylim()) == (second.get_xlim(), second.get_ylim())
+
+
+def test_networks_of_other_chapters_stand_behind_in_grey():
+    figure = plots.accuracy_against_cost({"cut": (1e5, 0.9)}, xlabel="MACs", earlier={"whole": (1e6, 0.94)})
+    grey, own = figure.axes[0].lines
+    assert (grey.get_xdata()[0], grey.get_ydata()[0]) == (1e6, 0.94)
+    assert grey.get_zorder() < own.get_zorder()
+    assert {text.get_text() for text in figure.axes[0].texts} == {"cut", "whole"}
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize("arms", [{}, {"a": [0.1, 0.2], "b": [0.1]}])
 def test_arms_of_different_seeds_are_not_drawn(arms):
@@ -429,23 +456,18 @@ def test_widths_of_another_network_are_refused():
 
 def test_a_score_stands_across_and_its_outcome_upwards():
     axes = EXAMPLES["score_scatter"]().axes
-    (dots,) = axes[1].lines
+    dots, ring = axes[1].lines
     assert dots.get_xydata().tolist() == [[0.4, 0.9], [0.6, 0.8], [0.5, 0.7]]
-    assert "r = 0.8" in axes[1].get_title(loc="center")
-    assert axes[0].get_ylim() == axes[1].get_ylim()
+    assert ring.get_xydata().tolist() == [[0.6, 0.8]]  # the highest score
+    assert [text.get_text() for text in axes[1].texts] == ["r = 0.8"]
+    assert axes[1].get_title(loc="center") == "new, half"
+    assert (axes[0].get_xlim(), axes[0].get_ylim()) == (axes[1].get_xlim(), axes[1].get_ylim())
 
 
 def test_what_does_not_change_lies_on_the_line():
     line, dots = EXAMPLES["before_and_after"]().axes[1].lines
     assert line.get_xydata().tolist() == [[0.5, 0.5], [2.0, 2.0]]
     assert dots.get_xydata().tolist() == [[1.0, 0.5], [2.0, 1.0]]
-
-
-def test_each_step_has_a_ridge_that_starts_at_its_number():
-    axis = EXAMPLES["ridges"]().axes[0]
-    heights = [line.get_ydata().tolist() for line in axis.lines]  # drawn from the last step to the first
-    assert heights[1] == pytest.approx([0.9, 0, 0, 1.8])
-    assert heights[0] == pytest.approx([1 + 1.8, 1, 1, 1 + 0.9])
 
 
 def test_every_number_of_a_format_is_a_stroke_in_its_row():
