@@ -310,6 +310,26 @@ FAIR = experiment(
     "01-fair",
     [{"teacher": None, "smoothing": amount, **run} for amount in (0.0, 0.1) for run in _TRIES]
     + [{"teacher": TEACHER, "temperature": temperature, **run} for temperature in (4, 8) for run in _TRIES],
+    live=[
+        {
+            "teacher": None,
+            "smoothing": 0.1,
+            "shifts": True,
+            "weight_decay": 0.0,
+            "dropout": 0.0,
+            "rate": 0.01,
+            "seed": 0,
+        },
+        {
+            "teacher": TEACHER,
+            "temperature": 8,
+            "shifts": True,
+            "weight_decay": 0.0,
+            "dropout": 0.0,
+            "rate": 0.01,
+            "seed": 0,
+        },
+    ],
 )
 """A student alone and a distilled one, each with 48 ways to regularize it, to choose from on validation images."""
 
