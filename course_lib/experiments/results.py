@@ -62,9 +62,25 @@ class Results:
         Raises:
             ValueError: the arms have fewer than five runs, or other seeds.
         """
-        first, second = self.values(metric, **of), self.values(metric, **over)
+        return self.over(self, metric, of=of, over=over)
+
+    def over(
+        self, other: "Results", metric: str, *, of: Mapping[str, Any], over: Mapping[str, Any]
+    ) -> Interval:
+        """Compute the paired difference of an arm here and one of another experiment with the same seeds.
+
+        Args:
+            other: holds the arm that is subtracted.
+            metric: the number that is compared.
+            of: the arm of these results.
+            over: the arm of the others.
+
+        Raises:
+            ValueError: an arm has fewer than five runs, or they have other numbers of runs.
+        """
+        first, second = self.values(metric, **of), other.values(metric, **over)
         _check_enough(first, of)
-        one, two = self._parts(metric, **of), self._parts(metric, **over)
+        one, two = self._parts(metric, **of), other._parts(metric, **over)
         parts = None if one is None or two is None else np.subtract(one, two)
         return statistics.paired_difference(first, second, parts=parts)
 
