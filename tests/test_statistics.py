@@ -479,3 +479,40 @@ def test_a_seed_is_a_whole_number(seed, error):
 def test_membership_of_nan_is_not_a_question():
     with pytest.raises(ValueError, match="value is nan"):
         Interval(0.0, -1.0, 1.0, 3).excludes(math.nan)
+
+
+# The test images in the interval
+
+
+def test_an_interval_over_seeds_and_images_checked_by_hand():
+    values, parts = [0.70, 0.74, 0.73], [0.60, 0.80, 0.70, 0.79]
+    seeds, images = np.var(values, ddof=1) / 3, np.var(parts, ddof=1) / 4
+    freedom = (seeds + images) ** 2 / (seeds**2 / 2 + images**2 / 3)
+    half = stats.t.ppf(0.975, freedom) * math.sqrt(seeds + images)
+    interval = mean_interval(values, parts=parts)
+    assert (interval.high - interval.low) / 2 == pytest.approx(half)
+    assert interval.mean == pytest.approx(np.mean(values))
+    assert paired_difference(values, [0, 0, 0], parts=parts) == interval
+
+
+def test_intervals_with_images_hold_the_accuracy_on_all_images():
+    """Seeds alone hold it too rarely: all runs are judged on the same 400 images."""
+    generator = np.random.default_rng(0)
+    held = {"seeds": 0, "seeds and images": 0}
+    for _ in range(400):
+        hardness = generator.normal(size=400)  # of the test images, for all runs alike
+        quality = 0.5 + 0.1 * generator.normal(size=5)
+        right = (generator.normal(size=(5, 400)) * 0.3 + quality[:, None] > hardness).astype(float)
+        parts = right.mean(0).reshape(20, 20).mean(1)
+        truth = stats.norm.cdf(0.5 / math.sqrt(1 + 0.1**2 + 0.3**2))
+        held["seeds"] += truth in mean_interval(right.mean(1))
+        held["seeds and images"] += truth in mean_interval(right.mean(1), parts=parts)
+    assert held["seeds and images"] / 400 > 0.93
+    assert held["seeds"] / 400 < 0.9
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("parts", [[0.5], [], [0.5, math.nan]])
+def test_parts_that_say_nothing_are_refused(parts):
+    with pytest.raises(ValueError, match="parts"):
+        mean_interval([0.1, 0.2], parts=parts)
