@@ -69,8 +69,8 @@ def cell(source, *tags):
 def functions():
     def ask(teacher, images):
         teacher.eval()
-        with torch.no_grad():  # noqa: F821
-            return torch.cat([teacher(to_float(part)) for part in images.split(500)])  # noqa: F821
+        with torch.no_grad():
+            return torch.cat([teacher(to_float(part)) for part in images.split(500)])
 
     return {"ask": ask}
 
