@@ -16,6 +16,7 @@ from course_lib.book import CourseError
 
 __all__ = [
     "FIGURES_MIME",
+    "FOLDED",
     "METADATA",
     "STUDIES",
     "WIDGET_MIME",
@@ -38,6 +39,8 @@ __all__ = [
 
 FIGURES_MIME = "application/vnd.course.key-figures+json"
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+FOLDED = "hide-input"
+"""Tag of the cells whose code is folded on the site, and in JupyterLab."""
 
 STUDIES = "studies"
 """Folder, beside the chapters, of their studies notebooks: the experiments beside the main line."""
@@ -319,7 +322,8 @@ def normalise(notebook: Any) -> Any:
     """Copy a notebook into the committed form; sources, tags, counts and the text of outputs stay.
 
     What goes: versions, times, run metadata, stderr, widgets (they need a kernel) and the scars of buffering
-    (neighbouring stdout outputs become one). Doing it twice changes nothing more.
+    (neighbouring stdout outputs become one). The code of a cell tagged `hide-input` is folded, that of others is not.
+    Doing it twice changes nothing more.
     """
     from nbformat import from_dict
 
@@ -327,15 +331,18 @@ def normalise(notebook: Any) -> Any:
     notebook.metadata = from_dict(METADATA)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
-        kept = {
-            key: cell.metadata[key]
-            for key in _KEPT_CELL_METADATA
-            if cell.metadata.get(key) not in (None, [], {})
-        }
+        given = {**cell.metadata, "jupyter": _folding(cell)}
+        kept = {key: given[key] for key in _KEPT_CELL_METADATA if given.get(key) not in (None, [], {})}
         cell.metadata = from_dict(kept)
         if cell.cell_type == "code":
             cell.outputs = _normal_outputs(cell.outputs)
     return notebook
+
+
+def _folding(cell: Any) -> dict[str, Any]:
+    """What JupyterLab reads of a cell: the tag alone decides whether its code is folded."""
+    others = {key: value for key, value in cell.metadata.get("jupyter", {}).items() if key != "source_hidden"}
+    return others | ({"source_hidden": True} if FOLDED in cell.metadata.get("tags", []) else {})
 
 
 def _normal_outputs(outputs: list[Any]) -> list[Any]:
@@ -362,8 +369,8 @@ def faults(path: Path) -> list[str]:
         found.append("notebook metadata is not normalised")
     for position, (cell, wanted) in enumerate(zip(notebook.cells, normal.cells, strict=True)):
         if cell.metadata != wanted.metadata:
-            extra = ", ".join(sorted(set(cell.metadata) - set(wanted.metadata))) or "empty entries"
-            found.append(f"cell {position}: metadata to drop: {extra}")
+            extra = ", ".join(sorted(set(cell.metadata) - set(wanted.metadata)))
+            found.append(f"cell {position}: metadata to {f'drop: {extra}' if extra else 'mend'}")
         if cell.get("outputs", []) != wanted.get("outputs", []):
             found.append(f"cell {position}: stderr, widget or split outputs")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -2,7 +2,7 @@
 
 import sys
 
-from course_lib.experiments.catalogue import experiments, find
+from course_lib.experiments.catalogue import experiments, fault, find
 
 
 def main(names: list[str]) -> None:
@@ -11,7 +11,7 @@ def main(names: list[str]) -> None:
         print(f"{find(name).record()}", flush=True)
     if not names:
         for name, experiment in experiments().items():
-            print(f"{name}: {len(experiment.runs)} runs {experiment.stale()}".rstrip())
+            print(f"{name}: {len(experiment.runs)} runs. {fault(experiment)}".rstrip())
 
 
 if __name__ == "__main__":

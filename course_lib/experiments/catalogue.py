@@ -4,10 +4,11 @@ import importlib
 import pkgutil
 
 import course_lib.experiments
+from course_lib.experiments import records
 from course_lib.experiments.experiment import Experiment
 from course_lib.validation import check_choice
 
-__all__ = ["experiments", "find"]
+__all__ = ["experiments", "fault", "find"]
 
 
 def experiments() -> dict[str, Experiment]:
@@ -37,3 +38,23 @@ def find(name: str) -> Experiment:
     """
     known = experiments()
     return known[check_choice(name, "experiment", tuple(known), error=KeyError)]
+
+
+def fault(experiment: Experiment) -> str:
+    """Say what is wrong with the record of an experiment, and the command that mends it; empty if nothing is.
+
+    A record may be missing, of an earlier form, of other runs or settings, or measured by other code.
+    """
+    again = f"python -m course_lib.experiments {experiment.name}"
+    try:
+        record = records.load(experiment.name)
+    except KeyError:
+        return f"there is no record {experiment.name!r}; measure it: {again}"
+    if "runs" not in record:
+        return f"the record {experiment.name!r} is of an earlier form; measure it again: {again}"
+    try:
+        experiment.recorded()
+    except ValueError as error:
+        return str(error)
+    stale = experiment.stale()
+    return f"the record {experiment.name!r}: {stale}; measure it again: {again}" if stale else ""

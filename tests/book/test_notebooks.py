@@ -227,6 +227,21 @@ def test_normalising_drops_what_changes_from_run_to_run_and_keeps_the_rest(untid
     nbformat.validate(normal)
 
 
+def test_the_tag_alone_decides_whether_code_is_folded(untidy):
+    notebook = notebooks.read(untidy)
+    folded, open_ = notebook.cells[1], notebook.cells[2]
+    folded.metadata = nbformat.from_dict({"tags": ["hide-input"], "jupyter": {"outputs_hidden": False}})
+    open_.metadata = nbformat.from_dict({"jupyter": {"source_hidden": True}})
+    normal = notebooks.normalise(notebook)
+    wanted = {"tags": ["hide-input"], "jupyter": {"outputs_hidden": False, "source_hidden": True}}
+    assert normal.cells[1].metadata == wanted
+    assert normal.cells[2].metadata == {}
+    assert notebooks.normalise(normal) == normal
+    del normal.cells[1].metadata["jupyter"]
+    untidy.write_text(notebooks.to_text(normal))
+    assert notebooks.faults(untidy) == ["cell 1: metadata to mend"]
+
+
 def test_normalising_leaves_its_argument_alone_and_twice_is_once(untidy):
     before = notebooks.read(untidy)
     kept = copy.deepcopy(before)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,15 @@ from course_lib.book import CourseError
 from course_lib.book.run import figures, sweep
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.seeds import format_seeds, shared_runs
+from course_lib.experiments import catalogue
 from course_lib.statistics import Interval
 
-__all__ = ["Record", "heading", "listing", "of_rows", "of_sweep", "save_plot", "select", "table"]
+__all__ = ["Record", "heading", "listing", "of_rows", "of_runs", "of_sweep", "save_plot", "select", "table"]
 
 _PLOTS = (".png", ".pdf", ".svg")
+
+NOW, CHANGED, NOT_KEPT, GONE = "as now", "changed since", "digest not kept", "no longer there"
+"""What is said of the code that measured a record; records of an earlier form have no digest of it."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Record:
         configuration: the settings that all runs share.
         provenance: date, commit, device, machine and versions.
         arms: {arm: {figure: merged over the runs of that arm}}.
+        code: whether the code that measured is that of now, in words; empty for a sweep.
 
     Example:
         >>> Record("01-labels", "T", [0, 1], {"dataset": "glyphs"}, {}, {}).data_set
@@ -43,6 +48,7 @@ class Record:
     configuration: dict[str, Any]
     provenance: dict[str, Any]
     arms: dict[str, dict[str, Merged]]
+    code: str = ""
 
     @property
     def data_set(self) -> str:
@@ -99,6 +105,33 @@ def of_sweep(content: Mapping[str, Any], name: str | None = None) -> Record:
     return Record(name or content["name"], what, sorted(passed), content["configuration"], provenance, arms)
 
 
+def of_runs(content: Mapping[str, Any], code: str = "") -> Record:
+    """Convert the record of an `Experiment`, as `course_lib.experiments.records.keep` wrote it.
+
+    Runs that differ only in their seed are an arm. A metric that is a list, of parts of the test images, is left out.
+
+    Args:
+        content: with "defaults" and "runs", which have "settings" and "metrics".
+        code: see `Record`.
+
+    Example:
+        >>> runs = [{"settings": {"T": T, "seed": 0}, "metrics": {"test": T / 10}} for T in (1, 4)]
+        >>> head = {"name": "x", "dataset": "glyphs", "defaults": {"T": 2}, "budget": None, "provenance": {}}
+        >>> record = of_runs(head | {"runs": runs})
+        >>> record.what, list(record.arms), record.configuration
+        ('T', ['T 1', 'T 4'], {'dataset': 'glyphs', 'T': 2})
+    """
+    names = list(dict.fromkeys(name for run in content["runs"] for name in run["settings"] if name != "seed"))
+    rows = []
+    for run in content["runs"]:
+        settings = {name: (content["defaults"] | run["settings"]).get(name) for name in names}
+        seed = {"seed": run["settings"].get("seed", 0)}
+        rows.append(settings | seed | {k: v for k, v in run["metrics"].items() if not isinstance(v, list)})
+    told = {key: content.get(key) for key in ("dataset", "budget") if content.get(key) is not None}
+    told |= content["defaults"]
+    return replace(of_rows({**content, "configuration": told, "rows": rows}), code=code)
+
+
 def of_rows(content: Mapping[str, Any]) -> Record:
     """Convert a record as `course_lib.experiments.records.save` wrote it.
 
@@ -124,6 +157,7 @@ def of_rows(content: Mapping[str, Any]) -> Record:
         content["configuration"],
         content["provenance"],
         {arm: _merge(runs) for arm, runs in arms.items()},
+        NOT_KEPT,
     )
 
 
@@ -135,12 +169,14 @@ def listing(records: Sequence[Record]) -> Table:
         1
     """
     table = Table()
-    for heading in ("name", "what is compared", "seeds", "data", "device", "date", "commit"):
+    for heading in ("name", "what is compared", "seeds", "data", "device", "date", "commit", "its code"):
         table.add_column(heading, overflow="fold")
     for record in records:
         origin = record.provenance
         where = [str(origin.get(key, "")) for key in ("device", "date", "commit")]
-        table.add_row(record.name, record.what, format_seeds(record.seeds), record.data_set, *where)
+        table.add_row(
+            record.name, record.what, format_seeds(record.seeds), record.data_set, *where, record.code
+        )
     return table
 
 
@@ -161,6 +197,7 @@ def heading(record: Record) -> str:
         f"{record.name}: {record.what}",
         f"seeds {format_seeds(record.seeds) or 'none'}; {where}; {versions}",
         f"configuration {json.dumps(record.configuration, ensure_ascii=False)}",
+        *([f"the code that measured: {record.code}"] if record.code else []),
         *shared_runs(record.configuration, record.seeds),
     ]
     return "\n".join(lines)
@@ -264,11 +301,20 @@ def _read(name: str, path: Path) -> Record:
         content = sweep.load(path.parent)
         return of_sweep(content, name)
     try:
-        return of_rows(json.loads(path.read_text(encoding="utf-8")))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return of_runs(content, _code(content["name"])) if "runs" in content else of_rows(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(
             f"{path} is damaged ({error!r}). Restore it: git checkout -- {path.relative_to(files.root())}"
         ) from error
+
+
+def _code(name: str) -> str:
+    """Say whether the code of the experiment of this name is that of its record."""
+    experiment = catalogue.experiments().get(name)
+    if experiment is None:
+        return GONE
+    return CHANGED if catalogue.fault(experiment) else NOW
 
 
 def _settings(row: Mapping[str, Any]) -> list[str]:

@@ -105,6 +105,7 @@ def _experiment(record: Record) -> str:
     facts = [
         f"Seeds {format_seeds(record.seeds) or 'none'}. {_cell(where)}.",
         f"Configuration {configuration}.",
+        *([f"The code that measured: {record.code}."] if record.code else []),
     ]
     return "\n\n".join([f"<details>{summary}", *facts, _table(rows), "</details>"])
 

@@ -239,6 +239,8 @@ def source(tmp_path, monkeypatch):
     cells = [
         new_markdown_cell(f"{text}\n\n{quiz}"),
         new_code_cell("plot()", execution_count=1, outputs=[figure]),
+        new_code_cell("folded()", execution_count=2, metadata={"tags": [notebooks.FOLDED]}),
+        new_markdown_cell("It gains <!--=gain-->7.0 %<!--/-->: <!--arithmetic-->7.0<!--/--> points."),
     ]
     write(folder, new_notebook(cells=cells, metadata=notebooks.METADATA))
     return folder
@@ -272,6 +274,10 @@ def test_a_chapter_has_links_alt_text_download_and_mathematics(source):
     assert (out / download).read_bytes() == (source / "01-one.ipynb").read_bytes()
     assert "notebooks/01-one.ipynb</span>" in text
     assert "_static/mathjax/tex-chtml.js" in text
+    (folded,) = re.findall(r"<details.*?</details>", text.split("plot")[1], re.DOTALL)
+    assert "folded" in folded
+    assert "cell_input" in folded
+    assert "It gains 7.0 %: 7.0 points." in re.sub(r"<!--.*?-->", "", text)
     assert (out / "_static/mathjax/tex-chtml.js").stat().st_size > 1_000_000
     assert len(list((out / "_static/mathjax/output/chtml/fonts/woff-v2").glob("*.woff"))) > 20
     glossary = (out / "glossary.html").read_text()

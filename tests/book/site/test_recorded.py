@@ -8,7 +8,8 @@ import pytest
 from course_lib import page
 from course_lib.book.run import sweep
 from course_lib.book.site import recorded
-from course_lib.experiments import records
+from course_lib.experiments import catalogue, records
+from course_lib.experiments.experiment import Experiment
 from course_lib.statistics import mean_interval
 
 pytestmark = pytest.mark.bad_input
@@ -73,8 +74,17 @@ def test_all_records_are_listed_with_what_tells_them_apart(kept):
     assert ended.status == 0
     date, commit = records.provenance()["date"], records.provenance()["commit"]
     assert lines(ended.out) == [
-        ["01-rates", "rate", "0-2", "glyphs", records.provenance()["device"], date, commit],
-        ["02-sizes", "layer", "", "", records.provenance()["device"], date, commit],
+        [
+            "01-rates",
+            "rate",
+            "0-2",
+            "glyphs",
+            records.provenance()["device"],
+            date,
+            commit,
+            recorded.NOT_KEPT,
+        ],
+        ["02-sizes", "layer", "", "", records.provenance()["device"], date, commit, recorded.NOT_KEPT],
         [
             "sweep/00-a",
             "First (failed: seed 2)",
@@ -83,8 +93,54 @@ def test_all_records_are_listed_with_what_tells_them_apart(kept):
             records.provenance()["device"],
             "2026-01-01, 2026-01-02",
             commit,
+            "",
         ],
     ]
+
+
+def measure(run, shared, method):
+    return {"test": run["rate"] + run["seed"] / 100, "test_parts": [0.1, 0.2], "by": str(run["width"])}
+
+
+@pytest.fixture
+def experiment(book, monkeypatch):
+    """One that is in the catalogue, with its record in the form of experiments."""
+    runs = tuple({"rate": rate, "seed": seed} for rate in (0.1, 0.2) for seed in range(3))
+    runs += ({"rate": 0.2, "width": 64, "seed": 0},)
+    made = Experiment("99-rates", runs, measure, defaults={"width": 32}, dataset="MNIST", minutes=5)
+    made.record(workers=1)
+    monkeypatch.setattr(catalogue, "experiments", lambda: {made.name: made})
+    return made
+
+
+def test_the_record_of_an_experiment_is_shown_with_defaults_and_without_parts(book, experiment):
+    ended = book.course("results", "99-rates")
+    assert (ended.status, ended.err) == (0, "")
+    assert "99-rates: rate, width\n" in ended.out
+    assert 'configuration {"dataset": "MNIST", "budget": 5, "width": 32}\n' in ended.out
+    assert "the code that measured: as now\n" in ended.out
+    intervals = [str(mean_interval([rate, rate + 0.01, rate + 0.02])) for rate in (0.1, 0.2)]
+    assert lines(ended.out) == [
+        ["rate 0.1, width 32", "test", "3", intervals[0]],
+        ["", "by", "3", "32, in every run"],
+        ["rate 0.2, width 32", "test", "3", intervals[1]],
+        ["", "by", "3", "32, in every run"],
+        ["rate 0.2, width 64", "test", "1", "0.2"],
+        ["", "by", "1", "64"],
+    ]
+
+
+@pytest.mark.parametrize(("digest", "said"), [(None, "as now"), ("0123456789abcdef", "changed since")])
+def test_the_listing_says_whether_the_measuring_code_has_changed(book, experiment, digest, said):
+    record = records.load("99-rates")
+    records.keep(record | {"code": digest or record["code"]})
+    (line,) = lines(book.course("results").out)
+    assert (line[0], line[1], line[3], line[-1]) == ("99-rates", "rate, width", "MNIST", said)
+
+
+def test_the_record_of_an_experiment_that_is_gone_says_so(book, experiment, monkeypatch):
+    monkeypatch.setattr(catalogue, "experiments", dict)
+    assert lines(book.course("results").out)[0][-1] == "no longer there"
 
 
 def test_a_record_is_shown_by_arm_with_means_and_intervals(kept):
@@ -189,7 +245,9 @@ def test_nothing_recorded_and_nothing_to_draw_say_so(book):
     assert "01-names holds no figure that is a number" in ended.err
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"rows": []}', '{"name": "a", "rows": [3]}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"rows": []}', '{"name": "a", "rows": [3]}', '{"name": "a", "runs": [3]}']
+)
 def test_a_damaged_record_is_named_with_the_command_that_mends_it(kept, text):
     (kept.root / "data" / "results" / "01-rates.json").write_text(text)
     ended = kept.course("results")

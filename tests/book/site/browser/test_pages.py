@@ -9,6 +9,7 @@ import pytest
 from course_lib import files
 from course_lib.book import notebooks
 from tests.book.site.browser.conftest import SITE, Browser, complaints
+from tests.notebooks.new_form import NEW_FORM
 
 PAGES = sorted(
     path.relative_to(SITE).as_posix()
@@ -38,6 +39,12 @@ MATHEMATICS = """() => ({
     raw: document.body.innerText.match(/\\\\\\(|\\\\\\[|\\\\frac/g)?.length || 0})"""
 FOLDED = """() => [...document.querySelectorAll('details > p')]
     .filter(p => !p.checkVisibility() || !p.clientHeight).length"""
+CODE_SHARE = """() => {
+    const height = element => element.getBoundingClientRect().height;
+    const seen = [...document.querySelectorAll('.bd-article .cell_input')].filter(e => e.checkVisibility());
+    return seen.reduce((sum, element) => sum + height(element), 0) / height(document.querySelector('.bd-article'));
+}"""
+MOST_CODE = 0.3  # of the height of a page in the new form, on a desk
 BRIGHTNESS = "() => getComputedStyle(document.body).backgroundColor.match(/[0-9.]+/g).slice(0, 3).map(Number)"
 
 
@@ -58,6 +65,7 @@ def looked_at(browser, name, width):
     visit.cut_off = visit.page.evaluate(CUT_OFF)
     visit.bad_images = visit.page.evaluate(BAD_IMAGES)
     visit.mathematics = visit.page.evaluate(MATHEMATICS)
+    visit.code_share = visit.page.evaluate(CODE_SHARE) if visit.page.query_selector(".bd-article") else None
     visit.page.close()
     return visit
 
@@ -95,6 +103,11 @@ def test_nothing_is_wider_than_the_page(visited, name, width):
 @pytest.mark.parametrize("name", CHAPTERS + STUDIES)
 def test_on_a_desk_every_table_of_results_is_seen_whole(visited, name):
     assert visited(name, WIDTHS[1]).cut_off == []
+
+
+@pytest.mark.parametrize("name", [f"{name}.html" for name in NEW_FORM if "/" not in name])
+def test_code_is_a_small_part_of_a_page_in_the_new_form(visited, name):
+    assert 0 < visited(name, WIDTHS[1]).code_share <= MOST_CODE
 
 
 @every_page
@@ -223,6 +236,16 @@ def test_a_page_that_is_well_passes(chromium, serve, tmp_path):
     visit = planted(chromium, serve, tmp_path, f'<img src="{PICTURE}" alt="nothing">')
     assert (visit.elsewhere, visit.failed, complaints(visit), visit.bad_images) == ([], [], [], [])
     assert visit.width == 390
+
+
+def test_the_share_of_code_is_that_of_the_code_which_is_seen(chromium, serve, tmp_path):
+    def cell(height):
+        return f"<div class='cell_input' style='height: {height}px'></div>"
+
+    folded = f"<details><summary>Show</summary>{cell(500)}</details>"
+    article = "<div class='bd-article' style='height: 1000px'>{}</div>"
+    visit = planted(chromium, serve, tmp_path, article.format(cell(100) + folded + cell(150)) + cell(70))
+    assert visit.code_share == 0.25
 
 
 @pytest.mark.parametrize(
