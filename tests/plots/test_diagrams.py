@@ -300,6 +300,13 @@ def test_bars_stand_for_the_logits_over_the_temperature_and_their_softmax():
     assert probabilities == pytest.approx([hot[0], 1 - hot[0], hot[1], 1 - hot[1]])
 
 
+def test_a_temperature_below_one_makes_no_bar_that_leaves_its_row():
+    figure = draw("softmax_at_temperatures", {"logits": (2, -6), "classes": "ab", "temperatures": (0.1,)})
+    bars = [p.get_bbox() for p in figure.axes[0].patches if isinstance(p, mpl.patches.Rectangle)][:4]
+    assert min(bar.ymin for bar in bars) == pytest.approx(88)
+    assert max(bar.ymax for bar in bars) == pytest.approx(172)
+
+
 @pytest.mark.parametrize(
     ("counts", "dots"), [((40, 40, 40, 12, 3, 1), [40, 40, 40, 12, 3, 1]), ((1, 1, 1, 1, 1, 1), [1] * 6)]
 )
@@ -312,6 +319,13 @@ def test_old_statistics_let_hardly_anything_pass():
     assert {"1% pass the ReLU", "50% pass the ReLU"} <= set(words("batch_norm_statistics"))
     same = words("batch_norm_statistics", before=(1, 2), after=(1, 2))
     assert same.count("50% pass the ReLU") == 2
+
+
+def test_a_distribution_far_from_zero_is_still_in_its_panel():
+    figure = draw("batch_norm_statistics", CASES["batch_norm_statistics"][1])
+    peaks = [line.get_ydata().min() for line in figure.axes[0].lines if len(line.get_xdata()) > 50]
+    old = sorted(round(peak) for peak in peaks if peak < 140)
+    assert old == [74, 74, 136, 136]  # at the top of their panels, which begin there
 
 
 def struck(figure):

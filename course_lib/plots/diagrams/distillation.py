@@ -130,8 +130,9 @@ def softmax_at_temperatures(
     named = f"Logits of {', '.join(classes)}: {', '.join(f'{z:g}' for z in logits)}."
     figure, axes = canvas(382, f"{named} Divided by T, then softmax, at {listed}.")
     pitch = (WIDTH - 30) / (1 + len(temperatures))
-    unit = 84 / max(max(*logits, 0) - min(*logits, 0), 1e-9)  # pixels
-    zero = 88 + max(*logits, 0) * unit
+    low, high = (pick(*logits, 0) / min(1, *temperatures) for pick in (min, max))
+    unit = 84 / max(high - low, 1e-9)  # pixels
+    zero = 88 + high * unit
     given, *panels = (Box(15 + number * pitch, 0, pitch, 0) for number in range(1 + len(temperatures)))
     label(axes, (given.centre[0], 24), "logits z", weight="bold", size=LARGE)
     _bars(axes, given, zero, unit, [f"{z:.2g}" for z in logits], logits)

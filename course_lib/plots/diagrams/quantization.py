@@ -101,8 +101,8 @@ def _map_to_int8(axes: Axes, place: Box, values: Sequence[float], largest: float
 
 
 def _text(number: float, digits: int = 4) -> str:
-    """With a minus sign as long as the plus, and few digits that count."""
-    return (f"{number:,}" if isinstance(number, int) else f"{number:.{digits}g}").replace("-", "−")
+    """With a minus sign as long as the plus; a fraction with few digits."""
+    return (f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.{digits}g}").replace("-", "−")
 
 
 @styled

@@ -134,14 +134,15 @@ def batch_norm_statistics(
     _bell(axes, left, after, (low, high), BLUE)
     label(axes, (110, 284), f"now: mean {after[0]:g}, std {after[1]:g}", size=SMALL, color=BLUE)
     label(axes, (110, 304), f"before: mean {before[0]:g}, std {before[1]:g}", size=SMALL, color=GREY)
+    reach = max(4, *(abs(after[0] - m) / s + 3 * after[1] / s for m, s in rows.values()))
     line(axes, (214, left.centre[1]), (240, left.centre[1]), colour=BLACK, linewidth=1.5)
     for y, colour, (name, (m, s)), share in zip((74, 266), (RED, GREEN), rows.items(), passing, strict=True):
         middle, right = Box(290, y, 180, 84), Box(520, y, 180, 84)
         arrow(axes, (240, left.centre[1]), (240, y + 60), (276, y + 60))
         arrow(axes, (482, y + 60), (510, y + 60))
         scaled = (after[0] - m) / s, after[1] / s
-        _bell(axes, middle, scaled, (-4, 4), colour, negative=GREY)
-        _bell(axes, right, scaled, (-4, 4), colour, cut=1 - share)
+        _bell(axes, middle, scaled, (-reach, reach), colour, negative=GREY)
+        _bell(axes, right, scaled, (-reach, reach), colour, cut=1 - share)
         label(axes, (380, y - 16), name, color=colour, weight="bold")
         label(axes, (380, y + 120), f"(x − {m:g}) / {s:g}", size=SMALL)
         label(axes, (610, y + 120), f"{share:.0%} pass the ReLU", color=colour, weight="bold")
