@@ -167,6 +167,35 @@ def paired_difference(
     return mean_interval(first - second, confidence, parts=parts)
 
 
+def bootstrap_mean(values: _Values, confidence: float = 0.95, seed: int = 0) -> Interval:
+    r"""Compute the mean over n candidates with a bootstrap interval: where it would lie with other candidates.
+
+    The values are drawn again n times with replacement, 2,000 times over; the interval spans the middle `confidence`
+    of the means.
+
+    Args:
+        values: [n] one figure for each candidate, n at least 2.
+        confidence: between 0 and 1, such as 0.95.
+        seed: of the resampling.
+
+    Raises:
+        TypeError, ValueError: as `mean_interval`.
+
+    Example:
+        >>> print(bootstrap_mean([0.5, 0.5, 0.5]))
+        0.5 [0.5, 0.5]
+
+    References:
+        Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13 (percentile interval).
+    """
+    mean = mean_interval(values, confidence).mean  # after its checks
+    check_count(seed, "seed", low=0)
+    array = _check_values(values, "values")
+    drawn = np.random.default_rng(seed).choice(array, (_RESAMPLES, len(array))).mean(1)
+    low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, float(low), float(high), len(array))
+
+
 def correlation(
     x: _Values, y: _Values, method: str = "pearson", confidence: float = 0.95, seed: int = 0
 ) -> Interval:

@@ -253,10 +253,14 @@ def refresh(
     check: Annotated[
         bool, typer.Option("--check", help="Run nothing; report what is not normalised.")
     ] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="On a busy machine too, where times are not to be relied on.")
+    ] = False,
 ) -> None:
     """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was.
 
-    The numbers between the marks in the prose of all notebooks, and in the README, are then those of the run.
+    The numbers between the marks in the prose of all notebooks, and in the README, are then those of the run. On a busy
+    machine nothing is run, and a notebook after which it is busy is not written.
     """
     from course_lib.book import notebooks, prose
     from course_lib.book.run import course, show
@@ -276,7 +280,7 @@ def refresh(
         raise typer.Exit(1 if found else 0)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        failures, troubles = course.refresh(selected, output=show.console())
+        failures, troubles = course.refresh(selected, anyway=anyway, output=show.console())
     except KeyboardInterrupt:
         typer.echo("course: interrupted; the notebooks not yet reported as passed are as they were", err=True)
         raise typer.Exit(_INTERRUPTED) from None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_lib import checkpoints, cost, data, training
 from course_lib.data import Dataset, Split, to_float
-from course_lib.experiments.experiment import Experiment, Run, Scale
+from course_lib.experiments.experiment import FULL, Experiment, Run, Scale
 from course_lib.experiments.results import Results
 from course_lib.jobs import run_parallel
 from course_lib.pruning.eagleeye import Strategy, sample_strategies
@@ -28,11 +28,14 @@ __all__ = [
     "BUDGETS",
     "CANDIDATES",
     "CHOICE",
+    "FULL",
     "draw",
     "drawn",
+    "leave_one_out",
     "outcomes",
     "pruned",
     "recalibrate",
+    "regret",
     "regret_by_pool",
     "tune",
 ]
@@ -258,20 +261,34 @@ def outcomes(results: Results, **arm: Any) -> pd.DataFrame:
     return frame.groupby("candidate").mean(numeric_only=True)
 
 
+def regret(scores: Sequence[float], outcomes: Sequence[float]) -> float:
+    """Compute what a search gives away: the best outcome minus that of the candidate with the highest score."""
+    return float(max(outcomes) - outcomes[int(np.argmax(scores))])
+
+
 def regret_by_pool(
     regret: Callable[[Sequence[float], Sequence[float]], float],
-    scores: Sequence[float],
+    scores: Sequence[float] | None,
     outcomes: Sequence[float],
     sizes: Sequence[int] = (2, 5, 10, 20, 40),
     draws: int = 500,
 ) -> list[float]:
-    """Average the regret of a search over random pools of the candidates, for each size of a pool."""
-    rng, scores, outcomes = np.random.default_rng(0), np.asarray(scores), np.asarray(outcomes)
+    """Average the regret of a search over random pools of the candidates, for each size; None picks at random."""
+    rng, found = np.random.default_rng(0), np.asarray(outcomes)
     means = []
     for size in sizes:
-        pools = [rng.permutation(len(scores))[:size] for _ in range(draws)]
-        means.append(float(np.mean([regret(scores[pool], outcomes[pool]) for pool in pools])))
+        pools = [rng.permutation(len(found))[:size] for _ in range(draws)]
+        told = [rng.random(size) if scores is None else np.asarray(scores)[pool] for pool in pools]
+        means.append(
+            float(np.mean([regret(one, found[pool]) for one, pool in zip(told, pools, strict=True)]))
+        )
     return means
+
+
+def leave_one_out(frame: pd.DataFrame, score: str) -> tuple[float, float]:
+    """Compute the smallest and the largest Pearson correlation with the outcome when one candidate is left out."""
+    left = [frame.drop(gone)[[score, "tuned"]].corr().iloc[0, 1] for gone in frame.index]
+    return min(left), max(left)
 
 
 CANDIDATES = Experiment(
@@ -341,7 +358,7 @@ CHOICE = Experiment(
     prepare_choice,
     recalibrate,
     {"strategies": 60},
-    live=(0, 15),  # the adaptive choice and the uniform strategy, on the first VGG
+    live=(15,),  # the uniform strategy on the first VGG; the chapter's own loop repeats the adaptive choice
     seed="the whole network, the strategies drawn, the images to calibrate and score with, and the fine-tuning",
 )
 """What is chosen by each score, at random, or uniformly, fine-tuned: five whole chains on each of two networks."""

@@ -11,7 +11,7 @@ from rich.console import Console
 from course_lib import files
 from course_lib.book import CourseError, notebooks, prose
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import profiles, runner, show, state
+from course_lib.book.run import profiles, quiet, runner, show, state
 from course_lib.book.run.runner import Failure, Outcome, Task
 
 __all__ = ["SPACE", "Plan", "carry_out", "folder_for", "plan", "refresh", "require_space"]
@@ -126,19 +126,35 @@ def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
         runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
 
 
-def refresh(selected: Sequence[Chapter], *, output: Console) -> tuple[dict[str, Failure], list[str]]:
+def refresh(
+    selected: Sequence[Chapter], *, anyway: bool = False, output: Console
+) -> tuple[dict[str, Failure], list[str]]:
     """Run notebooks with their defaults and write them back, normalised, where they lie; then fill in the prose.
 
+    Nothing is run on a busy machine, and a notebook after which it is busy is not written: its times would be wrong.
+
+    Args:
+        selected: what to run.
+        anyway: on a busy machine too.
+        output: where progress is shown.
+
     Returns:
-        The failures, by chapter, and what could not be filled in (see `prose.refresh`). The notebook of a failed
-        chapter keeps its outputs.
+        The failures, by chapter, and what else went wrong: notebooks not written since the machine was busy, marks
+        that could not be filled in (see `prose.refresh`). A notebook that failed keeps its outputs.
+
+    Raises:
+        CourseError: the machine is busy before the first notebook.
     """
-    failures = {}
+    if not anyway and (busy := quiet.trouble()):
+        raise CourseError(f"{busy}. Nothing was run: wait until it is quiet, or add --anyway")
+    failures, troubles = {}, []
     paths = {chapter.name: chapter.path for chapter in selected}
 
     def write(task: Task, outcome: Outcome) -> None:
         if outcome.failure:
             failures[task.chapter] = outcome.failure
+        elif not anyway and (busy := quiet.trouble()):
+            troubles.append(f"{task.chapter} is left as it was: {busy}. Run it again, or add --anyway")
         else:
             files.write_text(paths[task.chapter], notebooks.to_text(notebooks.normalise(outcome.notebook)))
         reporter.done(outcome)
@@ -146,7 +162,7 @@ def refresh(selected: Sequence[Chapter], *, output: Console) -> tuple[dict[str, 
     with show.progress(output, len(selected)) as reporter:
         tasks = [_task(chapter, {}) for chapter in selected]
         runner.run(tasks, on_start=reporter.started, on_cell=reporter.cell, on_done=write)
-    return failures, prose.refresh()
+    return failures, troubles + prose.refresh()
 
 
 def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:

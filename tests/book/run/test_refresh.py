@@ -3,8 +3,17 @@
 import pytest
 
 from course_lib.book import notebooks
+from course_lib.book.run import quiet
 
 pytestmark = pytest.mark.bad_input
+
+
+@pytest.fixture(autouse=True)
+def quiet_machine(monkeypatch):
+    """The answers of `quiet.trouble`, one after the other, then that all is quiet; each that is asked is taken out."""
+    answers = []
+    monkeypatch.setattr(quiet, "trouble", lambda: answers.pop(0) if answers else "")
+    return answers
 
 
 def test_refresh_runs_in_place_normalises_and_is_idempotent(book):
@@ -108,3 +117,32 @@ def test_check_runs_nothing_and_names_every_fault(book):
     assert "mend them: course refresh" in ended.out
     assert book.times("a") == 0
     assert path.read_bytes() == before
+
+
+def test_nothing_is_run_on_a_busy_machine_unless_it_is_wanted(book, quiet_machine):
+    path = book.add("00-a", book.counting("a"))
+    before = path.read_bytes()
+    quiet_machine[:] = ["this machine is busy: so much"]
+    ended = book.course("refresh")
+    assert (ended.status, book.times("a")) == (2, 0)
+    assert ended.err == (
+        "course: this machine is busy: so much. Nothing was run: wait until it is quiet, or add --anyway\n"
+    )
+    assert path.read_bytes() == before
+    quiet_machine[:] = ["busy", "busy"]
+    assert book.course("refresh", "--anyway").status == 0
+    assert (book.times("a"), len(quiet_machine)) == (1, 2)
+    assert path.read_bytes() != before
+
+
+def test_a_notebook_after_which_the_machine_is_busy_is_left_as_it_was(book, quiet_machine):
+    paths = [book.add(name, "print(1)") for name in ("00-a", "01-b")]
+    before = [path.read_bytes() for path in paths]
+    quiet_machine[:] = ["", "this machine is busy: so much", ""]
+    ended = book.course("refresh")
+    assert ended.status == 1
+    assert ended.err == (
+        "00-a is left as it was: this machine is busy: so much. Run it again, or add --anyway\n"
+    )
+    assert paths[0].read_bytes() == before[0]
+    assert paths[1].read_bytes() != before[1]
