@@ -46,7 +46,9 @@ def test_batches_needed_names_the_mistake(wrong, hint):
         chapter05.check_batches_needed(wrong)
 
 
-def by_layer(*, variance=lambda x: x.var((0, 2, 3)), mean=lambda x: x.mean((0, 2, 3)), passed="new", out=True):
+def by_layer(
+    *, variance=lambda x: x.var((0, 2, 3)), mean=lambda x: x.mean((0, 2, 3)), passed="new", out=True
+):
     """A recalibration layer by layer with one or more mistakes."""
 
     @torch.no_grad()
