@@ -1,4 +1,4 @@
-"""Measure experiments and keep their records: python -m course_lib.experiments NAME ..."""
+"""Measure experiments and keep their records: python -m course_lib.experiments [--extend] NAME ..."""
 
 import sys
 
@@ -7,8 +7,10 @@ from course_lib.experiments.catalogue import experiments, fault, find
 
 def main(names: list[str]) -> None:
     """Record the named experiments; without names, list all with what is wrong with their record."""
+    extend = "--extend" in names  # measure only the runs that the record lacks
+    names = [name for name in names if name != "--extend"]
     for name in names:
-        print(f"{find(name).record()}", flush=True)
+        print(f"{find(name).record(extend=extend)}", flush=True)
     if not names:
         for name, experiment in experiments().items():
             print(f"{name}: {len(experiment.runs)} runs. {fault(experiment)}".rstrip())

@@ -55,7 +55,7 @@ COMPRESSION = Experiment(
         {"student": student, "teacher": teacher, "rate": rate, "seed": seed}
         for student in WIDTHS
         for teacher in (None, TEACHER)
-        for rate in (0.01, 0.03)
+        for rate in (0.01, 0.03, 0.1)
         for seed in SEEDS
     ),
     measure_compression,
@@ -74,7 +74,7 @@ COMPRESSION = Experiment(
     live=(),
     seed=SEED,
 )
-"""Two small VGGs, alone and distilled from one that is 16 and 46 times larger, each at two learning rates."""
+"""Two small VGGs, alone and distilled from one that is 16 and 46 times larger, each at three learning rates."""
 
 
 # A teacher that has seen no more than its student
@@ -227,14 +227,14 @@ FEATURES = Experiment(
     "01-features",
     tuple(
         {"method": "alone", "weight": 0.0, "rate": rate, "seed": seed}
-        for rate in (0.003, 0.01, 0.03, 0.1)
+        for rate in (0.003, 0.01, 0.03, 0.1, 0.2, 0.3)
         for seed in SEEDS
     )
     + tuple(
         {"method": method, "weight": weight, "rate": rate, "seed": seed}
         for method, weights in _WEIGHTS.items()
         for weight in weights
-        for rate in (0.01, 0.03)
+        for rate in (0.01, 0.03, 0.1)
         for seed in SEEDS
     ),
     measure_features,
@@ -244,4 +244,4 @@ FEATURES = Experiment(
     live=(),
     seed=SEED,
 )
-"""Five ways to learn from a teacher (or none), four settings each: logits, decoupled logits, hints, attention maps."""
+"""Five ways to learn from a teacher (or none), six settings each: logits, decoupled logits, hints, attention maps."""

@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,10 +183,36 @@ class Experiment:
         record = self._record(runs, measured, shared, (time.perf_counter() - started) / 60)
         return Results(records.frame(record), record, self.seed)
 
-    def record(self, *, workers: int | None = None) -> Path:
-        """Measure all runs now and keep them in the place of the record; returns its path."""
-        results = self.measured(scale=Scale(minutes=self.minutes), workers=workers)
-        return records.keep(results.record)
+    def record(self, *, workers: int | None = None, extend: bool = False) -> Path:
+        """Measure all runs now and keep them in the place of the record; returns its path.
+
+        Args:
+            workers: processes; as many as there are cores unless given.
+            extend: keep the runs of the record that the same code has measured, and measure those that it lacks.
+        """
+        scale = Scale(minutes=self.minutes)
+        if not extend:
+            return records.keep(self.measured(scale=scale, workers=workers).record)
+        old = records.load(self.name)
+        if self.stale() or old["defaults"] != _as_json(self.defaults):
+            raise ValueError(
+                f"the record {self.name!r} was made by other code or settings; measure all of it again."
+            )
+        known = {json.dumps(run["settings"], sort_keys=True): run for run in old["runs"]}
+        keys = [json.dumps(_as_json(run), sort_keys=True) for run in self.runs]
+        missing = tuple(run for run, key in zip(self.runs, keys, strict=True) if key not in known)
+        new = replace(self, runs=missing).measured(scale=scale, workers=workers).record
+        known |= {json.dumps(run["settings"], sort_keys=True): run for run in new["runs"]}
+        both = {
+            part: [record["provenance"][part] for record in (old, new)]
+            for part in ("commit", "date", "minutes")
+        }
+        origin = new["provenance"] | {
+            "commit": ", ".join(dict.fromkeys(both["commit"])),
+            "date": ", ".join(dict.fromkeys(both["date"])),
+            "minutes": round(sum(both["minutes"]), 1),
+        }
+        return records.keep({**new, "provenance": origin, "runs": [known[key] for key in keys]})
 
     def stale(self) -> str:
         """Say how the code that measures has changed since the record was made; empty if it has not."""

@@ -86,6 +86,19 @@ def test_a_changed_method_is_what_is_measured_and_the_record_stays():
 
 
 @pytest.mark.usefixtures("home")
+def test_a_record_is_extended_by_the_runs_that_it_lacks():
+    Experiment("99-example", RUNS[3:], measure, prepare, answer).record(workers=1)
+    record = records.load("99-example")
+    record["runs"][0]["metrics"]["test"] = 0.999  # so that a run that is kept can be told from a new one
+    records.keep(record)
+    example().record(workers=1, extend=True)
+    values = example().recorded().values("test", T=1)
+    assert values == pytest.approx([0.35, 0.351, 0.352, 0.999, 0.354])
+    with pytest.raises(ValueError, match="other code or settings"):
+        Experiment("99-example", RUNS, measure, prepare, another).record(workers=1, extend=True)
+
+
+@pytest.mark.usefixtures("home")
 def test_other_runs_than_those_of_the_record_are_refused():
     example().record(workers=1)
     for changed in (
