@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-import platform
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from course_lib import data, files, models, training
+from course_lib.provenance import provenance
 from course_lib.training import Recipe
 from course_lib.validation import check_choice
 
@@ -133,7 +134,9 @@ def load(name: str) -> nn.Module:
 
 
 def info(name: str) -> dict[str, Any]:
-    """Read the record beside the weights: architecture, recipe, data set, metrics, versions, sha256.
+    """Read the record beside the weights: architecture, recipe, data set, metrics, where it comes from, sha256.
+
+    Checkpoints that were trained before records held a "provenance" have "versions" and "threads" alone.
 
     Raises:
         KeyError: the name is unknown; the message lists the nearest ones.
@@ -183,6 +186,7 @@ def retrain(name: str) -> Path:
         KeyError: the name is unknown.
     """
     _check_name(name)
+    started = time.perf_counter()
     blueprint = CATALOGUE[name]
     dataset = data.load_dataset(blueprint.dataset)
     model = models.build(blueprint.model, seed=blueprint.seed, **blueprint.options)
@@ -192,7 +196,8 @@ def retrain(name: str) -> Path:
         "test_accuracy": training.evaluate(model, dataset.test),
         "train_seconds": round(sum(history.seconds), 1),
     }
-    return save(name, model, replace(blueprint, dataset=dataset.name), metrics)
+    minutes = (time.perf_counter() - started) / 60
+    return save(name, model, replace(blueprint, dataset=dataset.name), metrics, minutes=minutes)
 
 
 def another(
@@ -238,16 +243,25 @@ def another(
     return model
 
 
-def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, float]) -> Path:
+def save(
+    name: str,
+    model: nn.Module,
+    blueprint: Blueprint,
+    metrics: dict[str, float],
+    *,
+    minutes: float | None = None,
+) -> Path:
     """Write the weights and the record of a network, and enter both into data/SHA256SUMS.
 
-    Both files are written under temporary names and then renamed.
+    The record holds when and where it was made: date, commit, device, processor, versions, threads. Both files are
+    written under temporary names and then renamed.
 
     Args:
         name: of the checkpoint; its files are NAME.safetensors and NAME.json.
         model: whose weights are kept.
         blueprint: it was trained from.
         metrics: {name: value}, such as its accuracies.
+        minutes: that it took, data and evaluation included, if known.
 
     Returns:
         The path of the weights.
@@ -255,6 +269,7 @@ def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, f
     path = _weights_path(name)
     weights = {key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()}
     content = safetensors.torch.save(weights)
+    took = {} if minutes is None else {"minutes": round(minutes, 1)}
     record = {
         "architecture": {"name": blueprint.model, "options": blueprint.options},
         "dataset": blueprint.dataset,
@@ -262,8 +277,7 @@ def save(name: str, model: nn.Module, blueprint: Blueprint, metrics: dict[str, f
         "sparsity": blueprint.sparsity,
         "seed": blueprint.seed,
         "metrics": metrics,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "threads": torch.get_num_threads(),
+        "provenance": provenance() | {"threads": torch.get_num_threads()} | took,
         "sha256": hashlib.sha256(content).hexdigest(),
     }
     record_path = folder() / f"{name}.json"

@@ -11,6 +11,7 @@ import torch
 from course_lib import checkpoints, data, files, models, training
 from course_lib.checkpoints import Blueprint, CheckpointError
 from course_lib.data import Dataset, Split
+from course_lib.provenance import provenance
 from course_lib.pruning.slimming import add_sparsity_gradient
 from course_lib.training import Recipe
 
@@ -83,7 +84,10 @@ def test_the_record_says_how_the_network_was_made(saved):
     assert record["seed"] == 7
     assert record["dataset"] == "glyphs"
     assert record["metrics"] == {"test_accuracy": 0.5}
-    assert record["versions"]["torch"] == torch.__version__
+    made = record["provenance"]
+    assert made == provenance() | {"threads": torch.get_num_threads()}
+    assert {"date", "commit", "device", "cpu"} <= made.keys()
+    assert made["versions"]["torch"] == torch.__version__
     assert record["sha256"] == files.sha256(saved[0])
 
 
@@ -110,6 +114,7 @@ def test_retrain_follows_the_blueprint_and_records_what_it_measured(home):
         measured = training.evaluate(loaded, getattr(dataset, split))
         assert record["metrics"][f"{split}_accuracy"] == pytest.approx(measured)
     assert record["recipe"] == asdict(TINY.recipe)
+    assert 0 <= record["provenance"]["minutes"] < 10
     assert path.parent == home / "data" / "checkpoints"
 
 

@@ -44,6 +44,10 @@ def fault(experiment: Experiment) -> str:
     """Say what is wrong with the record of an experiment, and the command that mends it; empty if nothing is.
 
     A record may be missing, of an earlier form, of other runs or settings, or measured by other code.
+
+    Example:
+        >>> fault(Experiment("00-none", (), dict))
+        "there is no record '00-none'; measure it: python -m course_lib.experiments 00-none"
     """
     again = f"python -m course_lib.experiments {experiment.name}"
     try:

@@ -1,11 +1,8 @@
 """Records of runs: kept with all that is needed to judge and repeat them, read again, and repeated in part."""
 
-import datetime
 import json
 import math
-import platform
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +15,7 @@ import scipy.stats
 import torch
 
 from course_lib import files
+from course_lib.provenance import provenance
 from course_lib.validation import check_choice, unknown_name
 
 __all__ = ["frame", "keep", "load", "on_real_data", "origin", "provenance", "repeat", "save", "values"]
@@ -105,23 +103,6 @@ def frame(record: Mapping[str, Any]) -> pd.DataFrame:
         [{'T': 4, 'seed': 0, 'test': 0.9}]
     """
     return pd.DataFrame([record["defaults"] | run["settings"] | run["metrics"] for run in record["runs"]])
-
-
-def provenance() -> dict[str, Any]:
-    """Describe when and where this runs: date, commit, device, machine, processor, versions.
-
-    Example:
-        >>> sorted(provenance())
-        ['commit', 'cpu', 'date', 'device', 'machine', 'versions']
-    """
-    return {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": _commit(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "machine": platform.machine(),
-        "cpu": _cpu_model(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
 
 
 def load(name: str) -> dict[str, Any]:
@@ -344,24 +325,3 @@ def _prediction_interval(
 def _as_json(value: Any) -> Any:
     """Convert `value` as writing it to JSON and reading it again would: tuples become lists."""
     return json.loads(json.dumps(value))
-
-
-def _commit() -> str:
-    """Name the commit that is checked out, with "+" if code or notebooks differ from it; "unknown" without git."""
-    try:
-        call = {"cwd": files.root(), "capture_output": True, "text": True, "check": True}
-        commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "course_lib", "notebooks"], **call).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return commit + ("+" if changed.strip() else "")
-
-
-def _cpu_model() -> str:
-    """Name the processor, as Linux tells it; elsewhere as Python does."""
-    told = Path("/proc/cpuinfo")
-    if told.exists():
-        for line in told.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

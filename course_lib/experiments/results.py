@@ -169,7 +169,7 @@ def scatter(frame: pd.DataFrame, metric: str, settings: Sequence[str], *, confid
     measured = frame[frame[metric].notna()]
     squares, freedom = 0.0, 0
     # None and lists have no order that pandas could group by; their text has.
-    arms = measured[list(settings)].astype(str).agg("|".join, axis=1) if settings else [0] * len(measured)
+    arms = measured[list(settings)].map(str).agg("|".join, axis=1) if settings else [0] * len(measured)
     for _, arm in measured.groupby(arms):
         if len(arm) > 1:
             squares += float(arm[metric].var(ddof=1)) * (len(arm) - 1)

@@ -58,7 +58,7 @@ def every_run(
 ) -> Figure:
     """Draw a row for each arm with a marker for each seed, so that a single failed run is seen.
 
-    Chapter 07 draws it.
+    Shared: chapters 01 and 07 draw it.
 
     Args:
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.

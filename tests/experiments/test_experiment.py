@@ -1,10 +1,12 @@
 """Experiments as values: recorded, repeated in part, measured with another method, and known by their code."""
 
+import pandas as pd
 import pytest
 
 from course_lib.experiments import code, records
 from course_lib.experiments.catalogue import experiments, find
 from course_lib.experiments.experiment import FULL, Experiment, Scale
+from course_lib.experiments.results import scatter
 
 RUNS = tuple({"T": temperature, "seed": seed} for temperature in (1, 4) for seed in range(5))
 OFFSET = 0.25
@@ -134,6 +136,13 @@ def test_few_runs_have_no_interval():
 
 def test_the_best_setting_is_the_one_with_the_largest_mean():
     assert example().measured(workers=1).best("test", "T") == {"T": 4}
+
+
+def test_arms_without_a_setting_have_a_scatter_of_their_own():
+    teachers = (None, None, "vgg", "vgg")
+    frame = pd.DataFrame({"teacher": teachers, "seed": (0, 1, 0, 1), "test": (0.0, 0.2, 0.5, 0.7)})
+    one_by_one = pd.DataFrame({"teacher": ("a", "a", "b", "b"), "test": frame["test"]})
+    assert scatter(frame, "test", ["teacher"]) == pytest.approx(scatter(one_by_one, "test", ["teacher"]))
 
 
 # The digest of the code
