@@ -29,6 +29,7 @@ __all__ = [
     "CANDIDATES",
     "CHOICE",
     "FULL",
+    "POOLS",
     "draw",
     "drawn",
     "leave_one_out",
@@ -49,6 +50,7 @@ ARMS = ("adaptive", "plain", "random", "uniform", "adaptive, best of 3", "random
 BASE_EPOCHS = 15
 MAX_RATIO = 0.95
 CALIBRATION, SCORING = 500, 1000
+POOLS = (2, 5, 10, 20, 40)
 TUNE = Recipe(epochs=2, learning_rate=0.03, schedule="cosine", augment="shift", channels_last=True)
 
 
@@ -270,8 +272,8 @@ def regret_by_pool(
     regret: Callable[[Sequence[float], Sequence[float]], float],
     scores: Sequence[float] | None,
     outcomes: Sequence[float],
-    sizes: Sequence[int] = (2, 5, 10, 20, 40),
-    draws: int = 500,
+    sizes: Sequence[int] = POOLS,
+    draws: int = 2000,
 ) -> list[float]:
     """Average the regret of a search over random pools of the candidates, for each size; None picks at random."""
     rng, found = np.random.default_rng(0), np.asarray(outcomes)

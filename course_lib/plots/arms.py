@@ -122,6 +122,7 @@ def paired_runs(
     right.axvline(0, color="black", linewidth=1)
     left.set_yticks(range(len(arms)), list(arms), fontsize=10)
     left.set_ylim(len(arms) - 0.5, -0.5)
+    left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     left.set(xlabel=xlabel, title=title)
     right.set(xlabel=f"points that {of!r} gains")
@@ -136,7 +137,7 @@ def differences(
 
     An interval that excludes zero has another colour and marker.
 
-    Shared: chapters 01, 02, 03, 04, 05, 06 and 07 draw it.
+    Shared: chapters 01, 02, 03, 04, 06 and 07 draw it.
 
     Args:
         intervals: {label: interval}.

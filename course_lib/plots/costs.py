@@ -36,9 +36,9 @@ def accuracy_against_cost(
         axis.annotate(
             name,
             (cost, accuracy),
-            xytext=(0, -16),
+            xytext=(0, 9),
             textcoords="offset points",
-            fontsize=9,
+            fontsize=8,
             color="#777777",
             ha="center",
         )

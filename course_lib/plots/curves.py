@@ -199,6 +199,8 @@ def line_panels(
 ) -> Figure:
     """Draw curves in panels side by side that share both axes, each curve with a marker of its own.
 
+    The horizontal axis is logarithmic.
+
     Chapter 05 draws it.
 
     Args:
@@ -212,7 +214,11 @@ def line_panels(
         for (label, (x, y)), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
             axis.plot(x, y, label=label, marker=marker)
         axis.set_title(name, fontsize=10, loc="center")
+        axis.set_xscale("log")
+        measured = sorted({value for x, _ in series.values() for value in x})
+        axis.set_xticks(measured, [f"{value:,g}" for value in measured])
+        axis.set_xticks([], minor=True)
     axes[0].set_ylabel(ylabel)
-    axes[-1].legend(fontsize=9)
+    axes[0].legend(fontsize=9)
     figure.supxlabel(xlabel, fontsize=11)
     return figure

@@ -249,13 +249,14 @@ def score_scatter(
     columns = max(len(panels) for panels in rows.values())
     figure = Figure(figsize=(7.2, 0.9 + 2.1 * len(rows)))
     axes = figure.subplots(len(rows), columns, sharex=True, sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], next(iter(rows.values())), strict=True):
+        axis.set_title(name, fontsize=10, loc="center")
     for line, (row, panels), colour in zip(axes, rows.items(), COLOURS * 9, strict=False):
-        for axis, (name, (scores, outcomes, note)) in zip(line, panels.items(), strict=True):
+        for axis, (scores, outcomes, note) in zip(line, panels.values(), strict=True):
             pick = int(np.argmax(scores))
             axis.plot(scores, outcomes, "o", color=colour, markersize=5, alpha=0.7)
             axis.plot(scores[pick], outcomes[pick], "o", color="none", markeredgecolor="black", markersize=11)
-            axis.text(0.97, 0.05, note, transform=axis.transAxes, ha="right", fontsize=10)
-            axis.set_title(f"{row}, {name}" if len(rows) > 1 else name, fontsize=10, loc="center")
+            axis.text(0.97, 0.05, f"{row}\n{note}", transform=axis.transAxes, ha="right", fontsize=10)
             for each in (axis.xaxis, axis.yaxis):
                 each.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
                 each.set_major_locator(mpl.ticker.MaxNLocator(5))

@@ -90,7 +90,7 @@ def with_a_weight_changed(network, images):
             by_layer(variance=lambda x: x.var((0, 2, 3), correction=0), passed="old"),
             "divides by N.* And: The second batch norm was measured behind the old",
         ),
-        (by_layer(mean=lambda x: x.mean((2, 3))), r"running_mean has shape \[6, 3\]"),
+        (by_layer(mean=lambda x: x.mean((2, 3))), r"running_mean of batch norm 1 has shape \[6, 3\]"),
         (by_layer(variance=lambda x: x.var(0)), r"running_var of batch norm 1 has shape \[3, 6, 6\]"),
         (by_layer(out=False), "what you return is not"),
         (with_a_weight_changed, "A weight has changed"),
@@ -158,7 +158,9 @@ def endless(judge, generator):
         (lambda judge, generator: judge(judge.uniform), "a score. Return the ratios"),
         (lambda judge, generator: dict.fromkeys(judge.layers, 1.2), r"outside \[0, 1\)"),
         (lambda judge, generator: [0.4] * 6, "is no strategy"),
-        (lambda judge, generator: judge([0.4] * 6), "is no strategy"),
+        pytest.param(
+            lambda judge, generator: judge([0.4] * 6), "is no strategy", marks=pytest.mark.bad_input
+        ),
         (lambda judge, generator: None, "returned None"),
     ],
 )
@@ -182,7 +184,7 @@ def test_the_share_of_the_macs_is_that_of_the_pruned_network():
 
 
 def test_until_an_answer_is_written_the_figure_behind_it_is_made_without_it(capsys):
-    def answer(x):
+    def answer(*arguments):
         raise NotImplementedError()
 
     assert written(answer, otherwise=abs) is abs

@@ -1,4 +1,4 @@
 """The notebooks in the new form: lessons of one main line, with their further experiments in studies."""
 
-NEW_FORM: tuple[str, ...] = ()
+NEW_FORM: tuple[str, ...] = ("05-eagleeye", "studies/05-eagleeye")
 """Names as in notebooks.book(), such as "05-eagleeye" and "studies/05-eagleeye"."""

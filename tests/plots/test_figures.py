@@ -60,7 +60,7 @@ EXAMPLES = {
     ),
     "compare_arms": lambda: plots.compare_arms(ARMS, baseline="alone"),
     "every_run": lambda: plots.every_run(ARMS, title="runs"),
-    "paired_runs": lambda: plots.paired_runs(ARMS, of="distilled", title="runs"),
+    "paired_runs": lambda: plots.paired_runs(ARMS, of="distilled, T = 4", title="runs"),
     "line_panels": lambda: plots.line_panels(
         {"half": {"plain": ([2, 4], [0.3, 0.1])}, "fifth": {"plain": ([2, 4], [0.5, 0.4])}},
         xlabel="candidates",
@@ -302,8 +302,8 @@ def test_gains_are_drawn_seed_by_seed_and_none_of_an_arm_over_itself():
     left, right = EXAMPLES["paired_runs"]().axes
     runs = [line.get_xdata().tolist() for line in left.lines if len(line.get_xdata()) > 1]
     assert runs == [list(run) for run in ARMS.values()]
-    own = np.array(ARMS["distilled"])
-    gains = [100 * (own - np.array(run)) for name, run in ARMS.items() if name != "distilled"]
+    own = np.array(ARMS["distilled, T = 4"])
+    gains = [100 * (own - np.array(run)) for name, run in ARMS.items() if name != "distilled, T = 4"]
     drawn = [line.get_xdata() for line in right.lines if len(line.get_xdata()) == len(own) and len(own) > 2]
     np.testing.assert_allclose(drawn, gains)
     with pytest.raises(KeyError, match="not among the arms"):
@@ -459,8 +459,8 @@ def test_a_score_stands_across_and_its_outcome_upwards():
     dots, ring = axes[1].lines
     assert dots.get_xydata().tolist() == [[0.4, 0.9], [0.6, 0.8], [0.5, 0.7]]
     assert ring.get_xydata().tolist() == [[0.6, 0.8]]  # the highest score
-    assert [text.get_text() for text in axes[1].texts] == ["r = 0.8"]
-    assert axes[1].get_title(loc="center") == "new, half"
+    assert [text.get_text() for text in axes[1].texts] == ["new\nr = 0.8"]
+    assert axes[0].get_title(loc="center") == "half"
     assert (axes[0].get_xlim(), axes[0].get_ylim()) == (axes[1].get_xlim(), axes[1].get_ylim())
 
 
