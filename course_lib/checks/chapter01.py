@@ -126,45 +126,6 @@ def _gradients(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Te
 
 
 @exercise(
-    again="Averaging log-probabilities is averaging logits, up to a constant in each row, and softmax removes "
-    "it: one mean, one softmax.",
-    read="Four teachers and an ensemble",
-)
-def check_geometric_ensemble(ensemble: Callable[[Sequence[Tensor], float], Tensor]) -> None:
-    """Check a learner's geometric mean of teachers, `ensemble(logits_list, temperature) -> [N, K]`.
-
-    Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
-
-    Example:
-        >>> check_geometric_ensemble(lambda logits_list, temperature: torch.stack(logits_list).mean(0).softmax(-1))
-        Traceback (most recent call last):
-            ...
-        course_lib.checks.NotYet: The temperature is not used.
-    """
-    generator = torch.Generator().manual_seed(2)
-    logits = list(torch.randn(3, 4, 5, generator=generator) * 3)
-    temperature = 2.0
-    answer = _same_shape(call(ensemble, logits, temperature), logits[0])
-    stacked = torch.stack(logits)
-    softened = F.softmax(stacked / temperature, -1)
-    mistakes = {
-        "This is the arithmetic mean of the probabilities. The geometric one averages their logarithms.": softened.mean(
-            0
-        ),
-        "The geometric mean is right, but its rows no longer sum to one. Divide each row by its sum.": softened.log()
-        .mean(0)
-        .exp(),
-        "The probabilities are multiplied, not averaged: take the M-th root.": F.softmax(
-            softened.log().sum(0), -1
-        ),
-        "The temperature is not used.": F.softmax(stacked.mean(0), -1),
-    }
-    _compare(answer, F.softmax(stacked.mean(0) / temperature, -1), mistakes)
-    passed("the geometric mean of softmaxes is the softmax of the mean logits.")
-
-
-@exercise(
     again="First a number for each combination of settings: group the rows by `settings` (dropna=False keeps None) and "
     "take a mean. Then ask which combination has the largest.",
     read="Is it fair?",

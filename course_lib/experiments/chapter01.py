@@ -21,6 +21,7 @@ __all__ = [
     "LOSSES",
     "RATES",
     "TEMPERATURE_ALPHA",
+    "WHO",
     "ask",
     "shifted",
     "train_student",
@@ -29,6 +30,9 @@ __all__ = [
 UPDATES, BATCH = 1200, 128
 SEEDS = range(5)
 TEACHER = "glyphs-vgg"
+WHO = {"alone": None, "distilled": TEACHER}
+"""The two arms of most comparisons, and their teacher."""
+
 STUDENT = {"image_size": 16, "patch": 4, "filters": 64}
 SEED = "the student's initial weights and the order of its images; teacher, training and test images stay"
 

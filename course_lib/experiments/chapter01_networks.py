@@ -14,10 +14,27 @@ from course_lib.experiments import chapter01
 from course_lib.experiments.chapter01 import SEED, SEEDS, TEACHER, Shared
 from course_lib.experiments.experiment import Experiment, Run, Scale
 
-__all__ = ["COMPRESSION", "FEATURES", "SAME_DATA", "WIDTHS"]
+__all__ = ["COMPRESSION", "FEATURES", "METHODS", "PUBLISHED", "SAME_DATA", "WIDTHS"]
 
 WIDTHS = {"small": (8, "M", 16, "M", 32), "medium": (8, "M", 16, 16, "M", 32, 32)}
 """Students of the compression experiment: VGGs with fewer and narrower convolutions."""
+
+METHODS = ("alone", "classic", "decoupled", "hint", "attention")
+"""What a student of the experiment with features may learn from."""
+
+PUBLISHED = [
+    {"source": source, "student": student, "teacher": teacher, "alone": alone, "distilled": distilled}
+    for source, student, teacher, alone, distilled in (
+        ("slides, CIFAR-10", "ResNet-18", "WideResNet-28-10", "94.175 %", "94.333 %"),
+        ("slides, CIFAR-10", "ResNet-18", "PreResNet-110", "94.175 %", "94.531 %"),
+        ("slides, CIFAR-10", "ResNet-18", "DenseNet-100", "94.175 %", "94.729 %"),
+        ("slides, CIFAR-10", "ResNet-18", "ResNeXt-29-8", "94.175 %", "94.788 %"),
+        ("slides, a set of fireworks", "MobileNetV3", "ResNeXt50-32x4d", "95.22 %", "96.37 %"),
+        ("article, MNIST", "one filter", "two convolutions", "65.84 %", "72.86 %"),
+        ("Tian and others (2020), CIFAR-100", "resnet20", "resnet56", "69.06 %", "70.66 %"),
+    )
+]
+"""What the sources of the chapter print: accuracies of one run each."""
 
 BATCH = 128
 VIEWS = 25  # shifts of an image

@@ -125,24 +125,6 @@ def test_no_two_mistakes_give_the_same_gradient():
     assert close.sum() == len(seen)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "hint"),
-    [
-        (lambda z, t: torch.stack([F.softmax(k / t, 1) for k in z]).mean(0), "arithmetic mean"),
-        (
-            lambda z, t: torch.stack([F.log_softmax(k / t, 1) for k in z]).mean(0).exp(),
-            "no longer sum to one",
-        ),
-        (lambda z, t: F.softmax(torch.stack(list(z)).sum(0) / t, 1), "take the M-th root"),
-        (lambda z, t: F.softmax(torch.stack(list(z)).mean(0), 1), "temperature is not used"),
-        (lambda z, t: F.softmax(z[0] / t, 1), "Not right yet"),
-    ],
-)
-def test_geometric_ensemble_names_the_mistake(wrong, hint):
-    with pytest.raises(NotYet, match=hint):
-        chapter01.check_geometric_ensemble(wrong)
-
-
 # Choosing settings
 
 
