@@ -13,7 +13,11 @@ from course_lib.statistics import Interval, mean_interval, paired_difference
 
 @styled
 def compare_arms(
-    arms: Mapping[str, Sequence[float]], *, baseline: str, ylabel: str = "test accuracy"
+    arms: Mapping[str, Sequence[float]],
+    *,
+    baseline: str,
+    ylabel: str = "test accuracy",
+    gains: Mapping[str, Interval] | None = None,
 ) -> Figure:
     """Draw all runs as dots, joined by seed, on the left and the paired differences on the right.
 
@@ -23,6 +27,8 @@ def compare_arms(
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
         baseline: the arm that is subtracted from the others.
         ylabel: of the left panel.
+        gains: intervals for the right panel that cover more than the seeds, such as the test images; those of the
+            paired runs unless given.
 
     Raises:
         KeyError: the baseline is not among the arms.
@@ -46,7 +52,8 @@ def compare_arms(
     decimals = 0 if np.ptp(values) > 0.05 else 1
     left.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=decimals))
     _draw_differences(
-        right, {name: paired_difference(list(arms[name]), list(arms[baseline])) for name in others}
+        right,
+        gains or {name: paired_difference(list(arms[name]), list(arms[baseline])) for name in others},
     )
     right.set(title=f"gain over {baseline}", xlabel="points, 95 % interval")
     return figure
