@@ -85,7 +85,7 @@ _BY_SCHEDULE = tuple(
     for images in (1000, 10_000)
     for teacher in (None, TEACHER)
     for schedule in ("cosine", "step", "constant")
-    for rate in (0.01, 0.03)
+    for rate in RATES
     for seed in SEEDS
 )
 SCHEDULES = Experiment(
@@ -149,7 +149,7 @@ def prepare_teachers(runs: Sequence[Run], scale: Scale) -> Shared:
 _BY_TEACHER = tuple(
     {"teacher": teacher, "rate": rate, "seed": seed}
     for teacher in (None, *TEACHER_NAMES, *ENSEMBLES)
-    for rate in RATES
+    for rate in (0.01, 0.03)
     for seed in SEEDS
 )
 TEACHERS = Experiment(
@@ -162,7 +162,7 @@ TEACHERS = Experiment(
     live=(_BY_TEACHER.index({"teacher": "ensemble, geometric", "rate": 0.01, "seed": 0}),),
     seed=SEED,
 )
-"""One student, taught by nobody, by four teachers and by two ensembles of them, each at four learning rates."""
+"""One student, taught by nobody, by four teachers and by two ensembles of them, each at two learning rates."""
 
 
 # How large a teacher, how large a student
