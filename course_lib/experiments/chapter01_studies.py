@@ -187,7 +187,7 @@ CAPACITY = Experiment(
     live=(_BY_SIZE.index({"filters": 16, "teacher": "glyphs-vgg", "rate": 0.03, "seed": 0}),),
     seed=SEED,
 )
-"""Four sizes of student with no teacher and with three, each at four learning rates."""
+"""Four sizes of student with no teacher and with three, each at three learning rates."""
 
 
 # The same teacher for another task
