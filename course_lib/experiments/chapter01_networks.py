@@ -14,7 +14,7 @@ from course_lib.experiments import chapter01
 from course_lib.experiments.chapter01 import SEED, SEEDS, TEACHER, Shared
 from course_lib.experiments.experiment import Experiment, Run, Scale
 
-__all__ = ["COMPRESSION", "FEATURES", "METHODS", "PUBLISHED", "SAME_DATA", "WIDTHS"]
+__all__ = ["COMPRESSION", "CONTROLS", "FEATURES", "METHODS", "PUBLISHED", "SAME_DATA", "WIDTHS"]
 
 WIDTHS = {"small": (8, "M", 16, "M", 32), "medium": (8, "M", 16, 16, "M", 32, 32)}
 """Students of the compression experiment: VGGs with fewer and narrower convolutions."""
@@ -150,6 +150,54 @@ SAME_DATA = Experiment(
     seed=SEED,
 )
 """A student of a teacher that has learned from the student's own 1,000 images, and from no other."""
+
+
+# Is it the teacher's view of each image?
+
+FORMS = ("class means", "shuffled within class", "argmax")
+"""What stands in the place of a teacher's logits: their mean over the images of a class; those of another image of the
+class; its first choice alone, as a hard label."""
+
+
+def instead(form: str, logits: Tensor, labels: Tensor) -> Tensor:
+    """Put something in the place of a teacher's logits [N, K] that says less."""
+    if form == "argmax":
+        return 1000.0 * F.one_hot(logits.argmax(1), logits.shape[1])  # one-hot after softmax at any usual T
+    changed = logits.clone()
+    for label in labels.unique():
+        members = (labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=torch.Generator().manual_seed(0))
+        changed[members] = logits[members].mean(0) if form == "class means" else logits[members[order]]
+    return changed
+
+
+def prepare_controls(runs: Sequence[Run], scale: Scale) -> Shared:
+    """Ask the teacher once for each number of images, and say less than it does."""
+    asked = chapter01.prepare([{**run, "teacher": TEACHER} for run in runs], scale)
+    targets = {}
+    for run in runs:
+        logits = asked.targets[TEACHER, run["images"], run["shifts"]]
+        labels = chapter01.seen(run, asked.dataset)[1]
+        targets[run["teacher"], run["images"], run["shifts"]] = instead(run["teacher"], logits, labels)
+    return Shared(asked.dataset, targets, scale)
+
+
+CONTROLS = Experiment(
+    "01-controls",
+    tuple(
+        {"teacher": form, "images": images, "alpha": alpha, "rate": rate, "seed": seed}
+        for form, images, alpha in zip(FORMS, (1000, 1000, 10_000), (0.1, 0.1, 0.0), strict=True)
+        for rate in (0.01, 0.03, 0.1)
+        for seed in SEEDS
+    ),
+    chapter01.measure,
+    prepare_controls,
+    chapter01.train_student,
+    chapter01.DEFAULTS,
+    live=(),
+    seed=SEED,
+)
+"""Targets that say less than the teacher: how much of its gain is its view of each image, and how much softness."""
 
 
 # Features: hints, attention maps and decoupled logits beside the classic loss
