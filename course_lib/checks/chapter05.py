@@ -242,7 +242,7 @@ def check_regret(regret: Callable[[Sequence[float], Sequence[float]], float]) ->
     passed("the best outcome of the pool minus the outcome of the candidate with the highest score.")
 
 
-LEAD = 0.05  # in points above the uniform strategy, that a search to be built has to find
+_LEAD = 0.05  # in points above the uniform strategy, that a search to be built has to find
 
 
 @exercise(
@@ -271,7 +271,7 @@ def check_my_search(my_search: Callable[[Judge, np.random.Generator], Mapping[st
         left <= MOST_MACS,
         f"Your strategy leaves {100 * left:.1f} % of the MACs; at most {100 * MOST_MACS:.1f} % may be left.",
     )
-    reached, target = judging.score(ratios), judging.score(judging.uniform) + LEAD
+    reached, target = judging.score(ratios), judging.score(judging.uniform) + _LEAD
     if reached < target:
         told = f"Your strategy scores {100 * reached:.1f} %; {100 * target:.1f} % are wanted."
         best = judging.best[0]

@@ -161,7 +161,7 @@ def _bell(
     outline: bool = False,
 ) -> None:
     """A normal distribution over an axis with its zero; values below it in another colour, or cut to zero."""
-    values = np.linspace(*reach, 120)
+    values = np.linspace(*reach, 80)
     base = place.y + place.height
     x = place.x + place.width * (values - reach[0]) / (reach[1] - reach[0])
     y = base - place.height * np.exp(-(((values - normal[0]) / normal[1]) ** 2) / 2)
