@@ -161,7 +161,9 @@ def _bell(
     outline: bool = False,
 ) -> None:
     """A normal distribution over an axis with its zero; values below it in another colour, or cut to zero."""
-    values = np.linspace(*reach, 80)
+    # Most of the points where the curve bends: a picture of text that a page can bear.
+    near = normal[0] + normal[1] * np.linspace(-3, 3, 41)
+    values = np.unique(np.clip([*np.linspace(*reach, 50), *near], *reach))
     base = place.y + place.height
     x = place.x + place.width * (values - reach[0]) / (reach[1] - reach[0])
     y = base - place.height * np.exp(-(((values - normal[0]) / normal[1]) ** 2) / 2)
