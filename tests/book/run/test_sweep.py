@@ -72,7 +72,7 @@ def accuracy():
     return (
         "from IPython.display import display\n"
         "figure = {'value': 0.9 + seed / 200, 'form': '.1%', 'unit': '', 'shown': f'{90 + seed / 2:.1f}%'}\n"
-        "display({'application/vnd.course.key-figures+json': {'accuracy': figure}}, raw=True)"
+        "display({'text/plain': 'accuracy', 'application/vnd.course.key-figures+json': {'accuracy': figure}}, raw=True)"
     )
 
 
@@ -243,7 +243,7 @@ def test_a_sweep_of_the_time_when_figures_were_texts_is_named_with_what_to_do(bo
     assert json.loads((out / "sweep.json").read_text()) == old
 
 
-@pytest.mark.parametrize("number", ["03", "04", "05", "06", "07"])
+@pytest.mark.parametrize("number", ["03", "04", "06", "07"])
 def test_chapters_whose_default_run_reads_no_seed_are_not_swept(number):
     with pytest.raises(CourseError) as caught:
         sweep.plan(number, [0, 1], {"profile": "fast", "set": []})
