@@ -57,10 +57,6 @@ FULL = Scale()
 """All of an experiment, as it is recorded."""
 
 
-def _nothing(runs: Sequence[Run], scale: Scale) -> None:
-    """Prepare nothing: the runs share nothing."""
-
-
 @dataclass(frozen=True)
 class Experiment:
     """A comparison that is measured once with many runs, recorded, and repeated in part wherever a chapter runs.
@@ -73,7 +69,8 @@ class Experiment:
             an arm.
         measure: (run with the defaults filled in, what `prepare` returned, the method) -> {metric: number}. A metric
             may also be a list of numbers, one for each part of the test images.
-        prepare: (runs, scale) -> what the runs share: base networks, logits of teachers, calibration sets.
+        prepare: (runs, scale) -> what the runs share: base networks, logits of teachers, calibration sets; None if they
+            share nothing.
         method: the function that the chapter shows and a learner may change, if the experiment has one.
         defaults: settings of every run that does not say otherwise.
         live: places in `runs` of those that are repeated wherever the chapter runs.
@@ -92,7 +89,7 @@ class Experiment:
     name: str
     runs: tuple[Run, ...]
     measure: Callable[[Run, Any, Any], Mapping[str, Any]]
-    prepare: Callable[[Sequence[Run], Scale], Any] = _nothing
+    prepare: Callable[[Sequence[Run], Scale], Any] | None = None
     method: Callable[..., Any] | None = None
     defaults: Mapping[str, Any] = field(default_factory=dict)
     live: tuple[int, ...] = (0,)
@@ -221,14 +218,13 @@ class Experiment:
 
     def digest(self) -> str:
         """Compute the digest of the code that measures: `measure`, `prepare`, `method` and what they call here."""
-        functions = (self.measure, self.prepare, *((self.method,) if self.method else ()))
-        return code.digest(*functions)
+        return code.digest(*filter(None, (self.measure, self.prepare, self.method)))
 
     def _execute(
         self, runs: Sequence[Run], scale: Scale, method: Callable[..., Any] | None, workers: int | None
     ) -> tuple[list[Mapping[str, Any]], Any]:
         whole = [{**self.defaults, **run} for run in runs]
-        shared = self.prepare(whole, scale)
+        shared = self.prepare(whole, scale) if self.prepare else None
         call = functools.partial(_measure, self.measure, shared, method or self.method)
         return jobs.run_parallel(call, whole, workers=workers, label=self.name), shared
 
