@@ -1,5 +1,6 @@
 """What a quantized network holds beside its weights: scales and zero points, and the steps that they belong to."""
 
+import abc
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -142,7 +143,7 @@ def as_tensor(content: bytes) -> Tensor:
     return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
-class Stateful(nn.Module):
+class Stateful(nn.Module, abc.ABC):
     """Network whose state_dict holds all that its logits depend on, its scales included.
 
     Beside the weights it has one more entry, `_extra_state`: a uint8 tensor, so that torch.save and safetensors take
@@ -154,13 +155,13 @@ class Stateful(nn.Module):
     network: nn.Module
     steps: Sequence[Step]
 
+    @abc.abstractmethod
     def held(self) -> Held:
         """Give what has to be stored beside the weights."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def hold(self, held: Held) -> None:
         """Take the place of what `held` gave."""
-        raise NotImplementedError
 
     def record(self) -> dict[str, Any]:
         """Describe the network in the form of JSON: all that another must share to take its state."""
