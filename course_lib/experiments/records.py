@@ -18,7 +18,18 @@ from course_lib import files
 from course_lib.provenance import provenance
 from course_lib.validation import check_choice, unknown_name
 
-__all__ = ["frame", "keep", "load", "on_real_data", "origin", "provenance", "repeat", "save", "values"]
+__all__ = [
+    "frame",
+    "keep",
+    "load",
+    "on_real_data",
+    "origin",
+    "provenance",
+    "repeat",
+    "save",
+    "select",
+    "values",
+]
 
 _MODES = ("recorded", "run", "record")
 
@@ -281,17 +292,36 @@ def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
         >>> values(frame, "accuracy", T=4)
         [0.9, 0.8]
     """
-    for column in (metric, *settings):
+    check_choice(metric, "column", map(str, frame.columns), error=KeyError)
+    return select(frame, settings)[metric].tolist()
+
+
+def select(frame: pd.DataFrame, arm: Mapping[str, Any]) -> pd.DataFrame:
+    """Select the runs of an arm, in the order of their seeds; None finds the runs that lack a setting.
+
+    Args:
+        frame: a row for each run.
+        arm: {column: value}.
+
+    Raises:
+        KeyError: a column is unknown; the message lists the nearest ones.
+        ValueError: no run has these settings.
+
+    Example:
+        >>> frame = pd.DataFrame({"T": [1, 4, 4], "seed": [0, 1, 0], "accuracy": [0.7, 0.8, 0.9]})
+        >>> select(frame, {"T": 4})["seed"].tolist()
+        [0, 1]
+    """
+    for column, value in arm.items():
         check_choice(column, "column", map(str, frame.columns), error=KeyError)
-    for column, value in settings.items():
         # A data frame keeps None as NaN, which equals nothing, not even itself.
         missing = value is None or (isinstance(value, float) and math.isnan(value))
         frame = frame[frame[column].isna() if missing else frame[column] == value]
     if frame.empty:
         raise ValueError(
-            f"no run has the settings {settings}. Look at the runs of the record for those it has."
+            f"no run has the settings {dict(arm)}. Look at the runs of the record for those it has."
         )
-    return frame.sort_values("seed")[metric].tolist()
+    return frame.sort_values("seed") if "seed" in frame else frame
 
 
 def _arm(run: Mapping[str, Any]) -> str:

@@ -96,7 +96,7 @@ class Results:
             ValueError: no run has these settings.
         """
         check_choice(among, "column", map(str, self.frame.columns), error=KeyError)
-        chosen = _select(self.frame, arm)
+        chosen = records.select(self.frame, arm)
         means = chosen.groupby(among, dropna=False)[metric].mean()
         return {**arm, among: means.idxmax()}
 
@@ -144,7 +144,7 @@ class Results:
         column = f"{metric}_parts"
         if column not in self.frame:
             return None
-        return np.mean(_select(self.frame, arm)[column].tolist(), axis=0)
+        return np.mean(records.select(self.frame, arm)[column].tolist(), axis=0)
 
 
 def scatter(frame: pd.DataFrame, metric: str, settings: Sequence[str], *, confidence: float = 0.999) -> float:
@@ -177,17 +177,6 @@ def scatter(frame: pd.DataFrame, metric: str, settings: Sequence[str], *, confid
     if not freedom:
         return math.inf
     return float(scipy.stats.t.ppf((1 + confidence) / 2, freedom)) * math.sqrt(squares / freedom)
-
-
-def _select(frame: pd.DataFrame, arm: Mapping[str, Any]) -> pd.DataFrame:
-    for column, value in arm.items():
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        frame = frame[frame[column].isna() if missing else frame[column] == value]
-    if frame.empty:
-        raise ValueError(
-            f"no run has the settings {dict(arm)}; look at the runs of the record for those it has."
-        )
-    return frame.sort_values("seed") if "seed" in frame else frame
 
 
 def _check_enough(values: Sequence[float], arm: Mapping[str, Any]) -> None:
