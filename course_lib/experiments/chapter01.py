@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib import checkpoints, data, models, training
+from course_lib import checkpoints, data, distillation, models, training
 from course_lib.data import Dataset, to_float
 from course_lib.experiments.experiment import Experiment, Run, Scale
 

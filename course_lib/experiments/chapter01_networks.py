@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from course_lib import distillation, models
 from course_lib.data import Dataset, to_float
 from course_lib.experiments import chapter01
-from course_lib.experiments.chapter01 import SEED, SEEDS, TEACHER, Shared
+from course_lib.experiments.chapter01 import BATCH, SEED, SEEDS, TEACHER, Shared
 from course_lib.experiments.experiment import Experiment, Run, Scale
 
 __all__ = ["COMPRESSION", "CONTROLS", "FEATURES", "METHODS", "PUBLISHED", "SAME_DATA", "WIDTHS"]
@@ -35,9 +35,6 @@ PUBLISHED = [
     )
 ]
 """What the sources of the chapter print: accuracies of one run each."""
-
-BATCH = 128
-VIEWS = 25  # shifts of an image
 
 
 # Compression: all labels, shifts, long training

@@ -10,6 +10,8 @@ from typing import Any
 __all__ = ["digest", "normal", "same"]
 
 _HERE = "course_lib.experiments"
+_LABORATORY = {f"{_HERE}.{name}" for name in ("catalogue", "code", "experiment", "records", "results")}
+"""What runs experiments and keeps records; it measures nothing itself."""
 
 
 def normal(function: Callable[..., Any]) -> str:
@@ -46,7 +48,8 @@ def same(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
 def digest(*functions: Callable[..., Any]) -> str:
     """Compute a digest of functions and of all that they use from the experiments: functions, classes, constants.
 
-    What they use from the rest of the library belongs to the commit of a record, not to this digest.
+    What they use from the laboratory itself (`Experiment`, `records`) and from the rest of the library belongs to the
+    commit of a record, not to this digest.
 
     Args:
         functions: of modules in `course_lib.experiments`, or of a test.
@@ -87,14 +90,18 @@ def _used(thing: Any) -> list[tuple[str, Any]]:
             found.append((node.id, space[node.id]))
         elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
             module = space.get(node.value.id)
-            if inspect.ismodule(module) and module.__name__.startswith(_HERE):
+            if inspect.ismodule(module) and _measures(module.__name__):
                 found.append((f"{node.value.id}.{node.attr}", getattr(module, node.attr, None)))
     return found
 
 
 def _is_ours(value: Any, user: Any) -> bool:
     module = getattr(value, "__module__", "") or ""
-    return module.startswith(_HERE) or module == user.__module__
+    return _measures(module) or module == user.__module__
+
+
+def _measures(module: str) -> bool:
+    return module.startswith(_HERE) and module not in _LABORATORY
 
 
 def _is_constant(value: Any) -> bool:

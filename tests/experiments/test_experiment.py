@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from course_lib.experiments import code, records
+from course_lib.experiments import chapter05, chapter05_studies, code, records
+from course_lib.experiments.__main__ import main
 from course_lib.experiments.catalogue import experiments, find
 from course_lib.experiments.experiment import FULL, Experiment, Scale
 from course_lib.experiments.results import scatter
@@ -154,6 +155,28 @@ def test_comments_and_names_do_not_change_the_digest_and_code_does(monkeypatch):
     first = code.digest(prepare)
     monkeypatch.setitem(globals(), "OFFSET", 0.5)
     assert code.digest(prepare) != first  # a constant that it reads
+
+
+def test_the_laboratory_is_no_part_of_the_digest_and_what_measures_is(monkeypatch):
+    def elsewhere(module):
+        def replaced(*arguments):
+            return arguments
+
+        replaced.__module__ = module
+        return replaced
+
+    first = code.digest(chapter05_studies.measure_images)
+    monkeypatch.setattr(Experiment, "recorded", elsewhere("course_lib.experiments.experiment"))
+    assert code.digest(chapter05_studies.measure_images) == first
+    monkeypatch.setattr(chapter05, "outcomes", elsewhere("course_lib.experiments.chapter05"))
+    assert code.digest(chapter05_studies.measure_images) != first
+
+
+def test_the_command_without_names_lists_what_is_wrong(capsys):
+    main([])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["01-gain"] == "20 runs."
+    assert set(lines) == set(experiments())
 
 
 def test_a_record_whose_code_has_changed_says_so(home):
