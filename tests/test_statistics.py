@@ -516,3 +516,26 @@ def test_intervals_with_images_hold_the_accuracy_on_all_images():
 def test_parts_that_say_nothing_are_refused(parts):
     with pytest.raises(ValueError, match="parts"):
         mean_interval([0.1, 0.2], parts=parts)
+
+
+# The bootstrap interval of a mean
+
+
+def test_the_bootstrap_of_a_mean_is_that_of_scipy():
+    values = np.random.default_rng(1).exponential(size=40)
+    interval = statistics.bootstrap_mean(values)
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=0)
+    assert interval.mean == pytest.approx(values.mean())
+    assert interval.low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert interval.high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+    assert interval.n == 40
+    assert statistics.bootstrap_mean(values) == interval
+    narrow = statistics.bootstrap_mean(values, confidence=0.5)
+    assert interval.low < narrow.low < narrow.high < interval.high
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("values", [[0.5], [], [0.5, math.nan], ["a", "b"]])
+def test_the_bootstrap_of_no_mean_is_refused(values):
+    with pytest.raises((TypeError, ValueError), match="values"):
+        statistics.bootstrap_mean(values)

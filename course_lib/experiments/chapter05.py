@@ -263,15 +263,19 @@ def outcomes(results: Results, **arm: Any) -> pd.DataFrame:
     return frame.groupby("candidate").mean(numeric_only=True)
 
 
-def regret(scores: Sequence[float], outcomes: Sequence[float]) -> float:
+Numbers = Sequence[float] | np.ndarray | pd.Series
+"""One number for each candidate, [n]."""
+
+
+def regret(scores: Numbers, outcomes: Numbers) -> float:
     """Compute what a search gives away: the best outcome minus that of the candidate with the highest score."""
     return float(max(outcomes) - outcomes[int(np.argmax(scores))])
 
 
 def regret_by_pool(
-    regret: Callable[[Sequence[float], Sequence[float]], float],
-    scores: Sequence[float] | None,
-    outcomes: Sequence[float],
+    regret: Callable[[Numbers, Numbers], float],
+    scores: Numbers | None,
+    outcomes: Numbers,
     sizes: Sequence[int] = POOLS,
     draws: int = 2000,
 ) -> list[float]:

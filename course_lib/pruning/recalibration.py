@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from course_lib.validation import check_model
 
 _BatchNorm = nn.modules.batchnorm._BatchNorm
-_Batch = Float[Tensor, "N *rest"] | Sequence[Tensor]  # images, or images and labels
+_Batch = Float[Tensor, "_ ..."] | Sequence[Tensor]  # images, or images and labels; each batch of its own size
 
 
 @torch.no_grad()
