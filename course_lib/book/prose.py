@@ -93,6 +93,8 @@ def faults(text: str, figures: Mapping[str, str]) -> list[str]:
             found.append("<!--published: --> names no source")
         elif mark["kind"] == "=" and (name := _name(mark)) not in figures:
             among = [other for other in figures if ("." in other) == ("." in name)]
+            number = name.rpartition(".")[0]
+            among = [other for other in among if other.rpartition(".")[0] == number] or among
             found.append(f"{begin}: {unknown_name(name, 'figure', among)}")
         elif mark["kind"] == "=" and figures[name] != mark["text"]:
             found.append(

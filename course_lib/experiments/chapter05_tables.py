@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from course_lib import checkpoints, cost, statistics
+from course_lib import statistics
 from course_lib.experiments import chapter05
 from course_lib.statistics import Interval
 
-__all__ = ["agreement", "course_networks", "exchange", "leads", "orders", "panels", "prose"]
+__all__ = ["agreement", "exchange", "leads", "orders", "panels", "prose"]
 
 SCORES = ("plain", "adaptive")
 EXCHANGE = {
@@ -117,21 +116,4 @@ def prose(
         **{f"regret_{name}": (values[-1], ".1f", "points") for name, values in given.items()},
         "r_plain_50": (mild["plain"].corr(mild["tuned"]), ".2f"),
         "r_plain_50_without": (chapter05.leave_one_out(mild, "plain")[1], ".2f"),
-    }
-
-
-def course_networks(example: Any) -> dict[str, tuple[float, float]]:
-    """The networks of chapter 00 that are trained on the glyphs: {name: (MACs, test accuracy)}."""
-    names = {
-        "MLP": "glyphs-mlp",
-        "VGG": "glyphs-vgg",
-        "narrow VGG": "glyphs-vgg-narrow",
-        "MobileNet": "glyphs-mobilenet",
-    }
-    return {
-        name: (
-            float(cost.macs(checkpoints.load(checkpoint), example)),
-            float(np.round(checkpoints.info(checkpoint)["metrics"]["test_accuracy"], 4)),
-        )
-        for name, checkpoint in names.items()
     }
