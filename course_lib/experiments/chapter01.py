@@ -1,8 +1,6 @@
 """Chapter 01: what a teacher adds, by labels, temperature, regularization, form of the loss and size of the student."""
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -10,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_lib import checkpoints, data, distillation, models, training
+from course_lib import checkpoints, distillation, models
 from course_lib.data import Dataset, to_float
+from course_lib.experiments.common import cut, glyphs, judged
 from course_lib.experiments.experiment import Experiment, Run, Scale
 
 __all__ = [
@@ -148,19 +147,6 @@ class Shared(NamedTuple):
     scale: Scale
 
 
-@functools.cache
-def glyphs() -> Dataset:
-    """Read the glyphs once in each process."""
-    return data.load_dataset("glyphs")
-
-
-def cut(dataset: Dataset, scale: Scale) -> Dataset:
-    """Take as much of each split as the scale says."""
-    return replace(
-        dataset, **{part: scale.cut(getattr(dataset, part)) for part in ("train", "validation", "test")}
-    )
-
-
 def shifted(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Make all shifts of uint8 images by up to two pixels: [25 N, C, H, W], and their labels.
 
@@ -205,17 +191,6 @@ def student_of(run: Run) -> nn.Module:
     return nn.Sequential(
         network.conv1, network.relu, network.flatten, nn.Dropout(run["dropout"]), network.fc1
     )
-
-
-def judged(student: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Accuracy on validation images, to choose with, and on test images, whole and in 20 parts, to report."""
-    right = (training.predict(student, dataset.test.images).argmax(1) == dataset.test.labels).double()
-    parts = [part.mean().item() for part in right.chunk(20)]
-    return {
-        "validation": training.evaluate(student, dataset.validation),
-        "test": right.mean().item(),
-        "test_parts": [round(part, 6) for part in parts],
-    }
 
 
 def measure(run: Run, shared: Shared, method: Callable[..., nn.Module]) -> dict[str, Any]:

@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from course_lib import checkpoints, cost, data, training
-from course_lib.data import Dataset, Split, to_float
+from course_lib import checkpoints, cost, training
+from course_lib.data import Dataset, to_float
+from course_lib.experiments.common import cut, drawn, example_of, glyphs
 from course_lib.experiments.experiment import FULL, Experiment, Run, Scale
 from course_lib.experiments.results import Results
 from course_lib.jobs import run_parallel
@@ -76,31 +77,12 @@ def recalibrate(network, batches):
 # What a search does with it
 
 
-@functools.cache
-def glyphs() -> Dataset:
-    """Read the glyphs once in each process."""
-    return data.load_dataset("glyphs")
-
-
-def cut(dataset: Dataset, scale: Scale) -> Dataset:
-    """Take as much of each split as the scale says."""
-    return replace(
-        dataset, **{part: scale.cut(getattr(dataset, part)) for part in ("train", "validation", "test")}
-    )
-
-
 def draw(
     network: nn.Module, channels: Any, budget: float, count: int, seed: int = 0, max_ratio: float = MAX_RATIO
 ) -> list[Strategy]:
     """Draw random strategies that leave the budget of MACs, to half a point."""
     span = (budget - 0.005, budget + 0.005)
     return sample_strategies(network, channels, count=count, mac_range=span, max_ratio=max_ratio, seed=seed)
-
-
-def drawn(split: Split, count: int, seed: int = 0) -> Split:
-    """Draw `count` images of a split at random, or take all if it has fewer."""
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(split)))
-    return split.subset(order[:count])
 
 
 def pruned(network: nn.Module, channels: Any, ratios: Any) -> nn.Module:
@@ -172,11 +154,6 @@ class Shared(NamedTuple):
 def followed(networks: dict[Any, nn.Module], dataset: Dataset) -> dict[Any, Channels]:
     """Follow the channels of each network."""
     return {key: follow(network, example_of(dataset)) for key, network in networks.items()}
-
-
-def example_of(dataset: Dataset) -> Tensor:
-    """One image, to follow the channels with."""
-    return to_float(dataset.test.images[:1])
 
 
 def few(count: int, scale: Scale) -> int:

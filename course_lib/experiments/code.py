@@ -49,7 +49,7 @@ def digest(*functions: Callable[..., Any]) -> str:
     """Compute a digest of functions and of all that they use from the experiments: functions, classes, constants.
 
     What they use from the laboratory itself (`Experiment`, `records`) and from the rest of the library belongs to the
-    commit of a record, not to this digest.
+    commit of a record, not to this digest. Nor does the module in which a thing stands: it may be moved.
 
     Args:
         functions: of modules in `course_lib.experiments`, or of a test.
@@ -61,24 +61,25 @@ def digest(*functions: Callable[..., Any]) -> str:
         >>> len(digest(same)), digest(same) == digest(same), digest(same) == digest(normal)
         (16, True, False)
     """
-    parts: dict[str, str] = {}
+    seen: set[str] = set()
+    parts: set[str] = set()
     waiting: list[Any] = list(functions)
     while waiting:
         thing = waiting.pop()
         thing = inspect.unwrap(thing)
         key = f"{thing.__module__}.{thing.__qualname__}"
-        if key in parts:
+        if key in seen:
             continue
-        parts[key] = normal(thing)
+        seen.add(key)
+        parts.add(f"{thing.__qualname__} {normal(thing)}")
         for name, value in _used(thing):
             if (inspect.isfunction(value) or inspect.isclass(value)) and _is_ours(value, thing):
                 waiting.append(value)
             elif hasattr(value, "__wrapped__") and _is_ours(value.__wrapped__, thing):  # functools.cache
                 waiting.append(value.__wrapped__)
             elif _is_constant(value):
-                parts[f"{thing.__module__}.{name}"] = repr(value)
-    text = "\n".join(f"{key} {parts[key]}" for key in sorted(parts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+                parts.add(f"{name} {value!r}")
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()[:16]
 
 
 def _used(thing: Any) -> list[tuple[str, Any]]:
