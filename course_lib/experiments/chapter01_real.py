@@ -165,7 +165,7 @@ MNIST = Experiment(
     live=(),
     seed="the whole chain: the teacher, the student's initial weights and the order of its images",
     dataset="MNIST",
-    minutes=30,
+    minutes=90,
 )
 """The article's student alone, with its loss and with the right one, at four rates; and 200 labels with a teacher."""
 
