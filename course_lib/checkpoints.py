@@ -145,8 +145,8 @@ def info(name: str) -> dict[str, Any]:
     _check_name(name)
     path = folder() / f"{name}.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError) as error:  # absent, no JSON, no UTF-8, or no mapping
+        return dict(json.loads(files.read_verified(path)))
+    except (OSError, TypeError, ValueError) as error:  # absent, damaged, no JSON, or no mapping
         raise CheckpointError(f"{path} cannot be read ({error}). {_remedy(name)}") from error
 
 
@@ -282,11 +282,7 @@ def save(
     }
     record_path = folder() / f"{name}.json"
     # Neither takes its name before both are written: weights without their record would count as damaged.
-    with files.atomic_path(path) as new_weights, files.atomic_path(record_path) as new_record:
-        new_weights.write_bytes(content)
-        new_record.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    files.record_checksum(path)
-    files.record_checksum(record_path)
+    files.write_verified({path: content, record_path: (json.dumps(record, indent=2) + "\n").encode()})
     return path
 
 

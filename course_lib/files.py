@@ -4,12 +4,17 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What the operating system says when there is no room, or no working disk, for the rest of a file."""
+_SUMS = "SHA256SUMS"
+_PATIENCE = 60.0  # seconds that one writer waits for another
 
 
 def root() -> Path:
@@ -127,19 +132,123 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
+class DamagedFile(ValueError):
+    """A file under data/ is not what data/SHA256SUMS records; the message names it and what to do."""
+
+
 def checksums() -> dict[str, str]:
-    """Read the digests that data/SHA256SUMS records: {path relative to data/: digest}; {} if there is no such file."""
-    listing = root() / "data" / "SHA256SUMS"
-    if not listing.exists():
-        return {}
-    lines = listing.read_text(encoding="utf-8").splitlines()
-    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    """Read the digests that data/SHA256SUMS records: {path relative to data/: digest}; {} if there is no such file.
+
+    Raises:
+        DamagedFile: a line has another form than that of `sha256sum`.
+    """
+    return {name: digest for digest, name in _listed()}
+
+
+def read_verified(path: Path, remedy: str = "") -> bytes:
+    """Read a file under data/ and compare it with its digest in data/SHA256SUMS.
+
+    Args:
+        path: of the file.
+        remedy: a command that makes it again, named beside the one that restores it.
+
+    Raises:
+        OSError: it cannot be read.
+        DamagedFile: its digest is another one, or is not listed.
+    """
+    content, name = Path(path).read_bytes(), _name(path)
+    digests = [digest for digest, listed in _listed() if listed == name]
+    found = hashlib.sha256(content).hexdigest()
+    if found in digests:
+        return content
+    fault = (
+        f"its sha256 is {found}, data/{_SUMS} records {digests[-1]}"
+        if digests
+        else f"data/{_SUMS} has no line for it"
+    )
+    again = f", or make it again: {remedy}" if remedy else ""
+    raise DamagedFile(
+        f"{path} is not as recorded: {fault}. Restore it: git checkout -- data/{name} data/{_SUMS}{again}."
+    )
+
+
+def write_verified(contents: Mapping[Path, bytes]) -> None:
+    """Write files under data/ together with their digests in data/SHA256SUMS.
+
+    Two writers wait for each other. While files are replaced, the list holds their old and their new digests, so that
+    a kill at any moment leaves each file with a digest that is listed.
+
+    Args:
+        contents: {path: what it will hold}.
+
+    Raises:
+        OSError: as `atomic_path`; or another process has been writing for more than a minute.
+        DamagedFile: a line of data/SHA256SUMS has another form than that of `sha256sum`.
+    """
+    new = {(hashlib.sha256(content).hexdigest(), _name(path)) for path, content in contents.items()}
+    with _locked():
+        old = set(_listed())
+        with contextlib.ExitStack() as stack:
+            for path, content in contents.items():
+                stack.enter_context(atomic_path(path)).write_bytes(content)
+            _list(old | new)
+        names = {name for _, name in new}
+        _list({line for line in old if line[1] not in names} | new)
 
 
 def record_checksum(path: Path) -> None:
-    """Enter the digest of a file under data/ into data/SHA256SUMS (in the form that `sha256sum -c` reads)."""
-    folder = root() / "data"
-    recorded = checksums() | {Path(path).resolve().relative_to(folder).as_posix(): sha256(path)}
-    write_text(
-        folder / "SHA256SUMS", "".join(f"{digest}  {name}\n" for name, digest in sorted(recorded.items()))
-    )
+    """Enter the digest of a file under data/ into data/SHA256SUMS (in the form that `sha256sum -c` reads).
+
+    Raises:
+        OSError, DamagedFile: as `write_verified`.
+    """
+    with _locked():
+        name = _name(path)
+        _list({line for line in _listed() if line[1] != name} | {(sha256(path), name)})
+
+
+def _name(path: Path) -> str:
+    """Name a file as data/SHA256SUMS does: relative to data/, with slashes."""
+    return Path(path).resolve().relative_to(root() / "data").as_posix()
+
+
+def _listed() -> list[tuple[str, str]]:
+    """Read (digest, name) of each line of data/SHA256SUMS."""
+    listing = root() / "data" / _SUMS
+    if not listing.exists():
+        return []
+    lines = listing.read_bytes().decode("utf-8", errors="replace").splitlines()
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        match = re.fullmatch(r"([0-9a-f]{64}) [ *](.+)", line)
+        if match is None:
+            raise DamagedFile(
+                f"line {number} of {listing} is damaged: {line[:80]!r} is no sha256, two spaces and a name. Restore "
+                f"it: git checkout -- data/{_SUMS}"
+            )
+        found.append((match[1], match[2]))
+    return found
+
+
+def _list(lines: Iterable[tuple[str, str]]) -> None:
+    by_name = sorted(lines, key=lambda line: line[::-1])
+    write_text(root() / "data" / _SUMS, "".join(f"{digest}  {name}\n" for digest, name in by_name))
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process at a time change data/SHA256SUMS; a killed one holds nothing."""
+    lock = FileLock(root() / "data" / f".{_SUMS}.lock")
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout as error:
+        raise OSError(
+            errno.ETIMEDOUT,
+            f"another process has been writing into {root() / 'data'} for {_PATIENCE:g} s; wait for it",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

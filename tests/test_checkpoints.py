@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -203,6 +204,15 @@ def no_text(path):
     path.write_bytes(b"\xff\xfe" + path.read_bytes())
 
 
+def another_digit(path):
+    """JSON as before, and a number that nobody measured."""
+    text = path.read_text()
+    path.write_text(
+        re.sub(r"(accuracy\": 0\.)(\d)", lambda found: found[1] + str((int(found[2]) + 1) % 10), text)
+    )
+    assert path.read_text() != text
+
+
 def a_number(path):
     path.write_text("3")
 
@@ -216,6 +226,7 @@ DAMAGES = [
     ("record", empty),
     ("record", no_text),
     ("record", a_number),
+    ("record", another_digit),
     ("record", lambda path: path.unlink()),
 ]
 
@@ -236,7 +247,7 @@ def test_what_is_no_safetensors_file_is_said_so_even_where_the_digest_agrees(sav
     weights, record = saved
     weights.write_bytes(b"these are not weights")
     content = json.loads(record.read_text()) | {"sha256": files.sha256(weights)}
-    record.write_text(json.dumps(content))
+    files.write_verified({record: json.dumps(content).encode()})
     with pytest.raises(
         CheckpointError, match=r"tiny\.safetensors is not a safetensors file.*`course train tiny`"
     ):
@@ -259,7 +270,7 @@ def test_what_is_no_safetensors_file_is_said_so_even_where_the_digest_agrees(sav
 )
 def test_a_record_of_another_network_is_damage_too(saved, architecture):
     content = json.loads(saved[1].read_text()) | {"architecture": architecture}
-    saved[1].write_text(json.dumps(content))
+    files.write_verified({saved[1]: json.dumps(content).encode()})
     with pytest.raises(
         CheckpointError, match=r"(?s)tiny\.json does not describe .*tiny\.safetensors.*`course train tiny`"
     ):

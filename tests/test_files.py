@@ -2,16 +2,21 @@
 
 import errno
 import os
+import random
 import resource
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
+import time
 import urllib.error
 from pathlib import Path
 from unittest import mock
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import HealthCheck, given, settings
 
 from course_lib import files
 
@@ -122,6 +127,98 @@ def test_recorded_digests_have_the_form_that_sha256sum_checks(home):
     assert (home / "data" / "SHA256SUMS").read_text() == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad  abc\n"
     )
+
+
+# Verified
+
+
+@pytest.fixture
+def kept(home):
+    """A file that is recorded with its digest."""
+    path = home / "data" / "results" / "a.json"
+    files.write_verified({path: b'{"test": 0.89}'})
+    return path
+
+
+def test_a_file_that_is_as_recorded_is_read(kept):
+    assert files.read_verified(kept) == b'{"test": 0.89}'
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(st.binary(max_size=40))
+def test_any_other_content_is_refused(kept, content):
+    kept.write_bytes(content)
+    if content == b'{"test": 0.89}':
+        assert files.read_verified(kept) == content
+    else:
+        with pytest.raises(files.DamagedFile, match=r"a\.json is not as recorded: its sha256 is") as caught:
+            files.read_verified(kept, "course train a")
+        remedy = "git checkout -- data/results/a.json data/SHA256SUMS, or make it again: course train a."
+        assert str(caught.value).endswith(remedy)
+
+
+def test_a_file_without_a_line_is_refused(kept):
+    (kept.parent / "b.json").write_text("{}")
+    with pytest.raises(
+        files.DamagedFile, match=r"b\.json is not as recorded: data/SHA256SUMS has no line for it"
+    ):
+        files.read_verified(kept.parent / "b.json")
+
+
+@pytest.mark.parametrize(
+    "line", ["abc", "0" * 63 + "  a", "0" * 64, "0" * 64 + " a", "g" * 64 + "  a", "\xff"]
+)
+def test_a_damaged_list_is_named_with_its_line(kept, line):
+    listing = kept.parent.parent / "SHA256SUMS"
+    listing.write_bytes(listing.read_bytes() + line.encode("latin-1") + b"\n")
+    with pytest.raises(
+        files.DamagedFile, match=r"line 2 of .*SHA256SUMS is damaged.*git checkout -- data/SHA256SUMS"
+    ):
+        files.read_verified(kept)
+
+
+WRITES = """
+import sys, pathlib
+from course_lib import files
+folder, name, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+print("ready", flush=True)
+for number in range(count):
+    files.write_verified({folder / f"{name}-{number % 10}": f"{name} {number}".encode() * 1000})
+"""
+
+
+def writer(home, name, count):
+    call = [sys.executable, "-c", WRITES, home / "data" / "results", name, str(count)]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_two_writers_lose_no_line(home):
+    writers = [writer(home, name, 30) for name in ("a", "b")]
+    assert [process.wait(60) for process in writers] == [0, 0]
+    assert len(files.checksums()) == 20
+    for path in (home / "data" / "results").glob("[ab]-*"):
+        files.read_verified(path)
+
+
+def test_whenever_a_writer_is_killed_each_file_has_a_digest_that_is_listed(home):
+    delays = random.Random(0)
+    for _ in range(8):
+        process = writer(home, "a", 10_000)
+        time.sleep(delays.uniform(0.0, 0.1))
+        process.kill()
+        process.wait()
+        for path in (home / "data" / "results").glob("a-*"):
+            files.read_verified(path)
+    files.write_verified({home / "data" / "results" / "a-0": b"after"})  # no lock is left behind
+    assert files.read_verified(home / "data" / "results" / "a-0") == b"after"
+
+
+def test_a_second_writer_waits_and_says_so_in_the_end(home, monkeypatch):
+    monkeypatch.setattr(files, "_PATIENCE", 0.05)
+    with files._locked(), pytest.raises(OSError, match="another process has been writing into"):
+        files.write_verified({home / "data" / "a": b""})
 
 
 # Whole or not at all

@@ -45,6 +45,16 @@ _Assignments = Annotated[
 _INTERRUPTED = 130
 
 
+def _folder(text: str) -> Path:
+    """Read a folder as typed."""
+    if not text.strip():
+        raise typer.BadParameter("it is empty; name a folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~nobody
+        raise typer.BadParameter(f"{text!r}: {error}") from error
+
+
 def _clean(command: Callable[..., Any]) -> Callable[..., Any]:
     """What a person can mend ends the command with one message on stderr: status 2, or 1 for data and disk."""
 
@@ -52,6 +62,8 @@ def _clean(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **options: Any) -> Any:
         try:
             return command(*args, **options)
+        except BrokenPipeError:
+            raise  # the reader of the output has gone, as `head` does; click ends quietly
         except OSError as error:
             _fail(error.strerror if error.strerror and not error.filename else str(error), 2)
         except (ValueError, RuntimeError) as error:
@@ -102,9 +114,12 @@ def run(
     profile: _Profile = "fast",
     assignments: _Assignments = None,
     seed: Annotated[
-        int | None, typer.Option(min=0, help="Parameter `seed`, in the chapters that have it.")
+        int | None, typer.Option(min=0, max=2**63 - 1, help="Parameter `seed`, in the chapters that have it.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the executed notebooks. [build/course]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_folder, metavar="DIR", help="Folder of the executed notebooks. [build/course]"),
+    ] = None,
     jobs: Annotated[
         int, typer.Option(min=1, help="Chapters to run side by side; latencies then suffer.")
     ] = 1,
@@ -156,7 +171,10 @@ def run_seeds(
     seeds: Annotated[str, typer.Option(help="Such as 0-9 or 0,3,5-7.")],
     profile: _Profile = "fast",
     assignments: _Assignments = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the results. [build/sweep/CHAPTER]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_folder, metavar="DIR", help="Folder of the results. [build/sweep/CHAPTER]"),
+    ] = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="To start on this machine; by default one a core.")
     ] = None,
@@ -309,7 +327,9 @@ def show_progress() -> None:
 @app.command()
 @_clean
 def release(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=_folder, metavar="DIR", help="To write; it must be new or empty.")
+    ],
     chapters: _Chapters = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
@@ -323,7 +343,9 @@ def release(
 @app.command()
 @_clean
 def slides(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="To write; it must be new or empty.")],
+    folder: Annotated[
+        Path, typer.Argument(parser=_folder, metavar="DIR", help="To write; it must be new or empty.")
+    ],
     chapters: _Chapters = None,
     force: Annotated[bool, typer.Option("--force", help="Write over what is in DIR.")] = False,
 ) -> None:
@@ -338,7 +360,10 @@ def slides(
 @_clean
 def grade(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="One folder for each student, with the notebooks in it.")
+        Path,
+        typer.Argument(
+            parser=_folder, metavar="DIR", help="One folder for each student, with the notebooks in it."
+        ),
     ],
     chapters: Annotated[
         list[str] | None,
@@ -346,7 +371,9 @@ def grade(
             metavar="[CHAPTER]...", help="Those to grade; by default those that somebody handed in."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the grades. [DIR-grades]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(parser=_folder, metavar="DIR", help="Folder of the grades. [DIR-grades]")
+    ] = None,
     timeout: Annotated[int, typer.Option(min=1, help="Seconds that one cell may take.")] = 30,
     memory: Annotated[
         int, typer.Option(min=1280, help="MB that one submission may take; PyTorch alone takes 1000.")

@@ -1,4 +1,4 @@
-"""Folders that a command writes: outside the checkout, and complete or not at all."""
+"""Folders that a command writes: outside the checkout, complete or not at all, and by one command at a time."""
 
 import contextlib
 import shutil
@@ -6,9 +6,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from course_lib import files
 from course_lib.book import CourseError
 
+LOCK = ".lock"
+_claimed: list[FileLock] = []  # a lock that nobody refers to is given back
 _OWN = ("course_lib", "data", "notebooks", "tests", ".git")
 
 
@@ -56,3 +60,24 @@ def fresh(out: Path, *, force: bool = False) -> Iterator[Path]:
             shutil.copytree(made, out, dirs_exist_ok=True)
         else:
             made.rename(out)
+
+
+def claim(out: Path) -> None:
+    """Claim a folder for this process until it ends, however it ends; it may claim a folder of its own again.
+
+    Args:
+        out: made if there is none.
+
+    Raises:
+        CourseError: another process has claimed it.
+        OSError: the folder cannot be written to.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / LOCK, is_singleton=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise CourseError(
+            f"another command is writing into {out}. Wait until it has ended, or choose another folder with --out"
+        ) from error
+    _claimed.append(lock)

@@ -118,21 +118,14 @@ def _glyphs_file() -> Path:
 
 
 def _verify_glyphs() -> None:
-    path, listing = _glyphs_file(), files.root() / "data" / "SHA256SUMS"
-    remedy = (
-        f"Bring it back with `git checkout -- data/{path.name} data/{listing.name}` in {files.root()}, or draw it "
-        "again with `python -m course_lib.data.glyphs --write`."
-    )
-    if not path.is_file():
-        raise DatasetError(f"{path} is absent. {remedy}")
-    recorded = files.checksums().get(path.name)
-    if recorded is None:
-        raise DatasetError(f"{listing} has no line for {path.name}. {remedy}")
-    if (found := files.sha256(path)) != recorded:
-        raise DatasetError(
-            f"{path} is truncated or corrupted: {path.stat().st_size:,} bytes with SHA-256 {found}, {listing.name} "
-            f"records {recorded}. {remedy}"
-        )
+    path, again = _glyphs_file(), "python -m course_lib.data.glyphs --write"
+    try:
+        files.read_verified(path, again)
+    except FileNotFoundError as error:
+        remedy = f"Bring it back with `git checkout -- data/{path.name}`, or draw it again with `{again}`."
+        raise DatasetError(f"{path} is absent. {remedy}") from error
+    except files.DamagedFile as error:
+        raise DatasetError(str(error)) from error
 
 
 def _read_glyphs() -> Dataset:

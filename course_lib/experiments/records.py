@@ -73,8 +73,7 @@ def save(
             "strings: call .item() on tensors, and look at the run that gave NaN."
         ) from error
     path = files.root() / "data" / "results" / f"{name}.json"
-    files.write_text(path, text)
-    files.record_checksum(path)
+    files.write_verified({path: text.encode()})
     return path
 
 
@@ -100,8 +99,7 @@ def keep(record: Mapping[str, Any]) -> Path:
     head = json.dumps({key: value for key, value in record.items() if key != "runs"}, indent=1)
     text = head[:-2] + ',\n "runs": [\n  ' + ",\n  ".join(lines) + "\n ]\n}\n"
     path = files.root() / "data" / "results" / f"{name}.json"
-    files.write_text(path, text)
-    files.record_checksum(path)
+    files.write_verified({path: text.encode()})
     return path
 
 
@@ -121,12 +119,21 @@ def load(name: str) -> dict[str, Any]:
 
     Raises:
         KeyError: there is no such record; the message lists the nearest ones.
+        DamagedFile: it is not as data/SHA256SUMS records it, or is no JSON.
     """
     folder = files.root() / "data" / "results"
     path = folder / f"{name}.json"
     if not path.exists():
         raise KeyError(unknown_name(name, "record", sorted(file.stem for file in folder.glob("*.json"))))
-    return json.loads(path.read_text(encoding="utf-8"))
+    again = f"python -m course_lib.experiments {name}"
+    try:
+        return json.loads(files.read_verified(path, again))
+    except files.DamagedFile:
+        raise
+    except ValueError as error:  # written so, and listed
+        raise files.DamagedFile(
+            f"{path} is no JSON ({error}). Restore it, or make it again: {again}"
+        ) from error
 
 
 def on_real_data(

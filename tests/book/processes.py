@@ -3,6 +3,8 @@
 import os
 import time
 
+from course_lib.book import folders
+
 PATIENCE = 600  # seconds; a loaded machine is slow, not wrong
 
 
@@ -11,6 +13,11 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)
+
+
+def held(folder):
+    """The names of what a command has left in a folder, its lock aside."""
+    return sorted(path.name for path in folder.iterdir() if path.name != folders.LOCK)
 
 
 def alive(pid):

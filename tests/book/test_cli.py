@@ -1,5 +1,6 @@
 """The command line itself: what it imports, what it says, how it ends."""
 
+import signal
 import subprocess
 import sys
 
@@ -84,3 +85,27 @@ def test_the_command_to_go_on_with_repeats_every_setting():
     assert command == (
         "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 --resume"
     )
+
+
+@pytest.mark.parametrize("command", [("run", "00"), ("sweep", "00", "--seeds", "0-1")])
+@pytest.mark.parametrize(
+    ("out", "said"), [("", "it is empty"), ("~nobody-of-this-name/x", "~nobody-of-this-name")]
+)
+def test_a_folder_that_cannot_be_meant_is_refused_at_once(book, command, out, said):
+    book.add("00-first")
+    ended = book.course(*command, "--out", out)
+    assert ended.status == 2
+    assert "Invalid value for '--out'" in ended.err
+    assert said in ended.err
+    assert not (book.root / "build").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="needs a POSIX system")
+def test_a_reader_that_goes_away_is_no_error(book):
+    for number in range(30):
+        book.add(f"{number:02}-a", parameters="\n".join(f"parameter_{n} = {n}" for n in range(200)))
+    command = book.start("list")
+    command.stdout.readline()
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    command.wait()

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files
-from course_lib.book import CourseError, exercises, notebooks
+from course_lib.book import CourseError, exercises, folders, notebooks
 from course_lib.book.classroom import feedback, handout, marking, sandbox, submissions
 from course_lib.book.classroom.marking import Settings, Work
 from course_lib.book.classroom.submissions import Submission
@@ -111,8 +111,9 @@ def plan(
         "chapters": {chapter.name: _described(chapter) for chapter in chapters},
         "submissions": {},
     }
-    old = load(out)
-    if old is None and out.is_dir() and any(out.iterdir()) and not force:
+    folders.claim(out)
+    old, held = load(out), {entry.name for entry in out.iterdir()} - {folders.LOCK}
+    if old is None and held and not force:
         raise CourseError(
             f"{out} exists and holds no grades. Choose another folder with --out, or write there: --force"
         )

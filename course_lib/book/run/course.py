@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files
-from course_lib.book import CourseError, notebooks, prose
+from course_lib.book import CourseError, folders, notebooks, prose
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import profiles, quiet, runner, show, state
 from course_lib.book.run.runner import Failure, Outcome, Task
@@ -42,10 +42,12 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         words: chapters and studies as typed (see `notebooks.select`).
         settings: `profile`, `seed` and `set` as typed.
         out: the folder of the executed notebooks.
-        resume: keep the chapters that an earlier run with these settings has finished there.
+        resume: do not run again what an earlier run with these settings has finished there. Chapters that are not
+            asked for stay in run.json in any case, if its settings are these.
 
     Raises:
-        CourseError: an unknown name, settings that differ from the run to resume, an unfit folder, a full disk.
+        CourseError: an unknown name, settings that differ from the run to resume, an unfit folder or one that another
+            command is writing into, a full disk.
         OSError: the folder cannot be written to.
     """
     book = notebooks.book()
@@ -58,19 +60,36 @@ def plan(words: Sequence[str], settings: dict[str, Any], out: Path, *, resume: b
         assignments=profiles.parse_assignments(settings["set"]),
     )
     out = folder_for(out)
-    kept, notes = {}, []
-    if resume and (old := state.load(out)) is None:
+    folders.claim(out)
+    old, notes, done = _earlier(out, settings, resume=resume), [], {}
+    if resume and old is None:
         notes = [f"there is no earlier run in {out}; everything is run"]
     elif resume:
-        state.check_settings(old["settings"], settings, out)
         done, notes = state.finished(old, selected, parameters, out)
         notes = [f"{len(done)} of {len(selected)} chapters are finished already", *notes]
-        others = set(old["chapters"]) - {chapter.name for chapter in selected}
-        kept = {name: old["chapters"][name] for name in others} | done
+    others = set(old["chapters"] if old else ()) - {chapter.name for chapter in selected}
+    kept = {name: old["chapters"][name] for name in sorted(others)} | done
     first = {"settings": settings, "chapters": kept}
     state.save(out, first)
     require_space(out)
     return Plan(selected, parameters, out, first, notes)
+
+
+def _earlier(out: Path, settings: dict[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    """Read the state of an earlier run with these settings; None if there is none.
+
+    Raises:
+        CourseError: it is to be resumed, and is damaged or has other settings.
+    """
+    try:
+        old = state.load(out)
+    except CourseError:
+        if resume:
+            raise
+        return None
+    if old is not None and resume:
+        state.check_settings(old["settings"], settings, out)
+    return old if old is not None and old["settings"] == settings else None
 
 
 def folder_for(out: Path) -> Path:

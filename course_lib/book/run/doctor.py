@@ -119,28 +119,35 @@ def _machine() -> Iterator[Finding]:
 
 def _data() -> Iterator[Finding]:
     folder = files.root() / "data"
-    sums = folder / "SHA256SUMS"
-    if not sums.is_file():
-        yield Finding("data/SHA256SUMS", "missing", "absent", "git checkout -- data/SHA256SUMS")
-        return
+    if not (listed := files.checksums()):
+        yield Finding(
+            "data/SHA256SUMS", "missing", "absent, or lists nothing", "git checkout -- data/SHA256SUMS"
+        )
+    present = (
+        path.relative_to(folder).as_posix()
+        for part in ("*.npz", "checkpoints/*", "results/*")
+        for path in folder.glob(part)
+    )
     intact = 0
-    for line in filter(str.strip, sums.read_text(encoding="utf-8").splitlines()):
-        digest, name = line.split(maxsplit=1)
-        path = folder / name.strip().removeprefix("*")
-        if path.is_file() and files.sha256(path) == digest:
+    for name in sorted({*listed, *present} if listed else ()):
+        try:
+            files.read_verified(folder / name)
             intact += 1
-        else:
-            fault = "damaged" if path.is_file() else "absent"
-            yield Finding(f"data/{path.relative_to(folder).as_posix()}", "missing", fault, _data_remedy(path))
-    yield Finding("data/SHA256SUMS", "ok", f"{intact} files are as recorded")
+        except (OSError, files.DamagedFile) as error:
+            fault = "absent" if isinstance(error, FileNotFoundError) else _short(error).split(". Restore")[0]
+            yield Finding(f"data/{name}", "missing", fault.removeprefix(f"{folder}/"), _data_remedy(name))
+    if listed:
+        yield Finding("data/SHA256SUMS", "ok", f"{intact} files are as recorded")
 
 
-def _data_remedy(path: Path) -> str:
-    if path.parent.name == "checkpoints":
-        return f"course train {path.stem}"
-    if path.name == "glyphs.npz":
-        return "git checkout -- data/glyphs.npz, or draw it again: python -m course_lib.data.glyphs --write"
-    return f"git checkout -- data/{path.name}"
+def _data_remedy(name: str) -> str:
+    """The command that brings a file of data/ back, and the one that makes it again."""
+    path = Path(name)
+    again = {
+        "checkpoints": f"course train {path.stem}",
+        "results": f"python -m course_lib.experiments {path.stem}",
+    }.get(path.parent.name, "python -m course_lib.data.glyphs --write")
+    return f"git checkout -- data/{name} data/SHA256SUMS, or make it again: {again}"
 
 
 def _checkpoints() -> Iterator[Finding]:

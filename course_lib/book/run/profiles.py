@@ -17,10 +17,16 @@ from course_lib.book.notebooks import Chapter, select
 __all__ = ["load", "names", "parse_assignments", "resolve", "spread"]
 
 _FAST = "fast"
+_LARGEST = 2**63 - 1  # what PyTorch takes for a seed
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, except that 1e-3 is a number, as in Python, and a key given twice is an error."""
+    """YAML 1.1, except that 1e-3 is a number, as in Python, and that a key given twice or an alias is an error."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):  # with it a list could hold itself
+            raise yaml.YAMLError("an alias such as *a is not accepted; write the value out")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -76,7 +82,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         name = name.strip()
-        if not equals or not name:
+        if not equals or not name.strip(".") == name or not name:
             raise CourseError(
                 f"--set {assignment}: write name=value, such as --set seeds=3 or --set 01.seeds=3"
             )
@@ -169,6 +175,8 @@ def _parse(text: str, where: str) -> Any:
 def _check_value(value: Any, where: str) -> Any:
     if isinstance(value, list):
         return [_check_value(item, where) for item in value]
+    if isinstance(value, (int, float)) and not -_LARGEST <= value <= _LARGEST:  # NaN is neither
+        raise CourseError(f"{where}: {value} is not accepted; numbers go from -2**63 + 1 to 2**63 - 1")
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise CourseError(

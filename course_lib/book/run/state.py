@@ -13,6 +13,7 @@ from course_lib.book.notebooks import Chapter
 __all__ = ["NAME", "check_settings", "differences", "finished", "library_sha256", "load", "save"]
 
 NAME = "run.json"
+_TOLD = {"source_sha256", "parameters", "seconds", "figures", "failure"}
 
 
 def load(folder: Path) -> dict[str, Any] | None:
@@ -28,6 +29,9 @@ def load(folder: Path) -> dict[str, Any] | None:
         state = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(state["settings"], dict) or not isinstance(state["chapters"], dict):
             raise ValueError("settings and chapters must be objects")
+        for name, record in state["chapters"].items():
+            if not isinstance(record, dict) or not record.keys() >= _TOLD:
+                raise ValueError(f"what is said of {name} is not what a run writes")
     except (ValueError, KeyError, TypeError) as error:
         raise CourseError(f"{path} is damaged ({error}). Leave out --resume to run afresh") from error
     return state

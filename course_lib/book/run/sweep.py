@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from course_lib import files, jobs
-from course_lib.book import CourseError, notebooks
+from course_lib.book import CourseError, folders, notebooks
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
@@ -80,7 +80,8 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
 
     Raises:
         CourseError: a name is unknown, the seed is set too, the chapter has no parameter `seed` or would write into
-            data/, the folder holds a sweep with another configuration, or the disk is full.
+            data/, the folder holds a sweep with another configuration or another command is writing into it, or the
+            disk is full.
         OSError: the folder cannot be written to.
     """
     book = notebooks.book()
@@ -107,6 +108,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
                 f"once, with course run {chapter.number} --set {name}={value}; sweep with --set {name}={other}"
             )
     out = course.folder_for(out or files.root() / "build" / "sweep" / chapter.name.replace("/", "-"))
+    folders.claim(out)
     configuration = {"chapter": chapter.name, "parameters": whole, "source_sha256": chapter.source_sha256}
     configuration = json.loads(json.dumps(configuration))  # as it will be read again
     record = {

@@ -1,5 +1,6 @@
-"""The file of a search's results: a line with the search's fingerprint, then a line a candidate."""
+"""The file of a search's results: a line with the search's fingerprint, then a line a candidate, each with a digest."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -43,10 +44,10 @@ class _Record:
         remedy = "Give another path, or delete the file to judge everything again."
         for number, text in enumerate(lines, start=1):
             try:
-                line = json.loads(text)
+                line = _checked(json.loads(text))
                 if number > 1:
                     self.known[_key(line["ratios"])] = _Judged(float(line["score"]), float(line["seconds"]))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"line {number} of {self.path} is damaged ({error!r}). {remedy}") from error
             if number == 1 and line != head:
                 raise ValueError(
@@ -56,7 +57,19 @@ class _Record:
 
 
 def _line(content: dict) -> bytes:
-    return json.dumps(content).encode() + b"\n"
+    return json.dumps(content | {"sha256": _digest(content)}).encode() + b"\n"
+
+
+def _checked(line: dict) -> dict:
+    """Return a line without its digest; ValueError if the digest is another: a changed digit still is a number."""
+    content = {key: value for key, value in line.items() if key != "sha256"}
+    if line.get("sha256") != _digest(content):
+        raise ValueError("its sha256 is not that of its content")
+    return content
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _key(ratios: dict[str, float]) -> str:

@@ -17,7 +17,7 @@ import pytest
 from course_lib.book import CourseError, cli, notebooks
 from course_lib.book.classroom import grading, handout, marking, sandbox, submissions
 from tests.book.conftest import Book, marks
-from tests.book.processes import PATIENCE, wait_for
+from tests.book.processes import PATIENCE, held, wait_for
 
 pytestmark = pytest.mark.bad_input
 
@@ -294,7 +294,11 @@ def test_what_boxes_leave_open_is_said(graded):
 
 def test_nothing_of_the_run_is_left_in_the_way(graded):
     students, _, out, _ = graded
-    assert sorted(path.name for path in out.iterdir()) == ["feedback", "grades.csv", "grades.json"]
+    assert held(out) == [
+        "feedback",
+        "grades.csv",
+        "grades.json",
+    ]
     kept = json.loads((out / "grades.json").read_text())
     assert kept["settings"] == {"timeout": 8, "memory": MEMORY}
     assert not list(students.folder.rglob("*.part"))

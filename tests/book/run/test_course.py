@@ -16,7 +16,7 @@ import pytest
 from course_lib import files
 from course_lib.book import notebooks
 from course_lib.book.run import runner, state
-from tests.book.processes import alive, wait_for
+from tests.book.processes import alive, held, wait_for
 
 pytestmark = pytest.mark.bad_input
 
@@ -72,7 +72,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     for name in ("00-good", "01-bad", "02-next"):
         assert f"{name}: " in ended.out[: ended.out.index("┏")]
 
-    assert sorted(path.name for path in book.out.iterdir()) == [
+    assert held(book.out) == [
         "00-good.ipynb",
         "01-bad.ipynb",
         "02-next.ipynb",
@@ -184,7 +184,10 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
     assert "1 of 3 chapters have passed and are kept" in err
     assert "course run --profile fast --seed 4 --resume" in err
     wait_for(lambda: not alive(kernel))
-    assert sorted(path.name for path in book.out.iterdir()) == ["00-quick.ipynb", "run.json"]
+    assert held(book.out) == [
+        "00-quick.ipynb",
+        "run.json",
+    ]
     assert list(book.state()["chapters"]) == ["00-quick"]
 
     refused = book.course("run", "--seed", "5", "--resume")
@@ -224,12 +227,41 @@ def test_resume_runs_again_what_failed_and_what_was_changed_and_nothing_else(boo
 def test_resume_without_an_earlier_run_says_so_and_a_damaged_state_is_refused(book):
     book.add("00-a", "pass")
     assert "there is no earlier run" in book.course("run", "--resume").out
-    for text in ("{", "[]", '{"settings": {}}', '{"settings": {}, "chapters": []}'):
+    damages = ("{", "[]", '{"settings": {}}', '{"settings": {}, "chapters": []}')
+    for text in (
+        *damages,
+        '{"settings": {}, "chapters": {"00-a": 5}}',
+        '{"settings": {}, "chapters": {"00-a": {}}}',
+    ):
         (book.out / "run.json").write_text(text)
         ended = book.course("run", "--resume")
         assert ended.status == 2
         assert "run.json is damaged" in ended.err
         assert (book.out / "run.json").read_text() == text
+
+
+def test_a_folder_keeps_what_was_run_there_with_the_same_settings(book):
+    book.add("00-a")
+    book.add("01-b")
+    book.course("run")
+    assert (book.course("run", "00").status, list(book.state()["chapters"])) == (0, ["01-b", "00-a"])
+    book.course("run", "01", "--set", "seed=3")
+    assert list(book.state()["chapters"]) == ["01-b"]  # those of other settings say nothing about these
+
+
+def test_one_command_at_a_time_writes_into_a_folder_and_a_killed_one_holds_nothing(book):
+    book.add("00-a", book.counting("00-a"), "import time\ntime.sleep(600)")
+    book.add("01-b")
+    first = book.start("run", "00")
+    wait_for(lambda: book.times("00-a"))
+    for words in (("run", "01"), ("run", "01", "--resume")):
+        refused = book.course(*words)
+        assert refused.status == 2
+        assert f"another command is writing into {book.out}. Wait" in refused.err
+    assert "00-a" not in book.state()["chapters"]
+    first.kill()
+    first.wait()
+    assert book.course("run", "01").status == 0
 
 
 def test_finished_says_why_a_chapter_is_run_again(book):
@@ -326,7 +358,10 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_whole(book, monkeyp
     assert "No space left on device" in ended.err
     assert "1 of 3 chapters have passed and are kept" in ended.err
     assert "Traceback" not in ended.err
-    assert sorted(path.name for path in book.out.iterdir()) == ["00-a.ipynb", "run.json"]
+    assert held(book.out) == [
+        "00-a.ipynb",
+        "run.json",
+    ]
     assert list(json.loads((book.out / "run.json").read_text())["chapters"]) == ["00-a"]
     assert book.times("c") == 0
 

@@ -66,14 +66,51 @@ def test_every_fault_is_named_with_the_command_that_mends_it(whole, monkeypatch)
     ended = whole.course("doctor")
     assert ended.status == 1
     for line in (
-        "data/glyphs.npz (missing): git checkout -- data/glyphs.npz",
-        "data/checkpoints/net.safetensors (missing): course train net",
+        "data/glyphs.npz (missing): git checkout -- data/glyphs.npz data/SHA256SUMS",
+        "data/checkpoints/net.safetensors (missing): git checkout -- data/checkpoints/net.safetensors data/SHA256SUMS, "
+        "or make it again: course train net",
         "checkpoint net (missing): course train net",
         "notebooks (missing): git checkout -- notebooks",
         "build folder (missing): or name another: course run --out DIR",
         "5 things to mend",
     ):
         assert line in ended.out
+
+
+def of_data(whole, text=None):
+    """The findings about the files under data/, with another list of digests or the one that is there."""
+    sums = whole.root / "data" / "SHA256SUMS"
+    if text is not None:
+        sums.write_text(text(sums.read_text()))
+    return [(finding.what, finding.state) for finding in doctor._guarded(doctor._data)]
+
+
+WEIGHTS = "data/checkpoints/net.safetensors"
+LIST = "data/SHA256SUMS"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (lambda lines: lines, [(LIST, "ok")]),
+        (lambda lines: "", [(LIST, "missing")]),
+        (lambda lines: lines[:30], [("data", "missing")]),  # cut within a digest
+        (lambda lines: lines.splitlines()[0] + "\n", [(WEIGHTS, "missing"), (LIST, "ok")]),  # a line is gone
+        (lambda lines: lines.replace("  checkpoints", "0  checkpoints"), [("data", "missing")]),
+        (
+            lambda lines: "f" * 64 + lines[64:],
+            [("data/glyphs.npz", "missing"), (LIST, "ok")],
+        ),  # another digest
+    ],
+)
+def test_a_damaged_list_of_digests_is_a_finding_of_its_own(whole, text, found):
+    assert of_data(whole, text) == found
+
+
+def test_a_file_that_nobody_recorded_is_found(whole):
+    (whole.root / "data" / "results").mkdir()
+    (whole.root / "data" / "results" / "99-mine.json").write_text("{}")
+    assert of_data(whole) == [("data/results/99-mine.json", "missing"), (LIST, "ok")]
 
 
 def test_a_part_that_breaks_is_a_finding_and_the_others_go_on(whole, monkeypatch):

@@ -1,5 +1,6 @@
 """Profiles, --seed and --set: what reaches which chapter, and every refusal."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,20 @@ def test_a_profile_that_is_not_flat_yaml_is_refused(tmp_path, text, message):
     (tmp_path / "wrong.yaml").write_text(text)
     with pytest.raises(CourseError, match=message):
         profiles.load("wrong", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("widths=&a [*a]", "an alias such as *a is not accepted"),
+        ("rate=.nan", "nan is not accepted; numbers go from"),
+        ("rate=-.inf", "-inf is not accepted"),
+        ("seed=12345678901234567890123", "12345678901234567890123 is not accepted"),
+        ("seeds=[1, .nan]", "nan is not accepted"),
+        (".seeds=1", "write name=value"),
+        ("01.=1", "write name=value"),
+    ],
+)
+def test_a_value_that_no_chapter_can_use_is_refused_before_anything_runs(assignment, said):
+    with pytest.raises(CourseError, match=re.escape(said)):
+        profiles.parse_assignments([assignment])

@@ -25,7 +25,7 @@ from course_lib.book.run.seeds import format_seeds, parse_seeds
 from course_lib.experiments import records
 from course_lib.statistics import Interval, mean_interval
 from tests.book.clusters import cluster_in_place
-from tests.book.processes import PATIENCE, alive, wait_for
+from tests.book.processes import PATIENCE, alive, held, wait_for
 
 pytestmark = pytest.mark.bad_input
 
@@ -420,7 +420,10 @@ def test_an_interrupted_sweep_ends_its_workers_and_kernels_and_keeps_what_is_fin
     assert "interrupted; 1 of 2 seeds are kept in" in err
     for pid in map(int, pids.read_text().split()):
         wait_for(lambda pid=pid: not alive(pid))
-    assert sorted(path.name for path in folder.iterdir()) == ["seed-0.ipynb", "sweep.json"]
+    assert held(folder) == [
+        "seed-0.ipynb",
+        "sweep.json",
+    ]
     assert list(record(book)["runs"]) == ["0"]
 
 
