@@ -42,7 +42,9 @@ WITHOUT_EXAMPLE = {
         "course_lib.experiments.records.repeat",
         "course_lib.experiments.records.save",
         "course_lib.files.checksums",
+        "course_lib.files.read_verified",
         "course_lib.files.record_checksum",
+        "course_lib.files.write_verified",
         "course_lib.files.root",
     ),
     "needs a folder of images": (

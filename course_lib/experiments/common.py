@@ -17,30 +17,58 @@ __all__ = ["cut", "drawn", "example_of", "glyphs", "judged"]
 
 @functools.cache
 def glyphs() -> Dataset:
-    """Read the glyphs once in each process."""
+    """Read the glyphs once in each process.
+
+    Example:
+        >>> len(glyphs().train), glyphs() is glyphs()
+        (10000, True)
+    """
     return data.load_dataset("glyphs")
 
 
 def cut(dataset: Dataset, scale: Scale) -> Dataset:
-    """Take as much of each split as the scale says."""
+    """Take as much of each split as the scale says.
+
+    Example:
+        >>> len(cut(glyphs(), Scale(images=64)).test)
+        64
+    """
     return replace(
         dataset, **{part: scale.cut(getattr(dataset, part)) for part in ("train", "validation", "test")}
     )
 
 
 def drawn(split: Split, count: int, seed: int = 0) -> Split:
-    """Draw `count` images of a split at random, or take all if it has fewer."""
+    """Draw `count` images of a split at random, or take all if it has fewer.
+
+    Example:
+        >>> len(drawn(glyphs().validation, 500)), len(drawn(glyphs().validation, 5000))
+        (500, 2000)
+    """
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(split)))
     return split.subset(order[:count])
 
 
 def example_of(dataset: Dataset) -> Tensor:
-    """One image, to follow the channels with."""
+    """One image, to follow the channels with.
+
+    Example:
+        >>> example_of(glyphs()).shape
+        torch.Size([1, 1, 16, 16])
+    """
     return to_float(dataset.test.images[:1])
 
 
 def judged(student: nn.Module, dataset: Dataset) -> dict[str, Any]:
-    """Accuracy on validation images, to choose with, and on test images, whole and in 20 parts, to report."""
+    """Accuracy on validation images, to choose with, and on test images, whole and in 20 parts, to report.
+
+    Example:
+        >>> always_first = nn.Sequential(nn.Flatten(), nn.Linear(256, 10))
+        >>> _ = nn.init.zeros_(always_first[1].weight), nn.init.zeros_(always_first[1].bias)
+        >>> found = judged(always_first, glyphs())
+        >>> round(found["test"], 3), len(found["test_parts"])
+        (0.1, 20)
+    """
     right = (training.predict(student, dataset.test.images).argmax(1) == dataset.test.labels).double()
     parts = [part.mean().item() for part in right.chunk(20)]
     return {
