@@ -1,9 +1,11 @@
 """Image folders: PATH/{train,test}/<class>/*, with an optional PATH/validation/<class>/*."""
 
 import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -72,7 +74,8 @@ def listing(path: Path) -> _Listing:
 
     Raises:
         DatasetError: train or test is absent or empty, a class is empty, the splits do not have the same classes,
-            train holds a single image and there is no validation folder, or a re-encoded set is not whole.
+            train holds a single image and there is no validation folder, or a re-encoded set is not whole; a link leads
+            nowhere or in a circle; something among the images is no file.
     """
     splits = [
         split for split in ("train", "validation", "test") if split != "validation" or (path / split).is_dir()
@@ -82,7 +85,7 @@ def listing(path: Path) -> _Listing:
     for split in splits:
         if not (path / split).is_dir():
             raise DatasetError(f"{path} holds no folder {split!r}. {_LAYOUT}")
-        found = tuple(entry.name for entry in _entries(path / split) if entry.is_dir())
+        found = tuple(entry.name for entry in _entries(path / split) if _status(entry).is_dir)
         if not found:
             raise DatasetError(f"{path / split} holds no class folders. {_LAYOUT}")
         classes = classes or found
@@ -100,10 +103,12 @@ def listing(path: Path) -> _Listing:
                     f"{path / split / name} holds no images. Fill it, or remove the class from every split."
                 )
             for entry in entries:
-                status = entry.stat()
+                status = _status(entry)
+                if not status.is_file:
+                    raise DatasetError(f"{entry.path} is no file: a folder, a pipe or a device. Remove it.")
                 paths.append(entry.path)
                 labels.append(label)
-                stamps.append((status.st_size, status.st_mtime_ns))
+                stamps.append(status.stamp)
         counts.append(len(paths) - before)
     if counts[0] == 1 and "validation" not in splits:
         raise DatasetError(
@@ -167,21 +172,43 @@ def _entries(folder: Path) -> list[os.DirEntry]:
         )
 
 
+class _Status(NamedTuple):
+    is_dir: bool
+    is_file: bool
+    stamp: tuple[int, int]  # size and time of change
+
+
+def _status(entry: os.DirEntry) -> _Status:
+    """Look up what an entry is, links followed; to open a pipe would wait for ever."""
+    try:
+        found = entry.stat()
+    except OSError as error:  # a link that leads nowhere or in a circle, or a file that went away
+        raise DatasetError(
+            f"{entry.path} cannot be read ({error.strerror}). Mend the link, or remove it."
+        ) from error
+    return _Status(
+        stat.S_ISDIR(found.st_mode), stat.S_ISREG(found.st_mode), (found.st_size, found.st_mtime_ns)
+    )
+
+
 def _names(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
 def _decoded(path: str):
-    """Decode an image; it is to be used as a context."""
-    from PIL import Image
+    """Decode an image, upright; it is to be used as a context."""
+    from PIL import ExifTags, Image, ImageOps
 
     try:
         image = Image.open(path)
+        depth = f"{image.mode} {image.tile[0][3] if image.tile else ''}"  # Pillow cuts RGB of 16 bits without a word
         image.load()
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # a camera was held on its side
+            image = ImageOps.exif_transpose(image)
     except Exception as error:  # a damaged file can raise nearly anything
         raise DatasetError(f"{path} cannot be read as an image ({error}). Replace or remove it.") from error
-    if image.mode.startswith(_DEEP):
+    if image.mode.startswith(_DEEP) or ";16" in depth:
         raise DatasetError(
-            f"{path} has more than 8 bits a channel (mode {image.mode}). Convert it to 8 bits."
+            f"{path} has more than 8 bits a channel (mode {depth.strip()}). Convert it to 8 bits."
         )
     return image

@@ -1,4 +1,6 @@
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -191,15 +193,11 @@ def test_the_first_image_of_another_size_is_named_with_both_sizes(pictures):
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize("damage", ["truncated", "text", "empty", "folder"])
+@pytest.mark.parametrize("damage", ["truncated", "text", "empty"])
 def test_an_image_that_cannot_be_read_is_named(pictures, damage):
     path = pictures / "train" / "right" / "15.png"
     whole = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    else:
-        path.write_bytes({"truncated": whole[: len(whole) - 25], "text": b"no image", "empty": b""}[damage])
+    path.write_bytes({"truncated": whole[: len(whole) - 25], "text": b"no image", "empty": b""}[damage])
     with pytest.raises(
         DatasetError, match=r"right.15\.png cannot be read as an image \(.+\)\. Replace or remove it"
     ):
@@ -214,6 +212,59 @@ def test_sixteen_bits_are_refused_rather_than_clipped(pictures):
 
 
 @pytest.mark.bad_input
+def deep_png(path):
+    """A PNG of 16 bits a channel in colour, which Pillow reads as one of 8 bits without a word."""
+    rows = b"".join(b"\0" + bytes(range(36)) for _ in range(4))  # 6 pixels of 3 channels of 2 bytes
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", 6, 4, 16, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    ]
+    parts = [
+        struct.pack(">I", len(c)) + kind + c + struct.pack(">I", zlib.crc32(kind + c)) for kind, c in chunks
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.bad_input
+def test_sixteen_bits_in_colour_are_refused_too(pictures):
+    deep_png(pictures / "test" / "left" / "0.png")
+    with pytest.raises(DatasetError, match=r"0\.png has more than 8 bits a channel \(mode RGB RGB;16B\)"):
+        load(pictures)
+
+
+def test_a_photograph_of_a_camera_on_its_side_is_turned_upright(tmp_path):
+    pixels = np.arange(24, dtype=np.uint8).reshape(6, 4)
+    for part in ("train", "validation", "test"):
+        place = tmp_path / "pictures" / part / "a"
+        place.mkdir(parents=True)
+        exif = Image.Exif()
+        exif[0x0112] = 6  # the camera was turned to the left: the picture wants a quarter turn to the right
+        Image.fromarray(pixels).save(place / "0.png", exif=exif)
+    found = load(tmp_path / "pictures").test.images[0, 0].numpy()
+    assert np.array_equal(found, np.rot90(pixels, -1))
+
+
+@pytest.mark.bad_input
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, r"0x\.png is no file"),
+        (os.mkdir, r"0x\.png is no file"),
+        (lambda path: os.symlink("nowhere", path), r"0x\.png cannot be read \(No such file or directory\)"),
+        (
+            lambda path: os.symlink("0x.png", path),
+            r"0x\.png cannot be read \(Too many levels of symbolic links\)",
+        ),
+    ],
+)
+def test_what_is_no_file_is_named_and_waits_for_nobody(pictures, make, said):
+    make(pictures / "train" / "left" / "0x.png")
+    with pytest.raises(DatasetError, match=said):
+        load(pictures)
+
+
 def test_the_classes_of_all_splits_must_agree(pictures):
     paint(pictures / "test" / "middle" / "0.png")
     (pictures / "test" / "right").rename(pictures / "test" / "wrong")
