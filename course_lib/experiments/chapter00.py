@@ -22,6 +22,7 @@ __all__ = [
     "WIDTHS",
     "chain_peak",
     "chain_sizes",
+    "conv_macs",
     "kept_for_training",
     "layer_costs",
     "memory_over_time",
@@ -35,13 +36,14 @@ __all__ = [
 
 
 def layer_costs(model, example):
-    """Parameters and MACs of each convolution and linear layer, counted during one forward pass."""
+    """Parameters, MACs and output values of each convolution and linear layer, in one forward pass."""
     rows = []
 
     def note(layer, inputs, output):
         parameters = sum(p.numel() for p in layer.parameters())
-        macs = output.numel() * layer.weight[0].numel()  # values that come out x weights that make one
-        rows.append({"layer": type(layer).__name__, "parameters": parameters, "macs": macs})
+        values = output.numel()
+        macs = values * layer.weight[0].numel()  # values that come out x weights that make one
+        rows.append({"layer": type(layer).__name__, "parameters": parameters, "macs": macs, "values": values})
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
@@ -52,16 +54,16 @@ def layer_costs(model, example):
     return rows
 
 
-def time_in_turns(networks, example, *, rounds=15, calls=10):
-    """Seconds of one call of each network, an entry for each round."""
-    seconds = {name: [] for name in networks}
+def time_in_turns(cases, *, rounds=15, calls=10):
+    """Seconds of one call for each of {name: (network, example)}, an entry for each round."""
+    seconds = {name: [] for name in cases}
     with torch.inference_mode():  # no gradients
-        for network in networks.values():
+        for network, example in cases.values():
             network.eval()  # dropout off, batch norm left alone
             for _ in range(calls):
                 network(example)  # warm-up, not counted
         for _ in range(rounds):
-            for name, network in networks.items():  # in turns: a busy moment falls on all of them
+            for name, (network, example) in cases.items():  # in turns: a busy moment falls on all of them
                 start = time.perf_counter()
                 for _ in range(calls):
                     network(example)
@@ -175,6 +177,29 @@ def chain_sizes(side: int, base: int = 32) -> list[int]:
             channels = width
             sizes += [channels * pixels] * 2
     return [*sizes, channels, 10]
+
+
+# What the exercises ask for, where they are not written yet
+
+
+def conv_macs(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    height: int,
+    width: int,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> int:
+    """Multiply-accumulates of a convolution on one image, as the library counts them.
+
+    Example:
+        >>> conv_macs(1, 2, 3, 4, 4, padding=1)
+        288
+    """
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, device="meta")
+    return cost.macs(layer, torch.zeros(1, in_channels, height, width, device="meta"))
 
 
 def chain_peak(sizes: Sequence[int], shortcut: tuple[int, int] | None = None) -> int:
