@@ -198,8 +198,8 @@ def conv_macs(
         >>> conv_macs(1, 2, 3, 4, 4, padding=1)
         288
     """
-    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups, device="meta")
-    return cost.macs(layer, torch.zeros(1, in_channels, height, width, device="meta"))
+    layer = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, groups=groups)
+    return cost.macs(layer, torch.zeros(1, in_channels, height, width))
 
 
 def chain_peak(sizes: Sequence[int], shortcut: tuple[int, int] | None = None) -> int:

@@ -245,11 +245,11 @@ def activations_against_weights(
     """
     figure = Figure(figsize=(7.2, 3.8))
     axis = figure.subplots()
-    from_the_top = sorted(
-        series.items(), key=lambda item: -item[1][1][0]
-    )  # so the legend is in the order of the lines
-    for (name, (batches, ratios)), marker in zip(from_the_top, "osD^vPX" * 9, strict=False):
-        axis.plot(batches, ratios, marker=marker, markersize=5, linewidth=1.5, label=name)
+    # Colours in the order given, so that they can agree with other figures; the legend in the order of the lines.
+    looks = dict(zip(series, zip(COLOURS * 9, "osD^vPX" * 9, strict=False), strict=False))
+    for name, (batches, ratios) in sorted(series.items(), key=lambda item: -item[1][1][0]):
+        colour, marker = looks[name]
+        axis.plot(batches, ratios, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
     axis.axhline(1, color="black", linestyle="--", linewidth=1.2, label="equal")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
