@@ -1,5 +1,7 @@
 """Chapter 00: what a network costs, counted and timed by hand, and what accuracy its width buys."""
 
+import copy
+import io
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -22,6 +24,7 @@ __all__ = [
     "WIDTHS",
     "chain_peak",
     "chain_sizes",
+    "checkpoint_bytes",
     "conv_macs",
     "kept_for_training",
     "layer_costs",
@@ -29,6 +32,7 @@ __all__ = [
     "ratios",
     "time_in_turns",
     "vgg_widths",
+    "with_zeros",
 ]
 
 
@@ -177,6 +181,34 @@ def chain_sizes(side: int, base: int = 32) -> list[int]:
             channels = width
             sizes += [channels * pixels] * 2
     return [*sizes, channels, 10]
+
+
+# Variants of a network, and what gets called its size
+
+
+def with_zeros(network: nn.Module, share: float) -> nn.Module:
+    """A copy in which so many of the weights, the smallest of all layers together, are zero; biases and norms stay.
+
+    Example:
+        >>> with_zeros(nn.Linear(10, 4), 0.5).weight.count_nonzero()
+        tensor(20)
+    """
+    pruned = copy.deepcopy(network)
+    weights = [parameter.data for parameter in pruned.parameters() if parameter.ndim > 1]
+    threshold = torch.cat([weight.abs().flatten() for weight in weights]).quantile(share)
+    for weight in weights:
+        weight *= weight.abs() >= threshold
+    return pruned
+
+
+def checkpoint_bytes(network: nn.Module, example: Tensor) -> int:
+    """Bytes of a file to go on training from: weights and the state of Adam, which holds two numbers for each."""
+    trained, buffer = copy.deepcopy(network).train(), io.BytesIO()
+    optimizer = torch.optim.Adam(trained.parameters())
+    trained(example).sum().backward()
+    optimizer.step()
+    torch.save({"model": trained.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    return buffer.tell()
 
 
 # What the exercises ask for, where they are not written yet

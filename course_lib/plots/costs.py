@@ -42,14 +42,14 @@ def accuracy_against_cost(
         axis.axvline(most, color="black", linestyle="--", linewidth=1.2, zorder=1)
         axis.annotate(
             name,
-            (most, 0.03),
+            (most, 0.5),
             xycoords=("data", "axes fraction"),
             xytext=(-4, 0),
             textcoords="offset points",
             rotation=90,
             fontsize=9,
             ha="right",
-            va="bottom",
+            va="center",
         )
     for name, (cost, accuracy) in (earlier or {}).items():
         axis.plot(cost, accuracy, "o", color="#bbbbbb", markersize=8, zorder=1)
