@@ -133,11 +133,13 @@ def _png(figure: Figure, alt: str) -> "Image":
     buffer, small = io.BytesIO(), io.BytesIO()
     with in_style():
         figure.savefig(buffer, format="png")
-    # A palette makes a notebook a third of the size. The course's colours are in it, so that none is taken for another.
+    # A palette makes a notebook a third of the size. White and the course's colours are in it as they are, so that none
+    # is taken for another.
     image = PIL.Image.open(buffer).convert("RGB")
-    found = image.quantize(64 - len(COLOURS)).getpalette()[: 3 * (64 - len(COLOURS))]
+    own = bytes.fromhex("".join(("#ffffff", *COLOURS)).replace("#", ""))
+    found = image.quantize(64 - len(own) // 3).getpalette()[: 192 - len(own)]
     palette = PIL.Image.new("P", (1, 1))
-    palette.putpalette([*found, *bytes.fromhex("".join(COLOURS).replace("#", ""))])
+    palette.putpalette([*own, *found])
     image.quantize(palette=palette, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
     return Image(data=small.getvalue(), format="png", alt=alt)
 

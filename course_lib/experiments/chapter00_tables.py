@@ -75,7 +75,7 @@ def fits(costs: Mapping[str, Cost]) -> list[dict[str, str]]:
 
 
 def _fit(size: float, most: float) -> str:
-    return "fits" if size <= most else f"{size / most:,.2g} times too large"
+    return "fits" if size <= most else f"{size / most:,.{0 if size >= 10 * most else 1}f} times too large"
 
 
 def variants(costs: Mapping[str, Cost], times: Mapping[str, float]) -> list[dict[str, str]]:

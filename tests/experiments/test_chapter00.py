@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib import checkpoints, cost
+from course_lib import checkpoints, cost, models
 from course_lib.data import Dataset, Split
 from course_lib.experiments import chapter00, chapter00_studies, chapter00_tables
 
@@ -73,8 +73,6 @@ def test_the_ratio_is_that_of_each_round_so_that_a_slow_round_does_not_count():
 @pytest.mark.parametrize("base", [4, 32])
 @pytest.mark.parametrize("side", [16, 32])
 def test_the_vgg_as_a_chain_has_the_peak_of_the_network(base, side):
-    from course_lib import models
-
     network = models.build("vgg", widths=chapter00.vgg_widths(base))
     if side != 16:
         network = network[:-2]  # the linear layer belongs to images of 16 x 16
@@ -111,7 +109,11 @@ def test_what_fits_the_device_is_said_at_the_limit():
     )
     first, second, last = chapter00_tables.fits({"at": at, "beyond": beyond})
     assert (first["1 MB of flash"], first["320 kB of memory"]) == ("fits", "fits")
-    assert (second["1 MB of flash"], second["320 kB of memory"]) == ("2 times too large", "3 times too large")
+    assert (second["1 MB of flash"], second["320 kB of memory"]) == (
+        "2.0 times too large",
+        "3.0 times too large",
+    )
+    assert last["1 MB of flash"] == "553 times too large"
     assert (last["weights"], last["activations"]) == (
         "553 MB",
         "25.7 MB",
