@@ -218,8 +218,8 @@ def costs_by_layer(layers: Sequence[str], costs: Mapping[str, Sequence[float]], 
         ValueError: a cost has another number of amounts than there are layers.
 
     Example:
-        >>> costs_by_layer(["conv", "linear"], {"MACs": [3, 1]}).axes[0].patches[0].get_height()
-        0.75
+        >>> [text.get_text() for text in costs_by_layer(["conv", "linear"], {"MACs": [3, 1]}).axes[0].texts]
+        ['75%', '25%']
     """
     figure = Figure(figsize=(7.2, 0.9 + 1.0 * len(costs)))
     rows = figure.subplots(len(costs), 1, sharex=True, squeeze=False)[:, 0]
