@@ -12,7 +12,7 @@ import pandas as pd
 import PIL.Image
 from matplotlib.figure import Figure
 
-from course_lib.plots.style import in_style
+from course_lib.plots.style import COLOURS, in_style
 from course_lib.statistics import Interval
 
 if TYPE_CHECKING:
@@ -133,9 +133,14 @@ def _png(figure: Figure, alt: str) -> "Image":
     buffer, small = io.BytesIO(), io.BytesIO()
     with in_style():
         figure.savefig(buffer, format="png")
-    # A palette keeps flat colours as they are and makes a notebook a third of the size.
-    image = PIL.Image.open(buffer).convert("RGB").quantize(64, dither=PIL.Image.Dither.NONE)
-    image.save(small, "png", optimize=True)
+    # A palette makes a notebook a third of the size. White and the course's colours are in it as they are, so that none
+    # is taken for another.
+    image = PIL.Image.open(buffer).convert("RGB")
+    own = bytes.fromhex("".join(("#ffffff", *COLOURS)).replace("#", ""))
+    found = image.quantize(64 - len(own) // 3).getpalette()[: 192 - len(own)]
+    palette = PIL.Image.new("P", (1, 1))
+    palette.putpalette([*own, *found])
+    image.quantize(palette=palette, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
     return Image(data=small.getvalue(), format="png", alt=alt)
 
 

@@ -1,13 +1,20 @@
-"""Checks of the exercises of chapter 00: conv_parameters, conv_macs, chain_peak."""
+"""Checks of the exercises of chapter 00: conv_parameters, conv_macs, chain_peak, build_network."""
 
+import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from course_lib.checks import Case, exercise, judge, passed
+import torch
+from torch import nn
+
+from course_lib import cost, data, jobs, training
+from course_lib.checks import Case, NotYet, call, exercise, expect, judge, passed
+from course_lib.training import Recipe
 
 
 @exercise(
-    again="Count one filter first: it spans in_channels // groups channels of kernel_size**2 weights. Then "
-    "times out_channels, and the biases.",
+    again="Count one filter first: how many input channels does it see, and how many weights does it have for each "
+    "of them?",
     read="Parameters and MACs",
 )
 def check_conv_parameters(function: Callable[..., int]) -> None:
@@ -78,8 +85,8 @@ def check_conv_parameters(function: Callable[..., int]) -> None:
 
 
 @exercise(
-    again="Three factors: out_channels, the output pixels (rows times columns, each by the formula with stride "
-    "and padding), and the weights of one filter.",
+    again="Begin with the rows of the output, (height + 2 * padding - kernel_size) // stride + 1; the columns follow "
+    "in the same way.",
     read="Parameters and MACs",
 )
 def check_conv_macs(function: Callable[..., int]) -> None:
@@ -186,8 +193,8 @@ def check_conv_macs(function: Callable[..., int]) -> None:
 
 
 @exercise(
-    again="For each step j from 1 on, collect the indices that are alive in a set, {j - 1, j} and perhaps i; "
-    "add up their sizes; take the largest sum, times 4.",
+    again="Go through the steps j from 1 on, and write down for each which tensors are alive: a set of indices, so "
+    "that none counts twice.",
     read="Peak activation memory",
 )
 def check_chain_peak(function: Callable[..., int]) -> None:
@@ -266,3 +273,88 @@ def check_chain_peak(function: Callable[..., int]) -> None:
     ]
     judge(function, cases, right, mistakes)
     passed("the peak is the worst step, and a shortcut makes every step under it dearer.")
+
+
+_MOST = {"parameters": 7_500, "macs": 320_000, "peak_activation_bytes": 16_384}
+_NAMES = {
+    "parameters": "parameters",
+    "macs": "MACs",
+    "peak_activation_bytes": "bytes of activations at the peak",
+}
+_TOWARDS = {
+    "parameters": "Parameters lie where channels are many: narrow the last layers.",
+    "macs": "MACs are pixels times weights: pool earlier, or narrow the layers before the pooling.",
+    "peak_activation_bytes": "The peak lies where the image is largest: narrow the first layer.",
+}
+_EPOCHS, _LEAST_ACCURACY = 3, 0.70
+"""Training that the check gives a network, and the share of validation images on which it must then be right."""
+
+
+@exercise(
+    again="Find the budget that is broken, and the layer in which that cost lies: layer_costs and cost.measure tell "
+    "before anything is trained. Then change the width of that layer alone.",
+    read="Where each cost lies",
+)
+def check_build_network(network: Any) -> None:
+    """Check an untrained network that keeps three budgets, and learns enough in three epochs.
+
+    Args:
+        network: an nn.Module for images [N, 1, 16, 16]; or a function without arguments that returns one.
+
+    Raises:
+        NotYet: a budget is broken or the network learns too little; the message says by how much.
+
+    Example:
+        >>> check_build_network(nn.Sequential(nn.Flatten(), nn.Linear(256, 32), nn.Linear(32, 10)))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The network has 8,554 parameters, 1,054 more than the 7,500 that it may have. \
+Parameters lie where channels are many: narrow the last layers.
+    """
+    if not isinstance(network, nn.Module):
+        expect(callable(network), f"This is a {type(network).__name__}; it must be a network, nn.Module.")
+        network = call(network)
+        expect(isinstance(network, nn.Module), f"A {type(network).__name__} was returned; return a network.")
+    try:
+        with torch.no_grad():
+            shape = list(copy.deepcopy(network).eval()(torch.zeros(2, 1, 16, 16)).shape)
+        counted = cost.measure(network, torch.zeros(1, 1, 16, 16))
+    except Exception as error:
+        raise NotYet(
+            f"The network cannot answer for images of shape [N, 1, 16, 16]: {type(error).__name__}: {error}"
+        ) from error
+    expect(
+        shape == [2, 10],
+        f"Two images give an output of shape {shape}; it must be [2, 10], ten logits for each.",
+    )
+    over = {name: getattr(counted, name) - most for name, most in _MOST.items()}
+    said = [
+        f"The network has {_MOST[name] + by:,} {_NAMES[name]}, {by:,} more than the {_MOST[name]:,} that it may have. "
+        f"{_TOWARDS[name]}"
+        for name, by in over.items()
+        if by > 0
+    ]
+    expect(not said, " ".join(said))
+    accuracy = jobs.on_one_thread(_trained_accuracy, copy.deepcopy(network))
+    expect(
+        accuracy >= _LEAST_ACCURACY,
+        f"It keeps all three budgets, and is right on {accuracy:.1%} of the validation images after {_EPOCHS} epochs, "
+        f"{_LEAST_ACCURACY - accuracy:.1%} short of {_LEAST_ACCURACY:.0%}. {_what_is_left(over)}",
+    )
+    passed(
+        f"your network keeps all three budgets and is right on at least {_LEAST_ACCURACY:.0%} of the validation images "
+        f"after {_EPOCHS} epochs."
+    )
+
+
+def _trained_accuracy(network: nn.Module) -> float:
+    glyphs = data.load_dataset("glyphs")
+    training.fit(network.train(), glyphs, Recipe(epochs=_EPOCHS))
+    return training.evaluate(network, glyphs.validation)
+
+
+def _what_is_left(over: dict[str, int]) -> str:
+    """Name the budget that is used least."""
+    used = {name: 1 + by / _MOST[name] for name, by in over.items()}
+    name = min(used, key=lambda one: used[one])
+    return f"Of the {_NAMES[name]} it uses {used[name]:.0%}: spend more of them, on a further layer perhaps."

@@ -5,7 +5,9 @@ from course_lib.plots.costs import (
     accuracy_against_cost,
     activations_against_weights,
     call_times,
+    costs_by_layer,
     memory_over_time,
+    time_against_macs,
 )
 from course_lib.plots.curves import heat_map, interval_lines, interval_panels, line_panels, lines
 from course_lib.plots.images import image_grid, image_with_probabilities, probability_bars
@@ -27,6 +29,7 @@ __all__ = [
     "before_and_after",
     "call_times",
     "compare_arms",
+    "costs_by_layer",
     "differences",
     "every_run",
     "granularities",
@@ -48,6 +51,7 @@ __all__ = [
     "scales_over_epochs",
     "score_scatter",
     "styled",
+    "time_against_macs",
     "weight_histograms",
     "width_bars",
 ]

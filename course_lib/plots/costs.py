@@ -1,6 +1,7 @@
 """Figures of the cost of a network: time, memory, parameters, and accuracy over cost."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +18,8 @@ def accuracy_against_cost(
     title: str = "",
     log_x: bool = True,
     earlier: Mapping[str, tuple[float, float]] | None = None,
+    curve: Sequence[tuple[float, float]] = (),
+    limits: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw networks as points, test accuracy over cost; the best lie at the top left.
 
@@ -28,9 +31,26 @@ def accuracy_against_cost(
         title: one line.
         log_x: logarithmic cost axis.
         earlier: networks of other chapters, in grey behind the points.
+        curve: (cost, accuracy) of networks of one kind, as a line behind the points, in order of their cost.
+        limits: {what a device allows: cost}, as dashed upright lines.
     """
     figure = Figure()
     axis = figure.subplots()
+    if curve:
+        axis.plot(*zip(*curve, strict=True), "-", color="#bbbbbb", marker=".", zorder=1)
+    for name, most in (limits or {}).items():
+        axis.axvline(most, color="black", linestyle="--", linewidth=1.2, zorder=1)
+        axis.annotate(
+            name,
+            (most, 0.5),
+            xycoords=("data", "axes fraction"),
+            xytext=(-4, 0),
+            textcoords="offset points",
+            rotation=90,
+            fontsize=9,
+            ha="right",
+            va="center",
+        )
     for name, (cost, accuracy) in (earlier or {}).items():
         axis.plot(cost, accuracy, "o", color="#bbbbbb", markersize=8, zorder=1)
         axis.annotate(
@@ -54,7 +74,7 @@ def accuracy_against_cost(
     if log_x:
         axis.set_xscale("log")
     axis.margins(x=0.18, y=0.15)
-    accuracies = [accuracy for _, accuracy in (*points.values(), *(earlier or {}).values())]
+    accuracies = [accuracy for _, accuracy in (*points.values(), *(earlier or {}).values(), *curve)]
     axis.yaxis.set_major_formatter(
         mpl.ticker.PercentFormatter(1, decimals=0 if np.ptp(accuracies) > 0.05 else 1)
     )
@@ -120,10 +140,103 @@ def call_times(
     axis.plot(calls, np.asarray(seconds) * 1e3, "o", color="black", markersize=4, label="one call")
     axis.plot(calls[:1], [seconds[0] * 1e3], "D", color=COLOURS[1], markersize=8, label="first call")
     axis.set_yscale("log")
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(mpl.ticker.LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
+    _plain_ticks(axis.yaxis)
     axis.set(xlabel="call", ylabel="time [ms], log scale", title=title)
     axis.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.22))
+    return figure
+
+
+@styled
+def time_against_macs(
+    points: Mapping[str, tuple[float, Sequence[float]]], *, through: str, title: str = ""
+) -> Figure:
+    """Draw the time of a call over its MACs, with the line of equal MACs a second through one network.
+
+    Chapter 00 draws it.
+
+    Args:
+        points: {network: (MACs, seconds of a call in each round)}; the median is drawn, with the quartiles as a bar.
+        through: the network that the line goes through; above it, a network does fewer MACs a second.
+        title: one line.
+
+    Raises:
+        KeyError: `through` is not among the networks.
+
+    Example:
+        >>> figure = time_against_macs({"half": (1e6, [0.001]), "whole": (4e6, [0.003])}, through="whole")
+        >>> figure.axes[0].get_xscale()
+        'log'
+    """
+    if through not in points:
+        raise KeyError(f"the network {through!r} is not among {list(points)}.")
+    figure = Figure()
+    axis = figure.subplots()
+    for (name, (macs, seconds)), marker, colour in zip(
+        points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
+    ):
+        low, middle, high = 1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))
+        axis.errorbar(
+            macs,
+            middle,
+            [[middle - low], [high - middle]],
+            fmt=marker,
+            color=colour,
+            markersize=8,
+            capsize=3,
+        )
+        axis.annotate(
+            name, (macs, middle), xytext=(0, 11), textcoords="offset points", fontsize=9, ha="center"
+        )
+    macs, seconds = points[through]
+    ends = np.array([min(m for m, _ in points.values()), max(m for m, _ in points.values())])
+    axis.plot(ends, 1e3 * np.median(seconds) * ends / macs, "--", color="black", linewidth=1.2, zorder=1)
+    axis.set(xscale="log", yscale="log", xlabel="MACs, log scale", ylabel="time [ms], log scale", title=title)
+    axis.margins(x=0.15, y=0.15)
+    _plain_ticks(axis.yaxis)
+    return figure
+
+
+def _plain_ticks(axis: Any) -> None:
+    """Numbers such as 0.5, 1 and 2 along a logarithmic axis."""
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(mpl.ticker.NullLocator())
+
+
+@styled
+def costs_by_layer(layers: Sequence[str], costs: Mapping[str, Sequence[float]], *, title: str = "") -> Figure:
+    """Draw where in a network each cost lies: a row of bars for each cost, as shares of its sum, layer by layer.
+
+    Chapter 00 draws it.
+
+    Args:
+        layers: their names, from the input on.
+        costs: {name of the cost: its amount in each layer}.
+        title: over all rows.
+
+    Raises:
+        ValueError: a cost has another number of amounts than there are layers.
+
+    Example:
+        >>> [text.get_text() for text in costs_by_layer(["conv", "linear"], {"MACs": [3, 1]}).axes[0].texts]
+        ['75%', '25%']
+    """
+    figure = Figure(figsize=(7.2, 0.9 + 1.0 * len(costs)))
+    rows = figure.subplots(len(costs), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, amounts) in zip(rows, costs.items(), strict=True):
+        if len(amounts) != len(layers):
+            raise ValueError(f"{name!r} has {len(amounts)} amounts for {len(layers)} layers.")
+        shares = np.asarray(amounts, float) / np.sum(amounts)
+        axis.bar(range(len(layers)), shares, color=COLOURS[0], alpha=0.8)
+        for place, share in enumerate(shares):
+            axis.text(place, share, f"{share:.0%}", ha="center", va="bottom", fontsize=8)
+        axis.set_title(name, fontsize=10, loc="left")
+        axis.set_ylim(0, 1.3 * shares.max())
+        axis.set_yticks([])
+        axis.grid(visible=False)
+    rows[-1].set_xticks(range(len(layers)), list(layers), fontsize=9)
+    if title:
+        figure.suptitle(title)
     return figure
 
 
@@ -141,11 +254,11 @@ def activations_against_weights(
     """
     figure = Figure(figsize=(7.2, 3.8))
     axis = figure.subplots()
-    from_the_top = sorted(
-        series.items(), key=lambda item: -item[1][1][0]
-    )  # so the legend is in the order of the lines
-    for (name, (batches, ratios)), marker in zip(from_the_top, "osD^vPX" * 9, strict=False):
-        axis.plot(batches, ratios, marker=marker, markersize=5, linewidth=1.5, label=name)
+    # Colours in the order given, so that they can agree with other figures; the legend in the order of the lines.
+    looks = dict(zip(series, zip(COLOURS * 9, "osD^vPX" * 9, strict=False), strict=False))
+    for name, (batches, ratios) in sorted(series.items(), key=lambda item: -item[1][1][0]):
+        colour, marker = looks[name]
+        axis.plot(batches, ratios, color=colour, marker=marker, markersize=5, linewidth=1.5, label=name)
     axis.axhline(1, color="black", linestyle="--", linewidth=1.2, label="equal")
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from course_lib.plots.style import styled
+from course_lib.plots.style import COLOURS, styled
 from course_lib.statistics import Interval
 
 
@@ -21,10 +21,11 @@ def lines(
     log_x: bool = False,
     log_y: bool = False,
     percent: bool = False,
+    colours: Sequence[str] | None = None,
 ) -> Figure:
     """Draw curves in one panel, each with a marker of its own so that they differ without colour.
 
-    Shared: chapters 01, 02, 04, 06 and 08 draw it.
+    Shared: chapters 00, 01, 02, 04, 06 and 08 draw it.
 
     Args:
         series: {label: (x values, y values)}.
@@ -34,11 +35,13 @@ def lines(
         log_x: logarithmic horizontal axis.
         log_y: logarithmic vertical axis.
         percent: show y in [0, 1] as percent.
+        colours: of the curves in their order, where they have to agree with another figure; the palette's unless given.
     """
     figure = Figure()
     axis = figure.subplots()
-    for (label, (x, y)), marker in zip(series.items(), "osD^vPX" * 9, strict=False):
-        axis.plot(x, y, label=label, marker=marker)
+    looks = zip(series.items(), "osD^vPX" * 9, colours or COLOURS * 9, strict=False)
+    for (label, (x, y)), marker, colour in looks:
+        axis.plot(x, y, label=label, marker=marker, color=colour)
     axis.set(xlabel=xlabel, ylabel=ylabel, title=title)
     if log_x:
         axis.set_xscale("log")
@@ -106,7 +109,7 @@ def interval_lines(
 ) -> Figure:
     """Draw curves of means with their intervals, as percent; the means are in [0, 1].
 
-    Shared: chapters 01, 02 and 04 draw it.
+    Shared: chapters 00, 01, 02 and 04 draw it.
 
     Args:
         series: {label: {x: interval}}.

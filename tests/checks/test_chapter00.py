@@ -1,12 +1,13 @@
 """Each check of chapter 00 expects what PyTorch does, and refuses typical wrong answers with a hint of its own."""
 
+import copy
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from course_lib import cost
+from course_lib import cost, models, training
 from course_lib.checks import NotYet, chapter00
 from tests.checks import solutions
 
@@ -215,3 +216,61 @@ def test_a_float_is_refused_with_the_way_to_a_whole_number(name):
 def test_what_is_no_number_is_refused(answer):
     with pytest.raises(NotYet, match="a count is a whole number"):
         chapter00.check_conv_parameters(lambda **case: answer)
+
+
+# The network to be built
+
+
+def vgg(*widths):
+    return models.build("vgg", widths=widths, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("widths", "said"),
+    [
+        ((16, 16, "M", 32), ["7,514 parameters, 14 more", "921,920 MACs, 601,920 more", "32,768 bytes"]),
+        ((4, "M", 8, "M", 16, "M", 64), ["more than the 7,500", "narrow the last layers"]),
+        ((8, 16, "M", 8, "M", 8), ["MACs, ", "pool earlier", "32,768 bytes", "narrow the first layer"]),
+    ],
+)
+def test_each_budget_that_is_broken_is_named_with_the_layers_to_look_at(widths, said):
+    with pytest.raises(NotYet) as refusal:
+        chapter00.check_build_network(vgg(*widths))
+    for words in said:
+        assert words in str(refusal.value)
+
+
+def test_a_network_that_learns_too_little_is_told_which_budget_is_left(monkeypatch):
+    monkeypatch.setattr(chapter00, "_trained_accuracy", lambda network: 0.655)
+    with pytest.raises(
+        NotYet, match=r"right on 65\.5%.* 4\.5% short of 70%. Of the parameters it uses 18%: spend more"
+    ):
+        chapter00.check_build_network(lambda: vgg(8, "M", 8, "M", 8))
+
+
+def test_the_check_trains_a_copy_of_the_network_that_it_is_given(monkeypatch):
+    given = vgg(8, 8, "M", 16, "M", 32)
+    before = copy.deepcopy(given.state_dict())
+    trained = []
+    monkeypatch.setattr(
+        training, "fit", lambda network, glyphs, recipe: trained.append((network, recipe.epochs))
+    )
+    monkeypatch.setattr(training, "evaluate", lambda network, split: 0.7)
+    chapter00.check_build_network(given)
+    assert [epochs for _, epochs in trained] == [3]
+    assert trained[0][0] is not given
+    assert all(torch.equal(value, before[name]) for name, value in given.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (3, "This is a int"),
+        (lambda: "vgg", "A str was returned"),
+        (lambda: torch.nn.Conv2d(3, 4, 3), "cannot answer for images of shape"),
+        (lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(256, 4)), r"shape \[2, 4\]"),
+    ],
+)
+def test_what_is_no_network_for_glyphs_is_refused(answer, said):
+    with pytest.raises(NotYet, match=said):
+        chapter00.check_build_network(answer)

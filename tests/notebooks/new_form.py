@@ -1,6 +1,8 @@
 """The notebooks in the new form: lessons of one main line, with their further experiments in studies."""
 
 NEW_FORM: tuple[str, ...] = (
+    "00-why-compress",
+    "studies/00-why-compress",
     "01-knowledge-distillation",
     "studies/01-knowledge-distillation",
     "05-eagleeye",

@@ -74,6 +74,10 @@ EXAMPLES = {
         {"vgg": (1e6, 0.94), "mlp": (1e5, 0.71)}, xlabel="MACs"
     ),
     "memory_over_time": lambda: plots.memory_over_time({"vgg": [1000, 5000, 2000], "mlp": [100, 200]}),
+    "time_against_macs": lambda: plots.time_against_macs(
+        {"vgg": (1e6, [0.002, 0.001, 0.003]), "mobile": (5e5, [0.004, 0.005, 0.006])}, through="vgg"
+    ),
+    "costs_by_layer": lambda: plots.costs_by_layer(["conv", "linear"], {"MACs": [3, 1], "values": [1, 1]}),
     "call_times": lambda: plots.call_times([0.02, 0.01, 0.011, 0.012], median=0.0115, low=0.0108, high=0.014),
     "activations_against_weights": lambda: plots.activations_against_weights(
         {"vgg": ([1.0, 4.0, 16.0], [0.1, 0.4, 1.6]), "mlp": ([1.0, 4.0, 16.0], [0.01, 0.02, 0.03])}
@@ -359,6 +363,67 @@ def test_the_accuracy_of_every_network_stands_over_its_cost():
     assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in axis.lines] == [(1e6, 0.94), (1e5, 0.71)]
     assert {text.get_text() for text in axis.texts} == {"vgg", "mlp"}
     assert axis.get_xscale() == "log"
+
+
+def test_a_device_s_limit_and_a_curve_of_networks_stand_behind_the_points():
+    figure = plots.accuracy_against_cost(
+        {"cut": (1e5, 0.9)}, xlabel="MACs", curve=[(1e4, 0.5), (1e6, 0.95)], limits={"flash": 2e5}
+    )
+    curve, limit, point = figure.axes[0].lines
+    assert curve.get_xydata().tolist() == [[1e4, 0.5], [1e6, 0.95]]
+    assert set(limit.get_xdata()) == {2e5}
+    assert max(curve.get_zorder(), limit.get_zorder()) < point.get_zorder()
+    assert {text.get_text() for text in figure.axes[0].texts} == {"cut", "flash"}
+
+
+def test_the_line_of_equal_macs_a_second_goes_through_its_network():
+    axis = EXAMPLES["time_against_macs"]().axes[0]
+    (dashed,) = (line for line in axis.lines if line.get_linestyle() == "--")
+    np.testing.assert_allclose(dashed.get_xydata(), [[5e5, 1.0], [1e6, 2.0]])  # milliseconds
+    medians = [container.lines[0].get_ydata()[0] for container in axis.containers]
+    assert medians == pytest.approx([2.0, 5.0])
+    with pytest.raises(KeyError, match="'resnet' is not among"):
+        plots.time_against_macs({"vgg": (1e6, [0.002])}, through="resnet")
+
+
+@pytest.mark.parametrize("name", ["call_times", "time_against_macs"])
+def test_ticks_of_times_are_plain_numbers(name):
+    figure = EXAMPLES[name]()
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    shown = [t.get_text() for t in axis.get_ticklabels() if low <= t.get_position()[1] <= high]
+    assert len(shown) >= 2
+    assert all(re.fullmatch(r"\d+(\.\d+)?", text) for text in shown)
+    assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
+
+
+def test_each_layer_has_its_share_of_a_cost():
+    first, second = EXAMPLES["costs_by_layer"]().axes
+    assert [patch.get_height() for patch in first.patches] == [0.75, 0.25]
+    assert [text.get_text() for text in second.texts] == ["50%", "50%"]
+    with pytest.raises(ValueError, match="3 amounts for 2 layers"):
+        plots.costs_by_layer(["conv", "linear"], {"MACs": [3, 1, 2]})
+
+
+def test_colours_of_curves_may_be_those_of_another_figure():
+    series = {"a": ([1, 2], [1, 2]), "b": ([1, 2], [2, 1])}
+    drawn = plots.lines(series, xlabel="x", ylabel="y", colours=[plots.COLOURS[3], "black"]).axes[0].lines
+    assert [line.get_color() for line in drawn] == [plots.COLOURS[3], "black"]
+    ratios = {"low": ([1, 2], [0.1, 0.2]), "high": ([1, 2], [1.0, 2.0])}
+    drawn = plots.activations_against_weights(ratios).axes[0].lines
+    assert [(line.get_label(), line.get_color()) for line in drawn[:2]] == [
+        ("high", plots.COLOURS[1]),  # on top in the legend, and in the colour of its place
+        ("low", plots.COLOURS[0]),
+    ]
+
+
+def test_a_shown_picture_keeps_the_colours_of_the_palette():
+    points = {name: (10**place, 0.9) for place, name in enumerate("abcdef", start=1)}
+    figure = plots.accuracy_against_cost(points, xlabel="MACs", curve=[(10, 0.5), (1e6, 0.95)])
+    png = page._png(figure, "six points and a grey line behind them").data
+    pixels = {colour for _, colour in Image.open(io.BytesIO(png)).convert("RGB").getcolors(9999)}
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in ("#ffffff", *plots.COLOURS[:6])} <= pixels
 
 
 def test_the_peak_of_the_memory_is_marked():
