@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ KEY_FIGURES = "application/vnd.course.key-figures+json"
 """MIME type under which a notebook holds the numbers of `report` and `figures`."""
 
 _SVG = "image/svg+xml"
+_NEARLY = 8  # of 255; such a difference nobody sees
 
 KeyFigure = str | float | Interval | tuple[float | Interval, str] | tuple[float | Interval, str, str]
 """A text, or a number with its format specification and its unit, as `report` takes it."""
@@ -136,10 +138,12 @@ def _png(figure: Figure, alt: str) -> "Image":
     # A palette makes a notebook a third of the size. White and the course's colours are in it as they are, so that none
     # is taken for another.
     image = PIL.Image.open(buffer).convert("RGB")
-    own = bytes.fromhex("".join(("#ffffff", *COLOURS)).replace("#", ""))
-    found = image.quantize(64 - len(own) // 3).getpalette()[: 192 - len(own)]
+    own = [tuple(bytes.fromhex(colour[1:])) for colour in ("#ffffff", *COLOURS)]
+    found = np.reshape(image.quantize(64 - len(own)).getpalette()[: 3 * (64 - len(own))], (-1, 3))
+    for colour in own:  # what is nearly one of them becomes it
+        found[np.abs(found - colour).max(axis=1) <= _NEARLY] = colour
     palette = PIL.Image.new("P", (1, 1))
-    palette.putpalette([*own, *found])
+    palette.putpalette(np.concatenate([own, found]).flatten().tolist())
     image.quantize(palette=palette, dither=PIL.Image.Dither.NONE).save(small, "png", optimize=True)
     return Image(data=small.getvalue(), format="png", alt=alt)
 

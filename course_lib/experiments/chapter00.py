@@ -2,10 +2,10 @@
 
 import copy
 import io
+import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import torch
@@ -46,20 +46,22 @@ def layer_costs(model, example):
     def note(layer, inputs, output):
         parameters = sum(p.numel() for p in layer.parameters())
         values = output.numel()
-        macs = values * layer.weight[0].numel()  # values that come out x weights that make one
+        macs = values * layer.weight[0].numel()  # weight[0]: one filter or row, which makes one value
         rows.append({"layer": type(layer).__name__, "parameters": parameters, "macs": macs, "values": values})
 
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(note) for layer in layers]
+    training = model.training
     with torch.no_grad():
-        model(example)
+        model.eval()(example)  # in train mode batch norm would learn from this image
     for hook in hooks:
         hook.remove()
+    model.train(training)
     return rows
 
 
 def time_in_turns(cases, *, rounds=15, calls=10):
-    """Seconds of one call for each of {name: (network, example)}, an entry for each round."""
+    """The median time of a call, in seconds, for each of {name: (network, example)} in each round."""
     seconds = {name: [] for name in cases}
     with torch.inference_mode():  # no gradients
         for network, example in cases.values():
@@ -68,24 +70,24 @@ def time_in_turns(cases, *, rounds=15, calls=10):
                 network(example)  # warm-up, not counted
         for _ in range(rounds):
             for name, (network, example) in cases.items():  # in turns: a busy moment falls on all of them
-                start = time.perf_counter()
+                taken = []
                 for _ in range(calls):
+                    start = time.perf_counter()
                     network(example)
-                seconds[name].append((time.perf_counter() - start) / calls)
+                    taken.append(time.perf_counter() - start)
+                seconds[name].append(statistics.median(taken))
     return seconds
 
 
-def ratios(seconds: Mapping[str, Sequence[float]], *, to: str) -> dict[str, float]:
+def ratios(seconds, to):
     """The time of each network relative to one of them: the median of what the rounds say, one by one.
 
     Example:
         >>> ratios({"a": [1.0, 2.0, 9.0], "b": [3.0, 6.0, 9.0]}, to="a")
         {'a': 1.0, 'b': 3.0}
     """
-    return {
-        name: median(own / base for own, base in zip(times, seconds[to], strict=True))
-        for name, times in seconds.items()
-    }
+    pairs = {name: zip(times, seconds[to], strict=True) for name, times in seconds.items()}
+    return {name: statistics.median(own / base for own, base in pair) for name, pair in pairs.items()}
 
 
 # Memory
@@ -186,8 +188,10 @@ def chain_sizes(side: int, base: int = 32) -> list[int]:
 # Variants of a network, and what gets called its size
 
 
-def with_zeros(network: nn.Module, share: float) -> nn.Module:
+def with_zeros(network: nn.Module, share: float, *, at_random: bool = False) -> nn.Module:
     """A copy in which so many of the weights, the smallest of all layers together, are zero; biases and norms stay.
+
+    As a control the weights that become zero can be drawn at random.
 
     Example:
         >>> with_zeros(nn.Linear(10, 4), 0.5).weight.count_nonzero()
@@ -195,9 +199,11 @@ def with_zeros(network: nn.Module, share: float) -> nn.Module:
     """
     pruned = copy.deepcopy(network)
     weights = [parameter.data for parameter in pruned.parameters() if parameter.ndim > 1]
-    threshold = torch.cat([weight.abs().flatten() for weight in weights]).quantile(share)
-    for weight in weights:
-        weight *= weight.abs() >= threshold
+    generator = torch.Generator().manual_seed(0)
+    ranks = [torch.rand(w.shape, generator=generator) if at_random else w.abs() for w in weights]
+    threshold = torch.cat([rank.flatten() for rank in ranks]).quantile(share)
+    for weight, rank in zip(weights, ranks, strict=True):
+        weight *= rank >= threshold
     return pruned
 
 

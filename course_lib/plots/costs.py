@@ -152,10 +152,13 @@ def time_against_macs(
 ) -> Figure:
     """Draw the time of a call over its MACs, with the line of equal MACs a second through one network.
 
+    Times are relative to that network, round by round, so that a busy moment falls on both.
+
     Chapter 00 draws it.
 
     Args:
-        points: {network: (MACs, seconds of a call in each round)}; the median is drawn, with the quartiles as a bar.
+        points: {network: (MACs, seconds of a call in each round)}; the median of the ratios is drawn, with a bar from
+            the lower to the upper quartile.
         through: the network that the line goes through; above it, a network does fewer MACs a second.
         title: one line.
 
@@ -171,10 +174,11 @@ def time_against_macs(
         raise KeyError(f"the network {through!r} is not among {list(points)}.")
     figure = Figure()
     axis = figure.subplots()
+    of_all, of_base = points[through]
     for (name, (macs, seconds)), marker, colour in zip(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
     ):
-        low, middle, high = 1e3 * np.quantile(seconds, (0.25, 0.5, 0.75))
+        low, middle, high = np.quantile(np.divide(seconds, of_base), (0.25, 0.5, 0.75))
         axis.errorbar(
             macs,
             middle,
@@ -187,10 +191,10 @@ def time_against_macs(
         axis.annotate(
             name, (macs, middle), xytext=(0, 11), textcoords="offset points", fontsize=9, ha="center"
         )
-    macs, seconds = points[through]
     ends = np.array([min(m for m, _ in points.values()), max(m for m, _ in points.values())])
-    axis.plot(ends, 1e3 * np.median(seconds) * ends / macs, "--", color="black", linewidth=1.2, zorder=1)
-    axis.set(xscale="log", yscale="log", xlabel="MACs, log scale", ylabel="time [ms], log scale", title=title)
+    axis.plot(ends, ends / of_all, "--", color="black", linewidth=1.2, zorder=1)
+    axis.set(xscale="log", yscale="log", xlabel="MACs, log scale", title=title)
+    axis.set_ylabel(f"time relative to {through}, log scale")
     axis.margins(x=0.15, y=0.15)
     _plain_ticks(axis.yaxis)
     return figure

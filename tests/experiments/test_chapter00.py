@@ -23,6 +23,14 @@ def test_layers_add_up_to_what_the_library_counts(name):
     assert not any(layer._forward_hooks for layer in network.modules())
 
 
+def test_counting_changes_nothing_in_a_network_that_is_being_trained():
+    network = models.build("vgg", widths=(4, "M", 8), seed=0)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    chapter00.layer_costs(network, IMAGE)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_highest_point_of_the_memory_is_the_peak_of_the_library(name):
     network = checkpoints.load(name)
@@ -62,6 +70,19 @@ def test_networks_are_timed_in_turns_after_a_warm_up_in_eval_mode_without_gradie
     assert seconds == {"a": [2.0] * 3, "b": [6.0] * 3}
 
 
+def test_a_slow_call_does_not_move_the_time_of_a_round(monkeypatch):
+    clock, count = [0.0], [0]
+
+    class Uneven(nn.Module):
+        def forward(self, x):
+            count[0] += 1
+            clock[0] += 50.0 if count[0] % 5 == 0 else 1.0
+            return x
+
+    monkeypatch.setattr(chapter00.time, "perf_counter", lambda: clock[0])
+    assert chapter00.time_in_turns({"a": (Uneven(), IMAGE)}, rounds=4, calls=5) == {"a": [1.0] * 4}
+
+
 def test_the_ratio_is_that_of_each_round_so_that_a_slow_round_does_not_count():
     busy = {"a": [1.0, 10.0, 10.0, 1.0, 1.0], "b": [2.0, 20.0, 20.0, 2.0, 30.0]}
     assert chapter00.ratios(busy, to="a") == {"a": 1.0, "b": 2.0}
@@ -90,6 +111,14 @@ def test_the_share_of_zeros_is_that_of_all_layers_together():
     assert all((p != 0).all() for p in network.parameters() if p.ndim > 1)
     before = dict(network.named_parameters())
     assert all(torch.equal(p, before[name]) for name, p in pruned.named_parameters() if p.ndim == 1)
+
+
+def test_weights_at_random_go_from_all_layers_alike():
+    network = checkpoints.load("glyphs-vgg-narrow")
+    pruned = chapter00.with_zeros(network, 0.5, at_random=True)
+    zero = [(p == 0).float().mean().item() for p in pruned.parameters() if p.ndim > 1]
+    assert max(zero) - min(zero) < 0.15
+    assert zero[-2] == pytest.approx(0.5, abs=0.02)  # the last convolution, 36,864 weights
 
 
 def test_a_checkpoint_holds_three_numbers_for_each_parameter():
@@ -133,7 +162,7 @@ def test_the_sources_stand_beside_numbers_of_this_run():
     here = [row["here"] for row in rows]
     assert here[1] == "peak to file: VGG 0.06"
     assert "4.0 minutes" in here[2] or "4 minutes" in here[2]  # 239 times 15.47 G MACs, at as many a second
-    assert "hold 89% of" in here[3]
+    assert "89% of the parameters, 0.8% of the MACs" in here[3]
 
 
 def test_a_large_network_is_measured_with_what_training_keeps():

@@ -379,9 +379,9 @@ def test_a_device_s_limit_and_a_curve_of_networks_stand_behind_the_points():
 def test_the_line_of_equal_macs_a_second_goes_through_its_network():
     axis = EXAMPLES["time_against_macs"]().axes[0]
     (dashed,) = (line for line in axis.lines if line.get_linestyle() == "--")
-    np.testing.assert_allclose(dashed.get_xydata(), [[5e5, 1.0], [1e6, 2.0]])  # milliseconds
+    np.testing.assert_allclose(dashed.get_xydata(), [[5e5, 0.5], [1e6, 1.0]])
     medians = [container.lines[0].get_ydata()[0] for container in axis.containers]
-    assert medians == pytest.approx([2.0, 5.0])
+    assert medians == pytest.approx([1.0, 2.0])  # of the ratios 2, 5 and 2
     with pytest.raises(KeyError, match="'resnet' is not among"):
         plots.time_against_macs({"vgg": (1e6, [0.002])}, through="resnet")
 
