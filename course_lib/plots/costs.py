@@ -51,12 +51,13 @@ def accuracy_against_cost(
             ha="right",
             va="center",
         )
-    for name, (cost, accuracy) in (earlier or {}).items():
+    before = sorted((earlier or {}).items(), key=lambda item: item[1][0])
+    for place, (name, (cost, accuracy)) in enumerate(before):
         axis.plot(cost, accuracy, "o", color="#bbbbbb", markersize=8, zorder=1)
         axis.annotate(
             name,
             (cost, accuracy),
-            xytext=(0, 9),
+            xytext=(0, -16 if place % 2 else 9),
             textcoords="offset points",
             fontsize=8,
             color="#777777",
