@@ -3,6 +3,8 @@
 NEW_FORM: tuple[str, ...] = (
     "01-knowledge-distillation",
     "studies/01-knowledge-distillation",
+    "04-l1-filter-pruning",
+    "studies/04-l1-filter-pruning",
     "05-eagleeye",
     "studies/05-eagleeye",
 )
