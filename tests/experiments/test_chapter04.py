@@ -82,19 +82,25 @@ def test_taylor_averages_squares_over_batches_and_squares_the_sum_of_a_filter():
     assert chapter04.taylor(weight, gradients).tolist() == [9.0, 1.0]
 
 
-def test_the_moments_are_those_of_one_network_that_goes_on(vgg, glyphs):
+def test_the_moments_are_those_of_one_network_that_goes_on(vgg, glyphs, monkeypatch):
+    monkeypatch.setattr(chapter04, "CALIBRATION", 32)  # fewer than there are, so that the seed decides which
     scale = Scale(images=64, steps=2)
     shared = chapter04.Shared(chapter04.cut(glyphs, scale), {}, scale, {})
-    small = chapter04.prune(vgg, {"3": 0.5})
+    small, again, other = (chapter04.prune(vgg, {"3": 0.5}) for _ in range(3))
     at_once = training.evaluate(small, shared.dataset.test)
-    run = {"seed": 3, "moments": chapter04.MOMENTS}
+    run = {"seed": 3, "moments": chapter04.MOMENTS[:2]}
     found = chapter04.moments(small, vgg, run, shared)
-    again = chapter04.recalibrated(chapter04.prune(vgg, {"3": 0.5}), shared.dataset, 3)
+    chapter04.recalibrated(again, shared.dataset, 3)
     assert found["at once"] == at_once
     assert found["recalibrated"] == training.evaluate(again, shared.dataset.test)
-    assert found["tuned"] == training.evaluate(small, shared.dataset.test)
-    assert not torch.equal(small[3].weight, again[3].weight)  # it has been trained
+    assert torch.equal(small[4].running_mean, again[4].running_mean)
+    assert not torch.equal(
+        small[4].running_mean, chapter04.recalibrated(other, shared.dataset, 4)[4].running_mean
+    )
     assert found["macs"] == cost.macs(small, example_of(glyphs)) / cost.macs(vgg, example_of(glyphs))
+    more = chapter04.moments(small, vgg, run | {"moments": ("tuned",)}, shared)
+    assert more["tuned"] == training.evaluate(small, shared.dataset.test)
+    assert not torch.equal(small[3].weight, again[3].weight)  # it has been trained
 
 
 def test_a_scan_that_recalibrates_sees_other_accuracies(vgg, glyphs, monkeypatch):
@@ -132,6 +138,15 @@ def test_each_bug_is_another_network_of_the_cost_of_its_right_form(vgg, glyphs):
         wrong, good = (chapter04_studies.prune_with_bug(vgg, example, by) for by in (bug, right))
         assert not torch.allclose(wrong(batch), good(batch), atol=1e-3), bug
         assert cost.macs(wrong, example) == pytest.approx(cost.macs(good, example), rel=0.05), bug
+
+
+def test_sums_empty_the_first_layer_and_means_leave_it_whole(vgg, glyphs):
+    by_sum, by_mean = (
+        chapter04_studies.prune_with_bug(vgg, example_of(glyphs), f"ranked by {what}, a quarter of the MACs")
+        for what in ("sum", "mean")
+    )
+    assert by_sum[0].out_channels < 4
+    assert by_mean[0].out_channels == 16
 
 
 def test_the_bug_in_the_next_layer_keeps_its_first_kernels(vgg, glyphs):
