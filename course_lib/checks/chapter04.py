@@ -1,58 +1,25 @@
 """Checks of the exercises of chapter 04, L1-norm filter pruning."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor
 
-from course_lib.checks import call, exercise, expect, passed
+from course_lib.checks import NotYet, call, exercise, expect, passed
+from course_lib.checks.bench import JUDGEMENTS, MOST_MACS, Judge
 
 
 @exercise(
-    again="abs() first, then a sum over every dimension but the first.",
-    read="The idea by hand",
-)
-def check_filter_norms(filter_norms: Callable[[Tensor], Tensor]) -> None:
-    """Check a learner's L1 norms, `filter_norms(weight) -> [C_out]`.
-
-    Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
-
-    Example:
-        >>> check_filter_norms(lambda weight: weight.abs().mean((1, 2, 3)))
-        Traceback (most recent call last):
-            ...
-        course_lib.checks.NotYet: This is the mean; the norm is the sum.
-    """
-    weight = torch.randn(4, 4, 3, 3, generator=torch.Generator().manual_seed(0))  # square: a wrong axis runs
-    answer = call(filter_norms, weight)
-    mistakes = {
-        "These are scores of the input channels. Keep dimension 0, the filters, and sum the others.": weight.abs().sum(
-            (0, 2, 3)
-        ),
-        "These are L2 norms. L1 adds absolute values.": weight.flatten(1).norm(dim=1),
-        "The weights are added with their signs, so large ones cancel. Take absolute values first.": weight.sum(
-            (1, 2, 3)
-        ),
-        "The absolute value is taken of the sum. Take it of each weight, before adding.": weight.sum(
-            (1, 2, 3)
-        ).abs(),
-        "This is the mean; the norm is the sum.": weight.abs().mean((1, 2, 3)),
-    }
-    _compare(answer, weight.abs().sum((1, 2, 3)), mistakes, "one number for each of the 4 filters")
-    passed("one sum of absolute values for each filter.")
-
-
-@exercise(
-    again="argsort the norms, drop the first `count`, sort the indices that remain; they select dimension 0 of "
-    "the first weight and dimension 1 of the second.",
+    again="Which two lists of indices do you need? Begin with the norms of this layer's filters: a sum over all "
+    "dimensions but one.",
     read="The idea by hand",
 )
 def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]) -> None:
     """Check a learner's surgery on two layers, `prune_pair(weight, following, count) -> (weight, following)`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
         >>> check_prune_pair(lambda weight, following, count: (weight[:-count], following[:, :-count]))
@@ -60,14 +27,7 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
             ...
         course_lib.checks.NotYet: The last filters were cut, whatever their norm.
     """
-    generator = torch.Generator().manual_seed(1)
-    one_large = torch.zeros(18)
-    one_large[4] = 9.0
-    alternating = torch.tensor([2.0, -2.0]).repeat(9)
-    # L1 norms 18, 9, 36, 27, 14.4. By L2 norm or largest weight 0 and 4 would go, by sums without abs 1 and 2.
-    rows = [torch.full((18,), 1.0), one_large, alternating, torch.full((18,), 1.5), torch.full((18,), 0.8)]
-    weight = torch.stack(rows).reshape(5, 2, 3, 3)
-    following = torch.randn(5, 5, 3, 3, generator=generator)
+    weight, following = _pair()
     before = weight.clone(), following.clone()
     answer = call(prune_pair, weight, following, 2)
     expect(
@@ -78,45 +38,148 @@ def check_prune_pair(prune_pair: Callable[[Tensor, Tensor, int], tuple[Tensor, T
         torch.equal(weight, before[0]) and torch.equal(following, before[1]),
         "The tensors given were changed. Index them; indexing makes new ones.",
     )
-    keep, by_size = torch.tensor([0, 2, 3]), torch.tensor([0, 3, 2])
-    largest_gone = torch.tensor([0, 1, 4])
-    _compare(
-        answer[0],
-        weight[keep],
-        {
-            "The filters with the largest norms went. Remove the smallest.": weight[largest_gone],
-            "The right filters stay, but sorted by norm. Sort the indices that stay.": weight[by_size],
-            "These are the filters that go. Return those that stay.": weight[[1, 4]],
-            "The last filters were cut, whatever their norm.": weight[:3],
-            "These are ranked by the largest weight or by the L2 norm. Sum the magnitudes.": weight[
-                [1, 2, 3]
-            ],
-            "The signs were kept in the sum, so large weights cancel. Take abs() first.": weight[[0, 3, 4]],
-        },
-        "the three filters that stay",
-    )
-    _compare(
-        answer[1],
-        following[:, keep],
-        {
-            "The next layer was not cut. Its kernels for the removed maps go too.": following,
-            "The next layer lost filters. It loses kernels: index its dimension 1.": following[keep],
-            "The next layer lost the kernels at its end. Remove those that read the removed maps.": following[
-                :, :3
-            ],
-            "The next layer's kernels are in another order than the filters that they read.": following[
-                :, by_size
-            ],
-        },
-        "five filters of three kernels",
-    )
+    keep = _kept(weight.abs().sum((1, 2, 3)))
+    orders, ways = _mistakes_of_pair(weight, following)
+    for order, ranked in orders.items():
+        for way, cut in ways.items():
+            wanted = cut(ranked)
+            if (order or way) and all(_same(one, other) for one, other in zip(answer, wanted, strict=True)):
+                raise NotYet(" And: ".join(filter(None, (order, way))))
+    _compare(answer[0], weight[keep], {}, "the three filters that stay")
+    _compare(answer[1], following[:, keep], {}, "five filters of three kernels")
     passed("the smallest filters go, and the kernels that read them.")
 
 
+def _pair() -> tuple[Tensor, Tensor]:
+    """Two weights with as many inputs as filters, so that a cut along the wrong dimension runs too."""
+    generator = torch.Generator().manual_seed(5)
+    one_large = torch.zeros(45)
+    one_large[4] = 22.0
+    alternating = torch.tensor([2.0, -2.0]).repeat(23)[:45]
+    # L1 norms 45, 22, 90, 67.5, 36. By L2 norm or largest weight 0 and 4 would go, by sums without abs 1 and 2.
+    rows = [torch.full((45,), 1.0), one_large, alternating, torch.full((45,), 1.5), torch.full((45,), 0.8)]
+    weight = torch.stack(rows).reshape(5, 5, 3, 3)
+    tilt = 1 + 0.1 * torch.tensor(
+        [0.0, 3.0, 1.0, 2.0, -1.0]
+    )  # the inputs differ too: their smallest are 0 and 4
+    return weight * tilt.reshape(1, 5, 1, 1), torch.randn(5, 5, 3, 3, generator=generator)
+
+
+def _kept(scores: Tensor, count: int = 2) -> Tensor:
+    return scores.argsort(stable=True)[count:].sort().values
+
+
+def _mistakes_of_pair(
+    weight: Tensor, following: Tensor
+) -> tuple[dict[str, Tensor], dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]]]:
+    """What may be ranked, and how what stays may be cut; the right way of each has no hint."""
+    norms = weight.abs().sum((1, 2, 3))
+    by_size = norms.argsort(stable=True)[2:]
+    last = torch.arange(3)
+    wrong_length = "These are ranked by the largest weight or by the L2 norm. Sum the magnitudes."
+    orders = {
+        "": _kept(norms),
+        "The filters with the largest norms went. Remove the smallest.": _kept(-norms),
+        "These are the filters that go. Return those that stay.": norms.argsort(stable=True)[:2]
+        .sort()
+        .values,
+        "The last filters were cut, whatever their norm.": last,
+        wrong_length: _kept(weight.flatten(1).norm(dim=1)),
+        "The signs were kept in the sum, so large weights cancel. Take abs() first.": _kept(
+            weight.sum((1, 2, 3)).abs()
+        ),
+        "The sums run over the filters, dimension 0, so they score the inputs. A filter is weight[i].": _kept(
+            weight.abs().sum((0, 2, 3))
+        ),
+        "The norms are those of the next layer. This layer's filters are ranked.": _kept(
+            following.abs().sum((0, 2, 3))
+        ),
+    }
+    ways: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
+        "": lambda keep: (weight[keep], following[:, keep]),
+        "The next layer was not cut. Its kernels for the removed maps go too.": lambda keep: (
+            weight[keep],
+            following,
+        ),
+        "The next layer is cut along the wrong dimension: it lost filters. It loses kernels, dimension 1.": (
+            lambda keep: (weight[keep], following[keep])
+        ),
+        "This layer is cut along the wrong dimension: it lost inputs. It loses filters, dimension 0.": (
+            lambda keep: (weight[:, keep], following[:, keep])
+        ),
+        "Both layers are cut along the wrong dimension: this one loses filters, dimension 0, the next one kernels, "
+        "dimension 1.": lambda keep: (weight[:, keep], following[keep]),
+        "The next layer lost the kernels at its end. Remove those that read the removed maps.": lambda keep: (
+            weight[keep],
+            following[:, : len(keep)],
+        ),
+        "The right ones stay, but sorted by norm. Sort the indices that stay.": lambda keep: (
+            weight[by_size],
+            following[:, by_size],
+        ),
+        "The next layer's kernels are in another order than the filters that they read.": lambda keep: (
+            weight[keep],
+            following[:, by_size],
+        ),
+    }
+    return orders, ways
+
+
 @exercise(
-    again="Input i belongs to channel i // pixels. Go through all channels * pixels inputs and keep those whose "
-    "channel stays.",
-    read="The method",
+    again="Multiply first: weight has no dimension for the batches, and broadcasts. Which dimensions of the products "
+    "belong to one filter in one batch?",
+    read="Smallest first, random, largest first",
+)
+def check_taylor_scores(taylor_scores: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Check a learner's Taylor criterion, `taylor_scores(weight, gradients) -> [C_out]`.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
+
+    Example:
+        >>> check_taylor_scores(lambda weight, gradients: (gradients * weight).abs().sum((2, 3, 4)).mean(0))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The terms of a filter lost their signs before they were added. Add first.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 4, 3, 3, generator=generator)
+    gradients = torch.randn(6, 4, 4, 3, 3, generator=generator)
+    products = gradients * weight
+    answer = call(taylor_scores, weight, gradients)
+    early = "The terms of a filter lost their signs before they were added. Add first."
+    signs = "Gains and losses of different batches cancel. Square each batch's sum, then average."
+    no_square = "A magnitude is taken where a square is asked for."
+    total = "The batches are added. Average them."
+    wrong_axis = "These are scores of the input channels. A filter is weight[i]: keep the dimension behind the batches."
+    sums, across = products.sum((2, 3, 4)), products.sum((1, 3, 4))
+    mistakes = {
+        early: products.abs().sum((2, 3, 4)).mean(0),
+        f"{early} Each was squared.": products.square().sum((2, 3, 4)).mean(0),
+        signs: sums.mean(0).square(),
+        "The batches' sums are averaged with their signs, and none is squared.": sums.mean(0),
+        f"{signs} And: {no_square}": sums.mean(0).abs(),
+        no_square: sums.abs().mean(0),
+        total: sums.square().sum(0),
+        f"{no_square} And: {total}": sums.abs().sum(0),
+        wrong_axis: across.square().mean(0),
+        f"{wrong_axis} And: {no_square}": across.abs().mean(0),
+        "The weights are missing. A large gradient of a weight near zero changes little.": gradients.sum(
+            (2, 3, 4)
+        )
+        .square()
+        .mean(0),
+        "The gradients are missing.": weight.sum((1, 2, 3)).square(),
+        "The terms are averaged within a filter. Sum them.": products.mean((2, 3, 4)).square().mean(0),
+    }
+    _compare(answer, sums.square().mean(0), mistakes, "one number for each of the 4 filters")
+    passed("the square of what each batch's loss changes by, to first order, averaged over the batches.")
+
+
+@exercise(
+    again="Write the channel of each input below it, for three channels of four pixels. How do you get from the place "
+    "to the channel?",
+    read="Bugs that look right",
 )
 def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int], Sequence[int]]) -> None:
     """Check which inputs of a linear layer a learner keeps, `inputs_that_stay(removed, channels, pixels)`.
@@ -157,9 +220,8 @@ def check_inputs_that_stay(inputs_that_stay: Callable[[Sequence[int], int, int],
 
 
 @exercise(
-    again="Go along the curve from the left, remember the last ratio, and leave the loop at the first accuracy "
-    "below `least`.",
-    read="Which layer can lose how much",
+    again="Go along the curve from the left. Which point ends the walk, and what do you know by then?",
+    read="Where to cut",
 )
 def check_read_ratio(read_ratio: Callable[[Sequence[float], Sequence[float], float], float]) -> None:
     """Check a learner's way to read a ratio off a curve, `read_ratio(ratios, accuracies, least) -> ratio`.
@@ -195,6 +257,60 @@ def check_read_ratio(read_ratio: Callable[[Sequence[float], Sequence[float], flo
             )
             expect(False, hint)
     passed("you stop at the first fall below the level.")
+
+
+_LEAD = 0.03  # above the uniform strategy, as an accuracy
+
+
+@exercise(
+    again="Begin with the uniform strategy. Change one layer, and let all others move together until the budget is "
+    "kept. Judge that: is it better?",
+    read="Beat the uniform strategy",
+)
+def check_my_ratios(my_ratios: Callable[[Judge], Mapping[str, float]]) -> None:
+    """Check a learner's ratios, `my_ratios(judge) -> {layer: ratio}`, on the chapter's VGG.
+
+    Raises:
+        NotYet: it judges too often, costs too much, or does not beat the uniform strategy by enough.
+
+    Example:
+        >>> check_my_ratios(lambda judge: dict.fromkeys(judge.layers, 0.3))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Your ratios leave 48.3 % of the MACs; at most 35.5 % may be left.
+    """
+    judging = Judge()
+    ratios = call(my_ratios, judging)
+    expect(not isinstance(ratios, Real), f"my_ratios returned {ratios!r}, a score. Return the ratios.")
+    judging.check(ratios)
+    left = judging.share(ratios)
+    expect(
+        left <= MOST_MACS,
+        f"Your ratios leave {100 * left:.1f} % of the MACs; at most {100 * MOST_MACS:.1f} % may be left.",
+    )
+    reached, target = judging.score(ratios), judging.score(judging.uniform) + _LEAD
+    if reached < target:
+        told = f"Your ratios score {100 * reached:.1f} %; {100 * target:.1f} % are wanted."
+        expect(
+            judging.best[0] < target,
+            f"{told} You judged some with {100 * judging.best[0]:.1f} %: return the best that you saw.",
+        )
+        expect(
+            left > MOST_MACS - 0.02,
+            f"{told} They leave {100 * left:.1f} % of the MACs: you may spend up to {100 * MOST_MACS:.1f} %.",
+        )
+        expect(
+            judging.count > JUDGEMENTS // 2, f"{told} You judged {judging.count}; {JUDGEMENTS} are allowed."
+        )
+        expect(
+            False,
+            f"{told} The curves of single layers do not tell how cuts act together: judge whole ratios.",
+        )
+    passed("your ratios beat the uniform strategy by at least 3 points, at no more MACs.")
+
+
+def _same(one: object, other: Tensor) -> bool:
+    return isinstance(one, Tensor) and one.shape == other.shape and torch.allclose(one.to(other.dtype), other)
 
 
 def _compare(answer: object, right: Tensor, mistakes: dict[str, Tensor], what: str) -> None:

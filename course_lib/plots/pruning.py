@@ -194,7 +194,7 @@ def width_bars(
 ) -> Figure:
     """Draw the channels of each layer before (grey) and after pruning as bars with their numbers.
 
-    Chapter 03 draws it.
+    Shared: chapters 03 and 04 draw it.
 
     Args:
         before: channels of each layer.
