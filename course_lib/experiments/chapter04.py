@@ -33,6 +33,7 @@ __all__ = [
     "SCAN_RATIOS",
     "SCRATCH",
     "SHARES",
+    "TRAIN",
     "TUNE",
     "convolutions",
     "gradients_of",
