@@ -237,7 +237,7 @@ SCHEDULES = Experiment(
 # By which score
 
 SCORES = ("magnitude", "taylor", "obd", "random")
-SCORING_IMAGES = 1000
+SCORING_IMAGES = 4000
 
 
 def scores_of(network: nn.Module, by: str, dataset: Dataset, seed: int) -> dict[str, Tensor]:
@@ -278,8 +278,8 @@ def measure_criterion(run: Run, shared: Shared, method: Callable[..., nn.Module]
 _CRITERIA = tuple(
     {"by": by, "threshold": threshold, "sparsity": sparsity, "seed": seed}
     for sparsity, thresholds, scores in (
+        (0.7, tuple(THRESHOLDS), SCORES),
         (0.9, tuple(THRESHOLDS), SCORES),
-        (0.95, tuple(THRESHOLDS), SCORES),
         (0.5, ("one a layer", "two of four"), ("magnitude",)),
     )
     for by in scores
@@ -293,7 +293,7 @@ CRITERIA = Experiment(
     prepare_narrow,
     prune_and_tune,
     live=(
-        _CRITERIA.index({"by": "taylor", "threshold": "one a layer", "sparsity": 0.95, "seed": 0}),
+        _CRITERIA.index({"by": "taylor", "threshold": "one a layer", "sparsity": 0.9, "seed": 0}),
         _CRITERIA.index({"by": "magnitude", "threshold": "two of four", "sparsity": 0.5, "seed": 0}),
     ),
     seed=WHOLE_CHAIN,
