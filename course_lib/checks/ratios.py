@@ -18,7 +18,7 @@ __all__ = ["MOST_BYTES", "MOST_LOSS", "Outcome", "advice", "check", "outcome", "
 MOST_BYTES, MOST_LOSS = 0.25, 0.01
 """Share of the dense bytes that may be left, and accuracy that may be lost on validation images."""
 
-_TUNE = Recipe(epochs=2, learning_rate=0.03, augment="shift", channels_last=True)
+_TUNE = Recipe(epochs=3, learning_rate=0.03, augment="shift", channels_last=True)
 
 
 class Outcome(NamedTuple):
@@ -49,7 +49,7 @@ def sizes() -> dict[str, int]:
 
 
 def outcome(ratios: Mapping[str, float]) -> Outcome:
-    """Prune each layer by magnitude, the share that `ratios` says; fine-tune for two epochs; weigh and judge.
+    """Prune each layer by magnitude, the share that `ratios` says; fine-tune for three epochs; weigh and judge.
 
     Args:
         ratios: {layer: share that goes, in [0, 1]}; a layer that is missing stays whole.

@@ -13,22 +13,36 @@ import torch.nn.functional as F
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from course_lib import cost, training
+from course_lib import cost, statistics, training
 from course_lib.cost import format_bytes, format_count
 from course_lib.data import Dataset, Split, to_float
 from course_lib.experiments import chapter02, chapter02_granularity
+from course_lib.experiments.results import Results
 from course_lib.pruning import criteria, masks, storage, surgery
+from course_lib.statistics import Interval
 from course_lib.training import Recipe
 
 __all__ = [
+    "ARMS",
+    "OPTIMIZERS",
     "Product",
+    "at_best",
     "break_even",
+    "chosen_rows",
+    "criteria_rows",
     "gradient_steps",
     "granularity_costs",
+    "granularity_panels",
+    "over_weights",
     "revived",
     "scan",
+    "schedule",
+    "schedule_curves",
+    "schedule_gain",
+    "schedule_gains",
     "small_chain",
     "spoken",
+    "too_high",
     "ways",
     "zeros_alone",
 ]
@@ -169,6 +183,105 @@ def break_even(left: Sequence[float], count: int, size: int = 512) -> dict[str, 
     }
 
 
+# The three comparisons
+
+
+def granularity_panels(cuts: Results, shares: Mapping[int, float]) -> dict[str, Any]:
+    """Arrange accuracies for `plots.interval_panels`: {panel: {granularity: {share cut: interval}}}."""
+    return {
+        title: {
+            name: {shares[b]: cuts.interval(metric, granularity=name, branches=b) for b in shares}
+            for name in chapter02_granularity.GRANULARITIES
+        }
+        for title, metric in (("at once", "at once"), ("after one epoch", "test"))
+    }
+
+
+def over_weights(cuts: Results, granularity: str, branches: int) -> Interval:
+    """Compute what an arm gains over single weights at the same cut."""
+    of, over = ({"granularity": name, "branches": branches} for name in (granularity, "weight"))
+    return cuts.gain("test", of=of, over=over)
+
+
+ARMS = {
+    "at once, one for all": ("magnitude", "at once", "one for all"),
+    "at once, one a layer": ("magnitude", "at once", "one a layer"),
+    "gradually, one for all": ("magnitude", "gradually", "one for all"),
+    "gradually, one a layer": ("magnitude", "gradually", "one a layer"),
+    "at random, one a layer": ("random", "at once", "one a layer"),
+}
+"""{arm: (which weights, when, under which threshold)}."""
+
+
+def schedule(name: str, sparsity: float) -> dict[str, Any]:
+    """Look up the settings of an arm of `ARMS`."""
+    return {**dict(zip(("which", "when", "threshold"), ARMS[name], strict=True)), "sparsity": sparsity}
+
+
+def schedule_curves(schedules: Results) -> dict[str, dict[float, Interval]]:
+    """Arrange accuracies for `plots.interval_lines`: {arm: {sparsity: interval}}."""
+    return {
+        name: {p: schedules.interval("test", **schedule(name, p)) for p in chapter02.SPARSITIES}
+        for name in ARMS
+    }
+
+
+def schedule_gain(schedules: Results, of: str, over: str, sparsity: float) -> Interval:
+    """Compute what one arm of `ARMS` gains over another."""
+    return schedules.gain("test", of=schedule(of, sparsity), over=schedule(over, sparsity))
+
+
+def schedule_gains(schedules: Results) -> dict[str, Interval]:
+    """Compute the gains that the chapter's text tells."""
+    one_shot, per_layer, gradual, gradual_layer, chance = ARMS
+    pairs = {
+        "gradual_gain": (gradual, one_shot, 0.95),
+        "layer_gain": (per_layer, one_shot, 0.95),
+        "gradual_over_layer": (gradual, per_layer, 0.95),
+        "gradual_layer_gain": (gradual_layer, per_layer, 0.95),
+        "gradual_90": (gradual, one_shot, 0.9),
+        "random_loss": (chance, per_layer, 0.9),
+    }
+    return {name: schedule_gain(schedules, *pair) for name, pair in pairs.items()}
+
+
+def at_best(scored: Results, by: str, sparsity: float) -> dict[str, Any]:
+    """Choose the better threshold of a score on validation images."""
+    return scored.best("validation", "threshold", by=by, sparsity=sparsity)
+
+
+def criteria_rows(scored: Results) -> list[dict[str, str]]:
+    """Rows: each score at its better threshold, at two sparsities."""
+    rows = []
+    for sparsity in (0.7, 0.9):
+        for by in chapter02.SCORES:
+            best = at_best(scored, by, sparsity)
+            row = {"sparsity": f"{sparsity:.0%}", "score": by, "threshold": best["threshold"]}
+            row["at once"] = f"{scored.interval('at once', **best).mean:.0%}"
+            rows.append(row | {"after two epochs": f"{scored.interval('test', **best):.1%}"})
+    return rows
+
+
+def chosen_rows(
+    network: nn.Module,
+    split: Split,
+    scan: pd.DataFrame,
+    pick: Callable[[pd.DataFrame, float, float], Mapping[str, float]],
+) -> list[dict[str, str]]:
+    """Rows: what `pick` chooses from a scan for three tolerances, and the network with all of it done."""
+    whole, weights = training.evaluate(network, split), chapter02.weights_of(network)
+    rows = []
+    for points in (1, 2, 5):
+        chosen = pick(scan.assign(test=0.0), whole, points / 100)
+        model = copy.deepcopy(network)
+        keep = {f"{name}.weight": masks.magnitude_mask(weights[name], p) for name, p in chosen.items()}
+        masks.zero(model, keep)
+        row = {"each alone may lose": f"{points} points"}
+        row |= {f"layer {name}": f"{p:.0%}" for name, p in chosen.items()}
+        rows.append(row | {"all, at once": f"{training.evaluate(model, split):.1%}"})
+    return rows
+
+
 # Which layer bears how much
 
 
@@ -218,6 +331,12 @@ def spoken(network: nn.Sequential, dataset: Dataset, split: Split) -> tuple[list
     return rows, loudest["filters zeroed"]
 
 
+def too_high(splits: Results, split: str) -> Interval:
+    """Compute by how much a loop that is judged by the images of a split reports more than the test images show."""
+    reported, honest = (splits.values(metric, split=split) for metric in ("reported", "test"))
+    return statistics.paired_difference(reported, honest)
+
+
 def gradient_steps(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -236,6 +355,13 @@ def gradient_steps(
             model.get_parameter(name).grad.mul_(mask)
         optimizer.step()
     model.eval()
+
+
+OPTIMIZERS = {
+    "SGD, no momentum": lambda p: torch.optim.SGD(p, lr=0.01),
+    "SGD, momentum": lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9),
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.001),
+}
 
 
 def revived(
