@@ -123,13 +123,8 @@ def check_csr_limit(function: Callable[..., int]) -> None:
             ...
         course_lib.checks.NotYet: <lambda> returns '7' (str); a count is a whole number (int).
     """
-    cases = [
-        {"rows": 10, "columns": 16},
-        {"rows": 64, "columns": 64, "index_bytes": 2},
-        {"rows": 1, "columns": 1000},
-        {"rows": 31, "columns": 18, "index_bytes": 8},
-        {"rows": 3, "columns": 8},  # CSR and dense can be equal here
-    ]
+    shapes = [(10, 16, 4), (64, 64, 2), (1, 1000, 4), (31, 18, 8), (3, 8, 4)]  # in the last both can be equal
+    cases = [{"rows": rows, "columns": columns, "index_bytes": size} for rows, columns, size in shapes]
 
     def limit(
         rows: int, columns: int, index_bytes: int = 4, *, pointers: int | None = None, strict: int = 1

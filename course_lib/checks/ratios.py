@@ -58,7 +58,11 @@ def outcome(ratios: Mapping[str, float]) -> Outcome:
 
 
 def check(ratios: object) -> None:
-    """Raise NotYet unless `ratios` gives layers of the network a share in [0, 1]."""
+    """Raise NotYet unless `ratios` gives layers of the network a share in [0, 1].
+
+    Example:
+        >>> check({"17": 0.9})
+    """
     expect(isinstance(ratios, Mapping), f"Return a dict {{layer: share}}, not a {type(ratios).__name__}.")
     unknown = [name for name in ratios if name not in sizes()]
     expect(not unknown, f"There is no layer {unknown[:1]}. The layers are {list(sizes())}.")
@@ -68,7 +72,12 @@ def check(ratios: object) -> None:
 
 
 def advice(ratios: Mapping[str, float]) -> str:
-    """What ratios that lose too much point at."""
+    """Say what ratios that lose too much point at.
+
+    Example:
+        >>> advice({"0": 0.9})
+        'Layers of few weights save few bytes: leave them whole, or nearly.'
+    """
     if max(ratios.get("0", 0.0), ratios.get("22", 0.0)) > 0.5:
         return "Layers of few weights save few bytes: leave them whole, or nearly."
     return "Take less from the layers whose row in the scan goes dark early."

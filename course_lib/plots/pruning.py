@@ -111,7 +111,7 @@ def layer_shares(shares: Mapping[str, Mapping[str, float]], *, title: str = "") 
     axis.set_xticks(range(len(layers)), layers, fontsize=9)
     axis.set(xlabel="layer: weights", ylabel="weights that stay", title=title)
     axis.grid(visible=False, axis="x")
-    axis.legend(loc="lower left", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=len(shares), fontsize=9)
     return figure
 
 

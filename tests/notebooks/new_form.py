@@ -3,6 +3,8 @@
 NEW_FORM: tuple[str, ...] = (
     "01-knowledge-distillation",
     "studies/01-knowledge-distillation",
+    "02-pruning",
+    "studies/02-pruning",
     "05-eagleeye",
     "studies/05-eagleeye",
 )
