@@ -37,9 +37,10 @@ __all__ = [
     "revived",
     "scan",
     "schedule",
-    "schedule_curves",
     "schedule_gain",
     "schedule_gains",
+    "schedule_rows",
+    "schedule_runs",
     "small_chain",
     "spoken",
     "too_high",
@@ -218,12 +219,25 @@ def schedule(name: str, sparsity: float) -> dict[str, Any]:
     return {**dict(zip(("which", "when", "threshold"), ARMS[name], strict=True)), "sparsity": sparsity}
 
 
-def schedule_curves(schedules: Results) -> dict[str, dict[float, Interval]]:
-    """Arrange accuracies for `plots.interval_lines`: {arm: {sparsity: interval}}."""
-    return {
-        name: {p: schedules.interval("test", **schedule(name, p)) for p in chapter02.SPARSITIES}
-        for name in ARMS
-    }
+def schedule_runs(schedules: Results, sparsity: float) -> dict[str, list[float]]:
+    """Select every run of each arm: {arm: test accuracy of each seed}."""
+    return {name: schedules.values("test", **schedule(name, sparsity)) for name in ARMS}
+
+
+def schedule_rows(schedules: Results) -> list[dict[str, str]]:
+    """Rows: every arm at every sparsity; where a layer was emptied the runs themselves, which scatter widely."""
+    rows = []
+    for sparsity in chapter02.SPARSITIES:
+        for name in ARMS:
+            arm = schedule(name, sparsity)
+            if max(schedules.values("emptiest", **arm)) < 0.0005:
+                shown = ", ".join(f"{run:.1%}" for run in sorted(schedules.values("test", **arm)))
+            else:
+                shown = f"{schedules.interval('test', **arm):.1%}"
+            least = max(schedules.values("emptiest", **arm))
+            rows.append({"sparsity": f"{sparsity:.0%}", "arm": name, "test": shown})
+            rows[-1]["emptiest layer keeps"] = f"{least:.2%}"
+    return rows
 
 
 def schedule_gain(schedules: Results, of: str, over: str, sparsity: float) -> Interval:
@@ -235,8 +249,6 @@ def schedule_gains(schedules: Results) -> dict[str, Interval]:
     """Compute the gains that the chapter's text tells."""
     one_shot, per_layer, gradual, gradual_layer, chance = ARMS
     pairs = {
-        "gradual_gain": (gradual, one_shot, 0.95),
-        "layer_gain": (per_layer, one_shot, 0.95),
         "gradual_over_layer": (gradual, per_layer, 0.95),
         "gradual_layer_gain": (gradual_layer, per_layer, 0.95),
         "gradual_90": (gradual, one_shot, 0.9),
