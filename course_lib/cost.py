@@ -8,7 +8,7 @@ import itertools
 import logging
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import safetensors.torch
@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_lib import tracing
 from course_lib.validation import check_count, check_number
 
-__all__ = ["Cost", "Latency", "format_bytes", "format_count", "latency", "macs", "measure"]
+__all__ = ["Cost", "Latency", "format_bytes", "format_count", "latencies", "latency", "macs", "measure"]
 
 _Example = Shaped[Tensor, "N *rest"]
 
@@ -209,8 +209,35 @@ def latency(model: nn.Module, example: _Example, *, threads: int = 1, min_second
             "model(example)", globals={"model": model, "example": example}, num_threads=threads
         )
         timing = timer.adaptive_autorange(0.1, min_run_time=min_seconds, max_run_time=5 * min_seconds)
-    times = torch.tensor(timing.times, dtype=torch.float64)
-    low, median, high = times.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
+    return _quartiles(timing.times)
+
+
+def latencies(
+    models: Mapping[str, nn.Module], example: _Example, *, threads: int = 1, rounds: int = 10
+) -> dict[str, Latency]:
+    """Time several models in turns, so that a busy moment of the machine hits them alike: compare these.
+
+    Args:
+        models: {name: model}; `example` and `threads` are as in `latency`, and so is what is raised.
+        rounds: turns of each model, about a fiftieth of a second each.
+
+    Returns:
+        {name: median and quartiles over the turns}.
+
+    Example:
+        >>> list(latencies({"a": nn.ReLU(), "b": nn.Tanh()}, torch.rand(1, 4), rounds=2))
+        ['a', 'b']
+    """
+    turns = [name for _ in range(check_count(rounds, "rounds")) for name in models]
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for name in turns:
+        times[name].append(latency(models[name], example, threads=threads, min_seconds=0.02).median)
+    return {name: _quartiles(measured) for name, measured in times.items()}
+
+
+def _quartiles(times: Sequence[float]) -> Latency:
+    values = torch.tensor(times, dtype=torch.float64)
+    low, median, high = values.quantile(torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)).tolist()
     return Latency(median, low, high)
 
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from course_lib import cost
-from course_lib.cost import Cost, Latency, format_bytes, format_count, latency, measure
+from course_lib.cost import Cost, Latency, format_bytes, format_count, latencies, latency, measure
 
 
 class Forward(nn.Module):
@@ -523,6 +523,25 @@ def test_latency_reports_the_quartiles_of_the_blocks():
         )
 
 
+def test_several_models_are_timed_in_turns_and_each_has_the_quartiles_of_its_own():
+    turns, first, second = [], nn.ReLU(), nn.Tanh()
+
+    def timed(model, example, *, threads, min_seconds):
+        turns.append((model, threads))
+        return Latency(float(len(turns)), 0, 0)
+
+    with mock.patch.object(cost, "latency", side_effect=timed):
+        found = latencies({"a": first, "b": second}, torch.rand(1), threads=2, rounds=3)
+    assert turns == [(first, 2), (second, 2)] * 3
+    assert found == {"a": Latency(3.0, 2.0, 4.0), "b": Latency(4.0, 3.0, 5.0)}  # of 1, 3, 5 and of 2, 4, 6
+
+
+def test_a_slow_model_takes_longer_in_turns_too():
+    slow = Forward(lambda self, x: time.sleep(0.004) or x)
+    found = latencies({"slow": slow, "quick": nn.ReLU()}, torch.rand(1, 4), rounds=2)
+    assert found["slow"].median > 2 * found["quick"].median
+
+
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_a_scripted_model_can_be_timed():
     assert quick_latency(torch.jit.script(nn.Linear(4, 4)), torch.rand(1, 4)).median > 0
@@ -697,3 +716,10 @@ def test_compiled_models_are_sent_back_to_where_they_came_from():
 def test_latency_refuses_settings_without_meaning(options, error, message):
     with pytest.raises(error, match=message):
         latency(nn.ReLU(), torch.rand(1, 4), **options)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(("rounds", "error"), [(0, ValueError), (1.5, TypeError)])
+def test_latencies_refuses_rounds_without_meaning(rounds, error):
+    with pytest.raises(error, match=f"rounds is {rounds}"):
+        latencies({"a": nn.ReLU()}, torch.rand(1, 4), rounds=rounds)

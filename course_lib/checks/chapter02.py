@@ -1,4 +1,4 @@
-"""Checks of the exercises of chapter 02, pruning: global_masks, csr_limit, remove_filters, choose_sparsities."""
+"""Checks of the exercises of chapter 02, pruning."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +7,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from course_lib.checks import call, exercise, expect, judge, passed
+from course_lib.checks import call, exercise, expect, judge, passed, ratios
 
 
 @exercise(
-    again="Put all magnitudes into one flat vector with torch.cat, mark the first round(sparsity * n) of "
-    "argsort(stable=True) as gone, then split and reshape.",
+    again="Begin with one vector that holds the magnitudes of all tensors. How many of its entries go, and which come "
+    "first when it is sorted?",
     read="Magnitude pruning in a few lines",
 )
 def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Tensor]]) -> None:
@@ -57,21 +57,25 @@ def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Te
 
     sizes = [weight.abs() for weight in weights]
     right = masks_for(sizes, 4)
-    mistakes = [
-        (
-            [~mask for mask in right],
-            "The masks are the wrong way round: True is a weight that stays.",
+    ways = {
+        "": lambda weight: weight.abs(),
+        "Large negative weights go first: the signs were kept. Rank the magnitudes, abs().": lambda weight: (
+            weight
         ),
-        (
-            [masks_for([size], round(0.4 * size.numel()))[0] for size in sizes],
-            "Each weight is ranked on its own. One threshold is meant for all of them together.",
-        ),
-        (
-            masks_for(weights, 4),
-            "Large negative weights go first: the signs were kept. Rank the magnitudes, abs().",
-        ),
-        (masks_for([-size for size in sizes], 4), "The largest weights go. It is the smallest that go."),
-    ]
+        "The largest weights go. It is the smallest that go.": lambda weight: -weight.abs(),
+    }
+    mistakes = []
+    for by_score, way in ways.items():
+        scores = [way(weight) for weight in weights]
+        together = masks_for(scores, 4)
+        alone = [masks_for([score], round(0.4 * score.numel()))[0] for score in scores]
+        own = "Each weight is ranked on its own. One threshold is meant for all of them together."
+        for by_layer, found in (("", together), (own, alone)):
+            turned = "The masks are the wrong way round: True is a weight that stays."
+            for by_sign, masks in (("", found), (turned, [~mask for mask in found])):
+                mistakes.append((masks, " And: ".join(filter(None, (by_score, by_layer, by_sign)))))
+    # A single mistake may give the same masks as two others together: it is named first.
+    mistakes.sort(key=lambda mistake: mistake[1].count(" And: "))
     _name_mistake(answer, right, mistakes, "sparsity 0.4")
     # The threshold falls among equal magnitudes here, where "all that are not above it" removes too many.
     tied = call(function, weights, 0.2)
@@ -94,18 +98,17 @@ def check_global_masks(function: Callable[[Sequence[Tensor], float], Sequence[Te
         )
     three = [*weights, torch.tensor([0.05, -3.0])]
     answer = call(function, three, 0.25)
+    right = masks_for([weight.abs() for weight in three], 3)
     expect(
-        isinstance(answer, Sequence)
-        and len(answer) == 3
-        and all(map(torch.equal, answer, masks_for([weight.abs() for weight in three], 3))),
+        len(answer) == 3 and all(map(torch.equal, answer, right)),
         "With three weights instead of two the masks are wrong. Take as many as the list holds.",
     )
     passed("one threshold for all tensors, the exact number of weights, and ties broken by order.")
 
 
 @exercise(
-    again="Write the inequality down: k * (4 + index_bytes) + (rows + 1) * index_bytes < 4 * rows * columns. "
-    "Solve it for the largest whole k.",
+    again="With k weights left, how many bytes does CSR take for values, for columns and for rows? Write that down and "
+    "compare it with the dense bytes.",
     read="Bytes by hand",
 )
 def check_csr_limit(function: Callable[..., int]) -> None:
@@ -120,13 +123,8 @@ def check_csr_limit(function: Callable[..., int]) -> None:
             ...
         course_lib.checks.NotYet: <lambda> returns '7' (str); a count is a whole number (int).
     """
-    cases = [
-        {"rows": 10, "columns": 16},
-        {"rows": 64, "columns": 64, "index_bytes": 2},
-        {"rows": 1, "columns": 1000},
-        {"rows": 31, "columns": 18, "index_bytes": 8},
-        {"rows": 3, "columns": 8},  # CSR and dense can be equal here
-    ]
+    shapes = [(10, 16, 4), (64, 64, 2), (1, 1000, 4), (31, 18, 8), (3, 8, 4)]  # in the last both can be equal
+    cases = [{"rows": rows, "columns": columns, "index_bytes": size} for rows, columns, size in shapes]
 
     def limit(
         rows: int, columns: int, index_bytes: int = 4, *, pointers: int | None = None, strict: int = 1
@@ -165,9 +163,9 @@ def check_csr_limit(function: Callable[..., int]) -> None:
 
 
 @exercise(
-    again="List the indices that stay. They select dimension 0 of conv.weight, of its bias and of all four "
-    "vectors of the batch norm, and dimension 1 of the next weight; the counts of channels change too.",
-    read="Four sizes of piece",
+    again="List the indices that stay. Then take one tensor after the other: which of its dimensions counts the "
+    "channels between the two convolutions?",
+    read="Three ways to apply a mask",
 )
 def check_remove_filters(
     function: Callable[
@@ -219,21 +217,23 @@ def check_remove_filters(
         "following.weight": (answer[2].weight, following.weight[:, kept]),
         "following.bias": (answer[2].bias, following.bias),
     }
-    if isinstance(answer[2].weight, Tensor) and answer[2].weight.shape[0] != 3:
-        expect(
-            False,
-            "The next layer lost filters of its own. It loses input channels: axis 1 of its weight.",
-        )
-    if isinstance(answer[0].weight, Tensor) and torch.equal(answer[0].weight, conv.weight[sorted(gone)]):
-        expect(False, "The filters in `indices` are the ones that are left. They are the ones that go.")
+    hints = []
     for name, (tensor, wanted) in shapes.items():
-        expect(
-            isinstance(tensor, Tensor), f"{name} is {tensor!r:.40}; it must be there, as in the layer given."
-        )
-        expect(
-            tensor.shape == wanted.shape,
-            f"{name} has shape {list(tensor.shape)}; with filters 0 and 3 gone it is {list(wanted.shape)}.",
-        )
+        if not isinstance(tensor, Tensor):
+            hints.append(f"{name} is {tensor!r:.40}; it must be there, as in the layer given.")
+        elif name == "following.weight" and tensor.shape[0] != 3:
+            hints.append(
+                "The next layer lost filters of its own, dimension 0. It loses what it reads: dimension 1."
+            )
+        elif name == "conv.weight" and list(tensor.shape) == [5, 1, 3, 3]:
+            hints.append("The first weight lost inputs, dimension 1. Its filters are dimension 0.")
+        elif tensor.shape != wanted.shape:
+            hints.append(
+                f"{name} has shape {list(tensor.shape)}; with filters 0 and 3 gone it is {list(wanted.shape)}."
+            )
+    if isinstance(answer[0].weight, Tensor) and torch.equal(answer[0].weight, conv.weight[sorted(gone)]):
+        hints = ["The filters in `indices` are the ones that are left. They are the ones that go."]
+    expect(not hints, " And: ".join(hints[:3]))
     for name, (tensor, wanted) in shapes.items():
         expect(
             torch.allclose(tensor, wanted),
@@ -253,17 +253,13 @@ def check_remove_filters(
         "The weights are right, the output is not: the layers must keep the stride, padding and eps of the old ones.",
     )
     sizes = (answer[0].out_channels, answer[1].num_features, answer[2].in_channels)
-    expect(
-        sizes == (3, 3, 3),
-        f"out_channels, num_features and in_channels say {sizes}; the layers have 3 channels now. Say so, or the next "
-        "program that reads them is wrong.",
+    said = f"out_channels, num_features and in_channels say {sizes}; the layers have 3 channels now."
+    expect(sizes == (3, 3, 3), said + " Say so, or the next program that reads them is wrong.")
+    given, theirs = (
+        {t.data_ptr() for one in some for t in one.state_dict().values()} for some in (layers, answer)
     )
-    given = {tensor.data_ptr() for layer in layers for tensor in layer.state_dict().values()}
-    shared = [
-        tensor for layer in answer for tensor in layer.state_dict().values() if tensor.data_ptr() in given
-    ]
     expect(
-        not shared,
+        not given & theirs,
         "A new layer shares a tensor with an old one, so training one changes the other. Copy it, with clone() or "
         "copy.deepcopy.",
     )
@@ -276,8 +272,7 @@ def check_remove_filters(
 
 
 @exercise(
-    again="Keep the rows with validation >= baseline - tolerance, take the largest sparsity of each layer, and "
-    "give 0.0 to the layers that have no row left.",
+    again="Take one layer by hand first: which of its rows lose at most the tolerance, and what if none does?",
     read="Which layer bears how much?",
 )
 def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Mapping[str, float]]) -> None:
@@ -352,6 +347,36 @@ def check_choose_sparsities(function: Callable[[pd.DataFrame, float, float], Map
         expect(chosen != wrong, hint)
     expect(chosen == right, f"Not right yet: for this scan it is {right}, and you return {chosen}.")
     passed("each layer gets the largest sparsity that it bears, and validation decides.")
+
+
+@exercise(
+    again="Which layer holds half of all weights, and what does the scan say it bears? Give that one its ratio "
+    "first, and see what is left to be taken from the others.",
+    read="Which layer bears how much?",
+)
+def check_my_ratios(function: Callable[[Mapping[str, int]], Mapping[str, float]]) -> None:
+    """Check a learner's `my_ratios(sizes) -> {layer: share that goes}`: pruned by magnitude and tuned, small and good.
+
+    Raises:
+        NotYet: too many bytes, too much accuracy lost, or no ratios; the message says by how much.
+
+    Example:
+        >>> check_my_ratios(lambda sizes: dict.fromkeys(sizes, 0.5))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: 53.4% of the bytes are left, and 25% may be. More weights have to go.
+    """
+    answer, most = call(function, ratios.sizes()), ratios.MOST_BYTES
+    ratios.check(answer)
+    left = ratios.weighed(answer)
+    expect(left <= most, f"{left:.1%} of the bytes are left, and {most:.0%} may be. More weights have to go.")
+    lost = ratios.outcome(answer).lost
+    expect(
+        lost <= ratios.MOST_LOSS,
+        f"Tuned, the network loses {lost:.1%} of the validation images; {ratios.MOST_LOSS:.0%} may be lost. "
+        + ratios.advice(answer),
+    )
+    passed(f"at most {most:.0%} of the bytes, and at most one point lost on the validation images.")
 
 
 def _name_mistake(

@@ -13,6 +13,7 @@ from course_lib.plots.curves import heat_map, interval_lines, interval_panels, l
 from course_lib.plots.images import image_grid, image_with_probabilities, probability_bars
 from course_lib.plots.pruning import (
     granularities,
+    layer_shares,
     pruning_trajectories,
     scales_over_epochs,
     score_scatter,
@@ -41,6 +42,7 @@ __all__ = [
     "integer_maps",
     "interval_lines",
     "interval_panels",
+    "layer_shares",
     "line_panels",
     "lines",
     "memory_over_time",

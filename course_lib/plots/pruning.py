@@ -57,8 +57,61 @@ def granularities(
         axis.set(
             xlim=(-0.1, kernels * (width + 0.35)), ylim=(-filters * (height + 0.35), 0.1), aspect="equal"
         )
-        axis.set_title(name, loc="center")
+        for k in range(kernels):
+            middle = k * (width + 0.35) + width / 2
+            axis.text(middle, 0.15, f"kernel {k + 1}", ha="center", fontsize=7, color="#777777")
+        axis.set_title(name, loc="center", pad=12)
         axis.axis("off")
+    for f in range(filters):
+        middle = -f * (height + 0.35) - height / 2
+        axes[0].text(
+            -0.3,
+            middle,
+            f"filter {f + 1}",
+            ha="right",
+            va="center",
+            fontsize=8,
+            color=COLOURS[f % len(COLOURS)],
+        )
+    return figure
+
+
+@styled
+def layer_shares(shares: Mapping[str, Mapping[str, float]], *, title: str = "") -> Figure:
+    """Draw the share of weights that stays in each layer as bars with their numbers, on a logarithmic axis.
+
+    Chapter 02 draws it.
+
+    Args:
+        shares: {label: {layer: share in [0, 1]}}, the same layers for each label, drawn side by side. A layer that
+            keeps nothing has no bar, and the number 0.
+        title: one line.
+
+    Raises:
+        ValueError: a label has other layers than the first.
+    """
+    figure = Figure(figsize=(7.2, 3.4))
+    axis = figure.subplots()
+    layers = list(next(iter(shares.values())))
+    each = 0.84 / len(shares)
+    least = min([share for kept in shares.values() for share in kept.values() if share > 0], default=1.0)
+    for number, (label, kept) in enumerate(shares.items()):
+        if list(kept) != layers:
+            raise ValueError(
+                f"{label!r} has the layers {list(kept)}, the first has {layers}; they must agree."
+            )
+        places = np.arange(len(layers)) - 0.42 + (number + 0.5) * each
+        axis.bar(places, list(kept.values()), 0.92 * each, color=COLOURS[number], label=label)
+        for place, share in zip(places, kept.values(), strict=True):
+            text = f"{100 * share:.2g}" if share < 0.995 else "100"
+            axis.text(place, max(share, least / 2), text, ha="center", va="bottom", fontsize=7)
+    axis.set_yscale("log")
+    axis.set_ylim(least / 2, 2.5)
+    axis.yaxis.set_major_formatter(mpl.ticker.FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+    axis.set_xticks(range(len(layers)), layers, fontsize=9)
+    axis.set(xlabel="layer: weights", ylabel="weights that stay", title=title)
+    axis.grid(visible=False, axis="x")
+    figure.legend(loc="outside lower center", ncols=len(shares), fontsize=9)
     return figure
 
 
@@ -124,16 +177,24 @@ def weight_histograms(
         reach: the axis runs from -reach to reach; weights outside are counted in the outermost bins.
         title: over all panels.
     """
-    figure = Figure(figsize=(7.2, 2.9))
-    axes = figure.subplots(1, len(weights), sharex=True, sharey=True, squeeze=False)[0]
+    columns = min(len(weights), 4)
+    rows = -(-len(weights) // columns)
+    figure = Figure(figsize=(7.2, 0.9 + 2 * rows))
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    axes = list(grid.flat)[: len(weights)]
+    for axis in list(grid.flat)[len(weights) :]:
+        axis.remove()
     bins = np.linspace(-reach, reach, 62)  # an odd number of bins: zero is the middle of one
     for axis, (name, values) in zip(axes, weights.items(), strict=True):
         flat = np.clip(values.detach().cpu().numpy().ravel(), -reach, reach)
         axis.hist(flat, bins=bins, color=COLOURS[0])
         axis.set_yscale("log")
         axis.set_title(name, fontsize=10, loc="center")
+    for axis in axes[-columns:]:
         axis.set_xlabel("weight")
-    axes[0].set_ylabel("number of weights")
+        axis.xaxis.set_tick_params(labelbottom=True)
+    for first in axes[::columns]:
+        first.set_ylabel("number of weights")
     if title:
         figure.suptitle(title)
     return figure

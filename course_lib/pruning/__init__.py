@@ -19,6 +19,7 @@ _MODULE_OF = {
             "unit_scores",
             "untied_layers",
         ),
+        "gradients": ("fisher_diagonal", "obd_scores", "taylor_scores"),
         "graph": ("ChannelGroup", "Channels", "LayerAxis", "channel_groups", "follow"),
         "log": ("Attempt", "PruningLog", "RollbackError"),
         "masks": (
@@ -29,6 +30,7 @@ _MODULE_OF = {
             "random_mask",
             "zero",
         ),
+        "patterns": ("n_of_m_mask",),
         "plan": ("Plan", "load_pruned", "save_pruned"),
         "recalibration": ("recalibrate_batch_norm",),
         "rollback": ("prune_with_rollback",),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from course_lib.checks import NotYet, chapter02
+from course_lib.checks import NotYet, chapter02, ratios
 from course_lib.pruning import masks, storage, surgery
 from tests.checks import solutions
 
@@ -18,6 +18,7 @@ CHECKS = {
     "csr_limit": chapter02.check_csr_limit,
     "remove_filters": chapter02.check_remove_filters,
     "choose_sparsities": chapter02.check_choose_sparsities,
+    "my_ratios": chapter02.check_my_ratios,
 }
 
 
@@ -134,6 +135,18 @@ def _always_a_bias(conv, bn, following, indices):
     return smaller
 
 
+def _first_layers_inputs(conv, bn, following, indices):
+    smaller = remove_filters(conv, bn, following, indices)
+    smaller[0].weight = nn.Parameter(conv.weight[:, :1])
+    return smaller
+
+
+def _without_both(conv, bn, following, indices):
+    smaller = remove_filters(conv, bn, following, indices)
+    smaller[1].running_mean, smaller[1].running_var = bn.running_mean.clone(), bn.running_var.clone()
+    return smaller
+
+
 def _first_two(weights, sparsity):
     return global_masks(weights[:2], sparsity)
 
@@ -202,6 +215,14 @@ WRONG = {
         (_changing, "The weights were changed"),
         (lambda w, s: w[5], "raised IndexError"),
         (_first_two, "With three weights instead of two"),
+        (
+            lambda w, s: [~mask for mask in _each_on_its_own(w, s)],
+            "ranked on its own.* And: The masks are the wrong way round",
+        ),
+        (
+            lambda w, s: [~mask for mask in global_masks([v.exp() for v in w], s)],
+            "signs were kept.* And: The masks are the wrong way round",
+        ),
     ],
     "csr_limit": [
         (lambda rows, columns, index_bytes=4: (4 * rows * columns - 1) // (4 + index_bytes), "row pointers"),
@@ -245,6 +266,22 @@ WRONG = {
         (_fresh_layers, "stride, padding and eps"),
         (_shared_bias, "shares a tensor with an old one"),
         (_always_a_bias, r"_always_a_bias raised TypeError"),
+        (_first_layers_inputs, "The first weight lost inputs, dimension 1. Its filters are dimension 0"),
+        (
+            _without_both,
+            r"bn.running_mean has shape \[5\].* And: bn.running_var has shape \[5\]",
+        ),
+    ],
+    "my_ratios": [
+        (lambda sizes: [0.5], "not a list"),
+        (lambda sizes: {"conv1": 0.5}, r"no layer \['conv1'\]. The layers are \['0'"),
+        (lambda sizes: dict.fromkeys(sizes, 90), "'0' has the ratio 90; it is a share"),
+        (lambda sizes: dict.fromkeys(sizes, 0.7), "33.5% of the bytes are left, and 25% may be"),
+        (lambda sizes: dict.fromkeys(sizes, 0.8), "loses 4.0% .* Layers of few weights save few bytes"),
+        (
+            lambda sizes: dict.fromkeys(sizes, 0.8) | {"0": 0.0, "22": 0.0, "3": 0.9},
+            "loses 4.0% .* Take less from the layers whose row",
+        ),
     ],
     "choose_sparsities": [
         (_chosen("test"), "Test data never chooses"),
@@ -263,6 +300,28 @@ WRONG_ANSWERS = [(name, wrong, words) for name, answers in WRONG.items() for wro
 @pytest.mark.parametrize(
     ("name", "wrong", "words"), WRONG_ANSWERS, ids=[f"{n}: {w}" for n, _, w in WRONG_ANSWERS]
 )
-def test_refuses_a_typical_mistake_with_its_own_hint(name, wrong, words):
+def test_refuses_a_typical_mistake_with_its_own_hint(name, wrong, words, monkeypatch):
+    # The three epochs of the build task are run by the test of its solution.
+    monkeypatch.setattr(ratios, "outcome", lambda given: ratios.Outcome(0.2, 0.04, {}, None))
     with pytest.raises(NotYet, match=words):
         CHECKS[name](wrong)
+
+
+def test_the_bench_takes_from_each_layer_the_share_that_is_said_and_weighs_bitmaps(monkeypatch):
+    monkeypatch.setattr(ratios.training, "fit", lambda *given, **options: None)
+    ratios._outcome.cache_clear()
+    given = {"3": 0.5, "17": 0.9}
+    found = ratios.outcome(given)
+    ratios._outcome.cache_clear()
+    assert {name: share for name, share in found.left.items() if share < 1} == pytest.approx(
+        {"3": 0.5, "17": 0.1}, abs=1e-4
+    )
+    small = dict(found.network.named_parameters())
+    counted = [
+        storage.bitmap_bytes(p.detach()) if p.ndim > 1 else storage.dense_bytes(p.detach())
+        for p in small.values()
+    ]
+    assert int(small["17.weight"].count_nonzero()) == 36_864 - round(0.9 * 36_864)
+    whole = 4 * sum(p.numel() for p in small.values())
+    assert found.bytes == ratios.weighed(given) == sum(counted) / whole
+    assert 0 < found.lost < 0.5

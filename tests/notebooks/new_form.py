@@ -5,6 +5,8 @@ NEW_FORM: tuple[str, ...] = (
     "studies/00-why-compress",
     "01-knowledge-distillation",
     "studies/01-knowledge-distillation",
+    "02-pruning",
+    "studies/02-pruning",
     "04-l1-filter-pruning",
     "studies/04-l1-filter-pruning",
     "05-eagleeye",

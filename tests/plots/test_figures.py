@@ -135,6 +135,9 @@ EXAMPLES = {
     "histogram_with_thresholds": lambda: plots.histogram_with_thresholds(
         {"layer 1": ([5, 0, 2], 0.5, {"max": 1.5, "entropy": 0.5}), "layer 2": ([1, 1], 2.0, {"max": 4.0})}
     ),
+    "layer_shares": lambda: plots.layer_shares(
+        {"one for all": {"a": 0.5, "b": 0.001}, "one a layer": {"a": 1.0, "b": 0.0}}
+    ),
     "width_bars": lambda: plots.width_bars([4, 8, 16], {"weak": [3, 6, 8], "strong": [4, 7, 1]}),
 }
 
@@ -444,9 +447,12 @@ def test_the_peak_of_the_memory_is_marked():
 def test_every_weight_is_written_and_the_removed_ones_are_grey():
     left, right = EXAMPLES["granularities"]().axes
     for axis, kept in ((left, 6), (right, 0)):
-        assert [t.get_text() for t in axis.texts] == [str(k) for k in range(12)]
+        written = [t.get_text() for t in axis.texts]
+        assert written[:12] == [str(k) for k in range(12)]
+        assert written[12:14] == ["kernel 1", "kernel 2"]
         grey = [patch.get_facecolor()[:3] == mpl.colors.to_rgb("#eeeeee") for patch in axis.patches]
         assert grey == [k < 12 - kept for k in range(12)]
+    assert [t.get_text() for t in left.texts[14:]] == ["filter 1", "filter 2", "filter 3"]
     assert {"weight", "layer"} <= {left.get_title(), right.get_title()}
 
 
@@ -512,6 +518,33 @@ def test_widths_stand_on_their_bars():
     axis = EXAMPLES["width_bars"]().axes[0]
     assert [bar.get_height() for bar in axis.patches] == [4, 8, 16, 3, 6, 8, 4, 7, 1]
     assert [text.get_text() for text in axis.texts] == ["4", "8", "16", "3", "6", "8", "4", "7", "1"]
+
+
+def test_shares_stand_on_their_bars_and_an_empty_layer_has_none():
+    axis = EXAMPLES["layer_shares"]().axes[0]
+    assert [bar.get_height() for bar in axis.patches] == [0.5, 0.001, 1.0, 0.0]
+    assert [text.get_text() for text in axis.texts] == ["50", "0.1", "100", "0"]
+    assert all(text.get_position()[1] > 0 for text in axis.texts)  # a logarithm needs that
+    assert axis.get_yscale() == "log"
+
+
+def test_shares_of_other_layers_are_refused():
+    with pytest.raises(ValueError, match=r"'b' has the layers \['y'\], the first has \['x'\]"):
+        plots.layer_shares({"a": {"x": 0.5}, "b": {"y": 0.5}})
+
+
+def test_many_histograms_stand_in_rows_of_four():
+    figure = plots.weight_histograms({str(k): torch.zeros(k + 1) for k in range(7)}, reach=1)
+    assert [sum(patch.get_height() for patch in axis.patches) for axis in figure.axes] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+    ]
+    assert [axis.get_subplotspec().rowspan.start for axis in figure.axes] == [0] * 4 + [1] * 3
 
 
 def test_widths_of_another_network_are_refused():

@@ -50,6 +50,7 @@ class Row(NamedTuple):
 MODEL = {"model": bad.chain}
 FOLLOWED = {**MODEL, "example": bad.images}
 PLAN = {"plan": lambda: {"0": [0, 1]}}
+LOSS = {**MODEL, "images": bad.images, "labels": lambda: torch.tensor([0, 1]), "chunk": lambda: 2}
 WEIGHT = {"weight": lambda: torch.arange(12.0).reshape(4, 3)}
 
 
@@ -140,6 +141,10 @@ CALLS: dict[str, dict[str, Callable[[], Any]]] = {
     "magnitude_mask": {**WEIGHT, "sparsity": lambda: 0.5},
     "make_permanent": MODEL,
     "random_mask": {**WEIGHT, "sparsity": lambda: 0.5, "generator": lambda: RNG},
+    "n_of_m_mask": {"weight": lambda: torch.arange(12.0).reshape(3, 4), "keep": lambda: 2, "of": lambda: 4},
+    "fisher_diagonal": LOSS,
+    "obd_scores": LOSS,
+    "taylor_scores": LOSS,
     "zero": {**MODEL, "masks": lambda: {"0.bias": torch.arange(8) > 3}},
     "recalibrate_batch_norm": {**MODEL, "batches": lambda: [bad.images()]},
     "prune_with_rollback": {
@@ -462,6 +467,31 @@ MASKS = [
         others={"masks": lambda: {"0.weight": torch.ones(4, 3) > 0}},
     ),
 ]
+BY_LOSS = "taylor_scores fisher_diagonal obd_scores"
+LOSSES = [
+    *each(BY_LOSS, "model", {**bad.MODELS, "without weights": bad.Made(lambda: nn.BatchNorm2d(3))}),
+    *each(
+        BY_LOSS,
+        "images",
+        {
+            **NO_WEIGHT,
+            "bytes": torch.zeros(2, 3, 8, 8, dtype=torch.uint8),
+            "nan": torch.full((2, 3, 8, 8), NAN),
+        },
+    ),
+    *each(
+        BY_LOSS,
+        "labels",
+        {"none": None, "list": [0, 1], "floats": torch.zeros(2), "bools": torch.ones(2) > 0}
+        | {"one": torch.tensor([0]), "matrix": torch.zeros(2, 1, dtype=torch.int64)},
+    ),
+    *each(BY_LOSS, "chunk", NO_COUNT),
+    *each(
+        "n_of_m_mask", "weight", {**NO_REAL_WEIGHT, "bias": torch.ones(4), "three inputs": torch.ones(4, 3)}
+    ),
+    *each("n_of_m_mask", "keep", {**NO_COUNT, "more than of": 5}),
+    *each("n_of_m_mask", "of", {**NO_COUNT, "zero": (0, "of is 0")}),
+]
 STORAGE = [
     *each("csr_bytes bitmap_bytes pack_bitmap", "weight", NO_WEIGHT),
     *each("dense_bytes", "weight", {k: v for k, v in NO_WEIGHT.items() if k not in ("meta", "quantized")}),
@@ -695,6 +725,7 @@ TABLE = [
         FILTERS,
         SURGERY,
         MASKS,
+        LOSSES,
         STORAGE,
         LOG,
         EAGLEEYE,
