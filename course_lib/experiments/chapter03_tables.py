@@ -96,11 +96,9 @@ def prices(cuts: Results) -> dict[str, Interval]:
     plain, strong = {"strength": 0.0, **WHOLE}, {"strength": lab.STRENGTHS[-1]}
     tuned = strong | {"ratio": 0.7, "stage": "tuned"}
     pairs = {
-        "price_medium": ({"strength": lab.STRENGTHS[2], **WHOLE}, plain),
         "price_strong": (strong | WHOLE, plain),
         "against_plain": (tuned, plain),
         "random_gain": (tuned, tuned | {"stage": "random tuned"}),
-        "whole_tuned": (tuned, tuned | {"ratio": 0.0}),
     }
     return {name: cuts.gain("test", of=of, over=over) for name, (of, over) in pairs.items()}
 

@@ -142,6 +142,7 @@ def run_rows(
     *,
     xlabel: str = "test accuracy",
     zoom: bool = False,
+    first: int = 0,
 ) -> Figure:
     """Draw every run as a dot, a row for each arm and a colour for each label, in panels side by side.
 
@@ -154,6 +155,7 @@ def run_rows(
             that a panel lacks has an empty row there.
         xlabel: name of the numbers.
         zoom: the axis spans the runs alone, not 0 to 1.
+        first: place in the palette of the first label's colour, where the page has given the others a meaning.
     """
     arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
     labels = list(
@@ -166,7 +168,7 @@ def run_rows(
             for label, values in series.items():
                 number = labels.index(label)
                 row = arms.index(arm) + 0.22 * (number - (len(labels) - 1) / 2)  # one below the other
-                marker, colour = "osD^vPX"[number], COLOURS[number]
+                marker, colour = "osD^vPX"[number], COLOURS[(first + number) % len(COLOURS)]
                 axis.plot(
                     values, [row] * len(values), marker, color=colour, markersize=4.5, alpha=0.6, label=label
                 )

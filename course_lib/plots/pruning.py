@@ -154,23 +154,24 @@ def scales_over_epochs(
     Args:
         paths: {panel title: [E, channels]}, ``|gamma|`` before training and after each epoch.
         thresholds: {panel title: ``|gamma|``}, drawn as a dashed line; the channels below it at the end go.
-        groups: {name: numbers of channels}, each in a colour of its own.
+        groups: {name: numbers of channels} of one or two groups, each in a colour of its own.
         highest: upper end of the vertical axis; a few scales may lie above it.
     """
     rows = -(-len(paths) // 2)
     figure = Figure(figsize=(7.2, 0.6 + 2.7 * rows))
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     for axis, (name, path) in zip(axes, paths.items(), strict=False):
-        for (group, channels), colour in zip(groups.items(), COLOURS, strict=False):
+        for (group, channels), colour in zip(groups.items(), ("#222222", COLOURS[5]), strict=False):
             drawn = axis.plot(np.asarray(path)[:, channels], color=colour, linewidth=0.7, alpha=0.35)
             drawn[0].set_label(group)
         axis.axhline(
-            thresholds[name], linestyle="--", color="black", linewidth=1.6, label="threshold", zorder=3
+            thresholds[name], linestyle="--", color="#B00020", linewidth=2, label="threshold", zorder=3
         )
         axis.set_title(name, fontsize=11, loc="left")
         axis.set_ylim(-0.02, highest)
         axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
-    figure.supxlabel("epoch", fontsize=11)
+    for axis in axes[-2:]:
+        axis.set_xlabel("epoch")
     figure.supylabel("|gamma|", fontsize=11)
     handles, labels = axes[0].get_legend_handles_labels()
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
@@ -181,7 +182,11 @@ def scales_over_epochs(
 
 @styled
 def width_bars(
-    before: Sequence[int], after: Mapping[str, Sequence[int]], *, title: str = "channels of each layer"
+    before: Sequence[int],
+    after: Mapping[str, Sequence[int]],
+    *,
+    colours: Sequence[int] = tuple(range(len(COLOURS))),
+    title: str = "channels of each layer",
 ) -> Figure:
     """Draw the channels of each layer before (grey) and after pruning as bars with their numbers.
 
@@ -190,6 +195,7 @@ def width_bars(
     Args:
         before: channels of each layer.
         after: {label: channels of each layer}, drawn side by side in front of the grey bars.
+        colours: place in the palette of each label.
         title: one line.
 
     Raises:
@@ -208,7 +214,7 @@ def width_bars(
                 f"{label!r} has {len(widths)} layers, {len(before)} were there before; they must agree."
             )
         shifted = places - 0.4 + (number + 0.5) * each
-        axis.bar(shifted, widths, 0.9 * each, color=COLOURS[number], label=label)
+        axis.bar(shifted, widths, 0.9 * each, color=COLOURS[colours[number]], label=label)
         for place, width in zip(shifted, widths, strict=True):
             axis.text(place, width, str(width), ha="center", va="bottom", fontsize=8)
     axis.set_xticks(places, [str(place) for place in places])

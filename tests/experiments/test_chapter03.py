@@ -4,14 +4,16 @@ import copy
 import functools
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from course_lib import cost, models, training
 from course_lib.data import Dataset, Split
-from course_lib.experiments import chapter03, chapter03_studies
+from course_lib.experiments import chapter03, chapter03_studies, chapter03_tables
 from course_lib.experiments.experiment import Experiment, Scale
+from course_lib.experiments.results import Results
 from course_lib.pruning.graph import follow
 from course_lib.pruning.slimming import add_sparsity_gradient, slimming_plan
 
@@ -146,3 +148,63 @@ def test_a_threshold_for_each_layer_takes_the_same_share_everywhere():
     assert sorted(map(len, plan.values())) == [2, 2, 3]
     channels = follow(whole, EXAMPLE)
     assert {len(goes) for goes in slimming_plan(whole, channels, 0.5).values()} != {2, 3}
+
+
+# What the pages show
+
+
+def test_the_threshold_is_the_gamma_of_the_last_channel_that_goes():
+    assert chapter03_tables.threshold([0.5, 0.1, 0.9, 0.2, 0.3], ratio=0.6) == 0.3
+
+
+def cuts_of(accuracies):
+    """Results of one strength: {(ratio, stage): accuracy of every seed}."""
+    rows = [
+        {"strength": s, "ratio": ratio, "stage": stage, "seed": seed}
+        | dict.fromkeys(("test", "validation"), accuracy + seed / 1000)
+        for s in chapter03.STRENGTHS
+        for (ratio, stage), accuracy in accuracies.items()
+        for seed in range(5)
+    ]
+    return Results(pd.DataFrame(rows), {"name": "none"}, "nothing")
+
+
+CUTS = cuts_of(
+    {
+        (0.0, "whole"): 0.9,
+        (0.3, "tuned"): 0.9,
+        (0.5, "tuned"): 0.895,
+        (0.7, "tuned"): 0.88,
+        (0.8, "tuned"): 0.894,
+    }
+)
+
+
+def test_a_loss_is_taken_against_the_same_network_before_the_cut():
+    loss = chapter03_tables.losses(CUTS)
+    assert loss[0.015, 0.7].mean == pytest.approx(-0.02)
+    assert loss[0.0, 0.3].mean == pytest.approx(0)
+
+
+def test_the_largest_cut_within_a_point_is_found_on_validation_images():
+    assert set(chapter03_tables.reached(CUTS).values()) == {0.8}
+    worse = cuts_of({(0.0, "whole"): 0.9} | {(ratio, "tuned"): 0.85 for ratio in chapter03.RATIOS})
+    assert set(chapter03_tables.reached(worse).values()) == {0.0}
+
+
+def test_networks_are_timed_in_turns():
+    order = []
+
+    class Noting(nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.name = name
+
+        def forward(self, x):
+            order.append(self.name)
+            return x
+
+    times = chapter03_tables.in_turns({"a": Noting("a"), "b": Noting("b")}, EXAMPLE, calls=2)
+    assert order == ["a", "b", "a", "b"]
+    assert set(times) == {"a", "b"}
+    assert min(times.values()) > 0

@@ -3,6 +3,8 @@
 NEW_FORM: tuple[str, ...] = (
     "01-knowledge-distillation",
     "studies/01-knowledge-distillation",
+    "03-network-slimming",
+    "studies/03-network-slimming",
     "05-eagleeye",
     "studies/05-eagleeye",
 )
