@@ -53,9 +53,12 @@ def test_the_loop_is_fit_of_the_library_with_the_sparsity_gradient(strength):
 
 
 def test_the_loop_shows_the_network_after_each_epoch():
-    seen = []
-    chapter03.train_sparse(network(), images().train, 0.02, RECIPE, watch=lambda net: seen.append(net))
+    seen, trained = [], network()
+    chapter03.train_sparse(
+        trained, images().train, 0.02, RECIPE, watch=lambda net: seen.append(chapter03.scales_of(net).clone())
+    )
     assert len(seen) == RECIPE.epochs
+    assert torch.equal(seen[-1], chapter03.scales_of(trained))
 
 
 def test_reach_is_the_way_of_a_gamma_that_the_loss_does_not_hold():
