@@ -146,18 +146,24 @@ def scratch_arms(cuts: Results, scratch: Results, strength: float) -> dict[str, 
     return arms
 
 
-def scratch_figures(cuts: Results, scratch: Results) -> dict[str, tuple[Any, str]]:
+def standing(gain: Interval) -> str:
+    """Say where an arm stands against another: ahead or behind only if the interval leaves zero out."""
+    return "ahead of" if gain.low > 0 else "behind" if gain.high < 0 else "level with"
+
+
+def scratch_figures(cuts: Results, scratch: Results) -> dict[str, Any]:
     """What new weights gain over slimmed ones, and slimmed widths over uniform ones, at the strong penalty."""
     strong = {"strength": lab.STRENGTHS[-1]}
     long = lab.RECIPE.epochs + lab.LONG
-    found: dict[str, tuple[Any, str]] = {}
+    gains = {}
     for epochs, stage in ((lab.LONG, "tuned"), (long, "tuned long")):
         slimmed = strong | {"ratio": 0.7, "stage": stage}
         arms = {name: strong | {"widths": name, "epochs": epochs} for name in ("slimmed", "uniform")}
-        found[f"new_{epochs}"] = (scratch.over(cuts, "test", of=arms["slimmed"], over=slimmed), "+.1%")
-        found[f"uniform_{epochs}"] = (scratch.over(cuts, "test", of=arms["uniform"], over=slimmed), "+.1%")
-        found[f"widths_{epochs}"] = (scratch.gain("test", of=arms["slimmed"], over=arms["uniform"]), "+.1%")
-    return found
+        gains[f"new_{epochs}"] = scratch.over(cuts, "test", of=arms["slimmed"], over=slimmed)
+        gains[f"uniform_{epochs}"] = scratch.over(cuts, "test", of=arms["uniform"], over=slimmed)
+        gains[f"widths_{epochs}"] = scratch.gain("test", of=arms["slimmed"], over=arms["uniform"])
+    numbers = {name: (gain, "+.1%") for name, gain in gains.items()}
+    return numbers | {f"{name}_stands": standing(gain) for name, gain in gains.items()}
 
 
 def shown(values: Sequence[float]) -> str:
@@ -181,7 +187,8 @@ def mend_figures(mend: Results) -> dict[str, Any]:
     for stage in STAGES:
         gain = mend.gain(f"{stage} test", of=absorbed, over=bare)
         found[f"absorbed_{stage.replace(' ', '_')}"] = (gain, "+.1%")
-    return found
+    share = mend.gain("tuned test", of=strong | {"by": "a tenth of each layer stays"}, over=bare)
+    return found | {"share_costs": (share, "+.1%")}
 
 
 def in_turns(networks: Mapping[str, nn.Module], images: Tensor, calls: int = 30) -> dict[str, float]:

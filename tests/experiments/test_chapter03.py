@@ -16,6 +16,7 @@ from course_lib.experiments.experiment import Experiment, Scale
 from course_lib.experiments.results import Results
 from course_lib.pruning.graph import follow
 from course_lib.pruning.slimming import add_sparsity_gradient, slimming_plan
+from course_lib.statistics import Interval
 
 WIDTHS = [4, "M", 6, 5]
 EXAMPLE = torch.zeros(1, 1, 16, 16)
@@ -193,6 +194,13 @@ def test_the_largest_cut_within_a_point_is_found_on_validation_images():
     assert set(chapter03_tables.reached(CUTS).values()) == {0.8}
     worse = cuts_of({(0.0, "whole"): 0.9} | {(ratio, "tuned"): 0.85 for ratio in chapter03.RATIOS})
     assert set(chapter03_tables.reached(worse).values()) == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"), [(0.01, 0.03, "ahead of"), (-0.03, -0.01, "behind"), (-0.01, 0.02, "level with")]
+)
+def test_an_arm_is_ahead_or_behind_only_if_the_interval_leaves_zero_out(low, high, word):
+    assert chapter03_tables.standing(Interval((low + high) / 2, low, high, 5)) == word
 
 
 def test_networks_are_timed_in_turns():
