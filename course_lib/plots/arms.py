@@ -21,7 +21,7 @@ def compare_arms(
 ) -> Figure:
     """Draw all runs as dots, joined by seed, on the left and the paired differences on the right.
 
-    Shared: chapters 01, 03 and 04 draw it.
+    Shared: chapters 01 and 04 draw it.
 
     Args:
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
@@ -195,7 +195,7 @@ def differences(
 
     An interval that excludes zero has another colour and marker.
 
-    Shared: chapters 01, 02, 03, 04, 06 and 07 draw it.
+    Shared: chapters 01, 02, 04, 06 and 07 draw it.
 
     Args:
         intervals: {label: interval}.
@@ -230,7 +230,7 @@ def before_and_after(
 ) -> Figure:
     """Draw pairs of numbers as dots around the line of no change, a panel for each set of pairs.
 
-    Chapter 05 draws it.
+    Shared: chapters 03 and 05 draw it.
 
     Args:
         panels: {panel title: (values before, values after)}; the values are positive if `log` is true.

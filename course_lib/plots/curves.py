@@ -24,7 +24,7 @@ def lines(
 ) -> Figure:
     """Draw curves in one panel, each with a marker of its own so that they differ without colour.
 
-    Shared: chapters 01, 02, 04, 06 and 08 draw it.
+    Shared: chapters 01, 02, 03, 04, 06 and 08 draw it.
 
     Args:
         series: {label: (x values, y values)}.
