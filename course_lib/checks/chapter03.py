@@ -1,18 +1,25 @@
 """Checks of the exercises of chapter 03, network slimming."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from course_lib import data, jobs, models, training
 from course_lib.checks import call, exercise, expect, passed
+from course_lib.data import Dataset, Split
 
 _Plan = Mapping[str, Tensor]
 
+UNSEEN_WHOLE = 0.986
+"""Test accuracy of the network of the build task, whole and without a penalty: six epochs, mean of three seeds."""
+
+_LETTERS, _MOST_CHANNELS, _MOST_LOST = "OSE", 0.3, 0.01
+
 
 @exercise(
-    again="The derivative of strength * |gamma| is strength times the sign of gamma. Return a new tensor: the "
-    "gradient plus that.",
+    again="What is the slope of |gamma| to the right of zero, and what to the left of it?",
     read="How scales get to zero",
 )
 def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
@@ -43,6 +50,14 @@ def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
     )
     decay = "This pulls in proportion to gamma: it is weight decay (L2), which reaches no zero. L1 pulls by the sign."
     mistakes = {
+        "Two mistakes: the penalty has the wrong sign, and pulls in proportion to gamma (L2).": (
+            gradient - strength * gamma
+        ),
+        "Two mistakes: the gradient of the loss is lost, and the pull is in proportion to gamma (L2).": (
+            strength * gamma
+        ),
+        "Two mistakes: the gradient of the loss is lost, and the penalty has the wrong sign.": -strength
+        * gamma.sign(),
         decay: gradient + strength * gamma,
         decay + " ": gradient + 2 * strength * gamma,
         "This adds |gamma| itself. The gradient of |gamma| is its sign.": gradient + strength * gamma.abs(),
@@ -73,8 +88,8 @@ def check_penalise(penalise: Callable[[Tensor, Tensor, float], Tensor]) -> None:
 
 
 @exercise(
-    again="Before ranking, set the largest magnitude of each layer to infinity, so that it is never chosen. "
-    "Then one stable argsort over all layers, and the first round(ratio * n).",
+    again="Put the magnitudes of all layers into one list. How do you keep the best channel of each layer from being "
+    "among the lowest there?",
     read="One threshold for all layers",
 )
 def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], _Plan]) -> None:
@@ -150,8 +165,8 @@ def check_global_plan(global_plan: Callable[[Mapping[str, Tensor], float], _Plan
 
 
 @exercise(
-    again="A removed channel i hands on beta[i].relu() at every place. Output channel o loses the sum over i of "
-    "that times the sum of next_weight[o, i] over both axes of the kernel.",
+    again="Begin with one removed channel: which number does it say at every place, and how many weights of an output "
+    "channel meet it?",
     read="What a batch norm does to a channel",
 )
 def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -> None:
@@ -173,6 +188,13 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
     expect(isinstance(answer, Tensor), f"The result is a {type(answer).__name__}; return a tensor.")
     constant = beta.relu()
     hints = {
+        "Two mistakes: the ReLU is missing, and all channels are in it instead of the removed ones.": torch.einsum(
+            "oikl,i->o", weight, beta
+        ),
+        "Two mistakes: the ReLU is missing, and the sum over the places of the kernel is a mean.": torch.einsum(
+            "oikl,i->o", weight[:, removed], beta[removed]
+        )
+        / 4,
         "The ReLU is missing: a channel with a negative beta hands on zero.": (
             torch.einsum("oikl,i->o", weight[:, removed], beta[removed])
         ),
@@ -209,6 +231,72 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
         "It is right for removed = [0, 1, 2] and wrong for [3, 1]. Index with `removed`, not with fixed places.",
     )
     passed("a silent channel still hands on ReLU(beta), and you know how much the next layer misses.")
+
+
+def unseen(seed: int = 0) -> tuple[nn.Module, Dataset]:
+    """Make the network of the build task, untrained, and its data: three letters of the glyphs.
+
+    Example:
+        >>> network, dataset = unseen()
+        >>> len(dataset.train), dataset.classes
+        (3000, ('O', 'S', 'E'))
+    """
+    glyphs = data.load_dataset("glyphs")
+    letters = torch.tensor([glyphs.classes.index(letter) for letter in _LETTERS])
+
+    def part(split: Split) -> Split:
+        chosen = split.subset(torch.isin(split.labels, letters).nonzero().flatten())
+        return Split(chosen.images, torch.searchsorted(letters, chosen.labels))
+
+    parts = {name: part(getattr(glyphs, name)) for name in ("train", "validation", "test")}
+    network = models.build("vgg", widths=[16, "M", 64, "M", 64, 64], gamma=0.5, classes=3, seed=seed)
+    return network, replace(glyphs, name="three letters", classes=tuple(_LETTERS), **parts)
+
+
+@exercise(
+    again="Choose the recipe first: epochs, batch size, learning rate. Which strength reaches some times the 0.5 "
+    "at which gamma starts? Train with it and count the silent channels before you cut.",
+    read="How far can the penalty pull?",
+)
+def check_slim_unseen(slim_unseen: Callable[[nn.Module, Dataset], nn.Module]) -> None:
+    """Check a learner's `slim_unseen(network, dataset) -> network` by its channels and its accuracy on test images.
+
+    Raises:
+        NotYet: the answer is not right; the message says how far it is from the target.
+
+    Example:
+        >>> check_slim_unseen(lambda network, dataset: network)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: 208 of 208 channels are left; at most 62 may be (30 %). Remove them, do not zero them.
+    """
+    network, dataset = unseen()
+    hidden = replace(dataset, test=dataset.validation)  # the test images judge, and are not handed out
+    answer = call(slim_unseen, network, hidden)
+    expect(isinstance(answer, nn.Module), f"The result is a {type(answer).__name__}; return the network.")
+    whole, left = _channels(unseen()[0]), _channels(answer)
+    most = whole - round((1 - _MOST_CHANNELS) * whole)
+    expect(
+        left <= most,
+        f"{left} of {whole} channels are left; at most {most} may be (30 %). Remove them, do not zero them.",
+    )
+    reached = jobs.on_one_thread(training.evaluate, answer, dataset.test)
+    target = UNSEEN_WHOLE - _MOST_LOST
+    expect(
+        reached > 0.6,
+        f"{reached:.1%} of the test images: the cut has nearly emptied a layer, or nothing was trained. Are there "
+        "silent channels before the cut? If not, the reach is too small. And fine-tune after it.",
+    )
+    expect(
+        reached > target,
+        f"{reached:.1%} of the test images; the target is more than {target:.1%}. Too weak a penalty leaves too few "
+        "silent channels, too strong a one costs accuracy before the cut. Fine-tune for some epochs after it.",
+    )
+    passed("your network has at most 30 % of its channels and loses less than one point.")
+
+
+def _channels(network: nn.Module) -> int:
+    return sum(layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d))
 
 
 def _plan(answer: object, scales: Mapping[str, Tensor]) -> dict[str, list[int]]:

@@ -1,6 +1,13 @@
 """Figures by theme. Each function takes data and returns a matplotlib Figure, which `page.show` shows."""
 
-from course_lib.plots.arms import before_and_after, compare_arms, differences, every_run, paired_runs
+from course_lib.plots.arms import (
+    before_and_after,
+    compare_arms,
+    differences,
+    every_run,
+    paired_runs,
+    run_rows,
+)
 from course_lib.plots.costs import (
     accuracy_against_cost,
     activations_against_weights,
@@ -9,7 +16,7 @@ from course_lib.plots.costs import (
     memory_over_time,
     time_against_macs,
 )
-from course_lib.plots.curves import heat_map, interval_lines, interval_panels, line_panels, lines
+from course_lib.plots.curves import heat_map, interval_lines, interval_panels, line_panels, lines, run_panels
 from course_lib.plots.images import image_grid, image_with_probabilities, probability_bars
 from course_lib.plots.pruning import (
     granularities,
@@ -50,6 +57,8 @@ __all__ = [
     "paired_runs",
     "probability_bars",
     "pruning_trajectories",
+    "run_panels",
+    "run_rows",
     "scales_over_epochs",
     "score_scatter",
     "styled",

@@ -21,7 +21,7 @@ def compare_arms(
 ) -> Figure:
     """Draw all runs as dots, joined by seed, on the left and the paired differences on the right.
 
-    Shared: chapters 01, 03 and 04 draw it.
+    Shared: chapters 01 and 04 draw it.
 
     Args:
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
@@ -137,6 +137,57 @@ def paired_runs(
 
 
 @styled
+def run_rows(
+    panels: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]],
+    *,
+    xlabel: str = "test accuracy",
+    zoom: bool = False,
+    first: int = 0,
+) -> Figure:
+    """Draw every run as a dot, a row for each arm and a colour for each label, in panels side by side.
+
+    A bar marks each median. Nothing is averaged, so that runs that fall into two heaps are seen.
+
+    Chapter 03 draws it.
+
+    Args:
+        panels: {panel title: {arm: {label: one number in [0, 1] for each run}}}, the same labels everywhere. An arm
+            that a panel lacks has an empty row there.
+        xlabel: name of the numbers.
+        zoom: the axis spans the runs alone, not 0 to 1.
+        first: place in the palette of the first label's colour, where the page has given the others a meaning.
+    """
+    arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
+    labels = list(
+        dict.fromkeys(label for panel in panels.values() for arm in panel.values() for label in arm)
+    )
+    figure = Figure(figsize=(7.2, 1.5 + (0.14 + 0.15 * len(labels)) * len(arms)))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for arm, series in panel.items():
+            for label, values in series.items():
+                number = labels.index(label)
+                row = arms.index(arm) + 0.22 * (number - (len(labels) - 1) / 2)  # one below the other
+                marker, colour = "osD^vPX"[number], COLOURS[(first + number) % len(COLOURS)]
+                axis.plot(
+                    values, [row] * len(values), marker, color=colour, markersize=4.5, alpha=0.6, label=label
+                )
+                axis.plot(np.median(values), row, "|", color="black", markersize=8, markeredgewidth=1.5)
+        axis.set_title(title, fontsize=10, loc="center")
+        if not zoom:
+            axis.set_xlim(-0.02, 1.02)
+            axis.xaxis.set_major_locator(mpl.ticker.MultipleLocator(0.5 if len(panels) > 2 else 0.2))
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+    axes[0].set_yticks(range(len(arms)), arms, fontsize=9)
+    axes[0].set_ylim(len(arms) - 0.5, -0.5)
+    axes[len(panels) // 2].set_xlabel(xlabel)
+    handles = {line.get_label(): line for line in axes[0].lines if line.get_label() in labels}
+    if len(labels) > 1:
+        figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+@styled
 def differences(
     intervals: Mapping[str, Interval], *, title: str, xlabel: str = "points, 95 % interval"
 ) -> Figure:
@@ -144,7 +195,7 @@ def differences(
 
     An interval that excludes zero has another colour and marker.
 
-    Shared: chapters 01, 02, 03, 04, 06 and 07 draw it.
+    Shared: chapters 01, 02, 04, 06 and 07 draw it.
 
     Args:
         intervals: {label: interval}.
@@ -179,7 +230,7 @@ def before_and_after(
 ) -> Figure:
     """Draw pairs of numbers as dots around the line of no change, a panel for each set of pairs.
 
-    Chapter 05 draws it.
+    Shared: chapters 03 and 05 draw it.
 
     Args:
         panels: {panel title: (values before, values after)}; the values are positive if `log` is true.

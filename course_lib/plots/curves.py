@@ -25,7 +25,7 @@ def lines(
 ) -> Figure:
     """Draw curves in one panel, each with a marker of its own so that they differ without colour.
 
-    Shared: chapters 00, 01, 02, 04, 06 and 08 draw it.
+    Shared: chapters 00, 01, 02, 03, 04, 06 and 08 draw it.
 
     Args:
         series: {label: (x values, y values)}.
@@ -193,6 +193,54 @@ def interval_panels(
     axes[len(panels) // 2].set_xlabel(xlabel)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+@styled
+def run_panels(
+    panels: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    *,
+    xlabel: str,
+    ylabel: str = "test accuracy",
+) -> Figure:
+    """Draw every run as a dot and join the medians, in panels that share both axes and one legend.
+
+    Nothing is averaged, so that runs that fall into two heaps are seen.
+
+    Chapter 03 draws it.
+
+    Args:
+        panels: {panel title: {label: {x: one number in [0, 1] for each run}}}, the same labels and x in each panel.
+        xlabel: of the shares x, which are shown as percent.
+        ylabel: with its unit.
+    """
+    figure = Figure(figsize=(7.2, 3.6))
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (name, series) in zip(axes, panels.items(), strict=True):
+        places = sorted({x for points in series.values() for x in points})
+        step = 0.16 * min(np.diff(places), default=1.0)
+        for number, ((label, points), marker, colour) in enumerate(
+            zip(series.items(), "osD^vPX" * 9, COLOURS * 9, strict=False)
+        ):
+            aside = step * (number - (len(series) - 1) / 2)  # side by side, not one over another
+            for x, values in points.items():
+                axis.plot([x + aside] * len(values), values, marker, color=colour, markersize=4, alpha=0.6)
+            middle = [np.median(values) for values in points.values()]
+            axis.plot(
+                np.array(list(points)) + aside, middle, color=colour, marker=marker, markersize=0, label=label
+            )
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.set_ylim(0, 1.02)
+        axis.set_xticks(places)
+        axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
+        axis.tick_params(labelsize=9)
+    axes[0].set_ylabel(ylabel)
+    axes[len(panels) // 2].set_xlabel(xlabel)
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
+    for line in legend.get_lines():
+        line.set_markersize(5)
     return figure
 
 

@@ -202,56 +202,52 @@ def weight_histograms(
 
 @styled
 def scales_over_epochs(
-    counts: Mapping[str, Shaped[np.ndarray, "E bins"]],
-    edges: Sequence[float],
-    thresholds: Mapping[str, Sequence[float]],
+    paths: Mapping[str, Shaped[np.ndarray, "E channels"]],
+    thresholds: Mapping[str, float],
+    groups: Mapping[str, Sequence[int]],
     *,
-    title: str = "",
+    highest: float = 0.9,
 ) -> Figure:
-    """Draw how the scales of batch norm move during training: histograms over the epochs, and below the last one.
+    """Draw the scale of every channel during training as a line, and the threshold that cuts them in the end.
 
     Chapter 03 draws it.
 
     Args:
-        counts: {panel title: [E, bins]}, channels in each bin of ``|gamma|`` before training and after each epoch. The
-            caller counts scales above the last edge in the last bin.
-        edges: of the bins, one more than there are bins.
-        thresholds: {panel title: E values of ``|gamma|``}, drawn as a dashed line.
-        title: over all panels.
+        paths: {panel title: [E, channels]}, ``|gamma|`` before training and after each epoch.
+        thresholds: {panel title: ``|gamma|``}, drawn as a dashed line; the channels below it at the end go.
+        groups: {name: numbers of channels} of one or two groups, each in a colour of its own.
+        highest: upper end of the vertical axis; a few scales may lie above it.
     """
-    figure = Figure(figsize=(7.2, 4.6))
-    above, below = figure.subplots(2, len(counts), sharey="row", squeeze=False, height_ratios=[1.5, 1])
-    most = max(panel.max() for panel in counts.values())
-    for top, bottom, (name, panel) in zip(above, below, counts.items(), strict=True):
-        picture = top.pcolormesh(
-            np.arange(len(panel) + 1) - 0.5,
-            edges,
-            np.maximum(panel.T, 0.5),  # an empty bin has the darkest colour
-            norm=mpl.colors.LogNorm(0.5, most),
-            rasterized=True,
+    rows = -(-len(paths) // 2)
+    figure = Figure(figsize=(7.2, 0.6 + 2.7 * rows))
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    for axis, (name, path) in zip(axes, paths.items(), strict=False):
+        for (group, channels), colour in zip(groups.items(), ("#222222", COLOURS[5]), strict=False):
+            drawn = axis.plot(np.asarray(path)[:, channels], color=colour, linewidth=0.7, alpha=0.35)
+            drawn[0].set_label(group)
+        axis.axhline(
+            thresholds[name], linestyle="--", color="#B00020", linewidth=2, label="threshold", zorder=3
         )
-        top.plot(range(len(panel)), thresholds[name], "--", color="white", linewidth=1.5)
-        top.set_title(name, fontsize=10, loc="center")
-        top.set_xlabel("epoch", fontsize=9)
-        top.xaxis.set_major_locator(mpl.ticker.MaxNLocator(4, integer=True))
-        top.grid(visible=False)
-        bottom.bar(edges[:-1], panel[-1], np.diff(edges), align="edge", color=COLOURS[0])
-        bottom.axvline(thresholds[name][-1], linestyle="--", color="black", linewidth=1.2)
-        bottom.set_yscale("log")
-        bottom.set_xlabel("|gamma|", fontsize=9)
-        for axis in (top, bottom):
-            axis.tick_params(labelsize=8)
-    above[0].set_ylabel("|gamma|", fontsize=9)
-    below[0].set_ylabel("channels at the end", fontsize=9)
-    figure.colorbar(picture, ax=list(above), label="channels")
-    if title:
-        figure.suptitle(title)
+        axis.set_title(name, fontsize=11, loc="left")
+        axis.set_ylim(-0.02, highest)
+        axis.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    for axis in axes[-2:]:
+        axis.set_xlabel("epoch")
+    figure.supylabel("|gamma|", fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=9)
+    for line in legend.get_lines():
+        line.set(linewidth=2, alpha=1)
     return figure
 
 
 @styled
 def width_bars(
-    before: Sequence[int], after: Mapping[str, Sequence[int]], *, title: str = "channels of each layer"
+    before: Sequence[int],
+    after: Mapping[str, Sequence[int]],
+    *,
+    colours: Sequence[int] = tuple(range(len(COLOURS))),
+    title: str = "channels of each layer",
 ) -> Figure:
     """Draw the channels of each layer before (grey) and after pruning as bars with their numbers.
 
@@ -260,6 +256,7 @@ def width_bars(
     Args:
         before: channels of each layer.
         after: {label: channels of each layer}, drawn side by side in front of the grey bars.
+        colours: place in the palette of each label.
         title: one line.
 
     Raises:
@@ -278,7 +275,7 @@ def width_bars(
                 f"{label!r} has {len(widths)} layers, {len(before)} were there before; they must agree."
             )
         shifted = places - 0.4 + (number + 0.5) * each
-        axis.bar(shifted, widths, 0.9 * each, color=COLOURS[number], label=label)
+        axis.bar(shifted, widths, 0.9 * each, color=COLOURS[colours[number]], label=label)
         for place, width in zip(shifted, widths, strict=True):
             axis.text(place, width, str(width), ha="center", va="bottom", fontsize=8)
     axis.set_xticks(places, [str(place) for place in places])

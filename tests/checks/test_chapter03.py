@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from torch import nn
 
+from course_lib import data
 from course_lib.checks import NotYet, chapter03
+from course_lib.pruning.slimming import slimming_plan
+from course_lib.pruning.surgery import remove_channels
 from tests.checks import solutions
 
 global_plan = solutions.of("03")["global-plan"]
@@ -45,6 +49,12 @@ def cut_off(scales, ratio):
         (lambda g, w, s: g + s * torch.where(w >= 0, 1.0, -1.0), "At gamma = 0"),
         (lambda g, w, s: g.add_(s * w.sign()), "passed in were changed"),
         (lambda g, w, s: (g + s * w.sign()).sum(), "one number for each channel"),
+        (lambda g, w, s: g - s * w, "Two mistakes: the penalty has the wrong sign, and pulls in proportion"),
+        (lambda g, w, s: s * w, "Two mistakes: the gradient of the loss is lost, and the pull is in prop"),
+        (
+            lambda g, w, s: -s * w.sign(),
+            "Two mistakes: the gradient of the loss is lost, and the penalty has",
+        ),
         (lambda g, w, s: 0.1, "return a tensor"),
         (lambda g, w, s: g + 3 * s, "Not right yet"),
     ],
@@ -149,6 +159,8 @@ def test_global_plan_names_the_mistake(wrong, hint):
         (lambda b, w, r: (w[:, r].sum((2, 3)) * b[r]).relu().sum(1), "Not right yet"),
         (lambda b, w, r: (w[:, r] * b[r].relu()[:, None, None]).mean((2, 3)).sum(1), "this is their mean"),
         (lambda b, w, r: w[:, r].sum((1, 2, 3)), "beta is not used"),
+        (lambda b, w, r: (w * b[:, None, None]).sum((1, 2, 3)), "Two mistakes: .* all channels"),
+        (lambda b, w, r: (w[:, r] * b[r][:, None, None]).mean((2, 3)).sum(1), "Two mistakes: .* is a mean"),
         (lambda b, w, r: (w[:, r] * b[r].relu()[:, None, None]).sum((2, 3)), "both axes of the kernel"),
         (lambda b, w, r: 0.0, "return a tensor"),
         (lambda b, w, r: torch.zeros(3), "Not right yet"),
@@ -157,3 +169,51 @@ def test_global_plan_names_the_mistake(wrong, hint):
 def test_left_behind_names_the_mistake(wrong, hint):
     with pytest.raises(NotYet, match=hint):
         chapter03.check_left_behind(wrong)
+
+
+def zeroed(network, dataset):
+    """Channels at zero are still there."""
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.zeros_(layer.weight)
+    return network
+
+
+def untrained(network, dataset):
+    example = data.to_float(dataset.train.images[:1])
+    return remove_channels(network, example, slimming_plan(network, example, 0.7)).eval()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"),
+    [
+        (lambda network, dataset: network, "208 of 208 channels are left; at most 62"),
+        (zeroed, "Remove them, do not zero them"),
+        (untrained, r"nearly emptied a layer, or nothing was trained"),
+        (lambda network, dataset: 0.98, "return the network"),
+    ],
+)
+def test_slim_unseen_names_the_mistake(wrong, hint):
+    with pytest.raises(NotYet, match=hint):
+        chapter03.check_slim_unseen(wrong)
+
+
+def test_a_point_too_many_is_lost(monkeypatch):
+    monkeypatch.setattr(chapter03.training, "evaluate", lambda network, split: 0.975)
+    with pytest.raises(NotYet, match=r"97.5% of the test images; the target is more than 97.6%"):
+        chapter03.check_slim_unseen(untrained)
+    monkeypatch.setattr(chapter03.training, "evaluate", lambda network, split: 0.977)
+    chapter03.check_slim_unseen(untrained)
+
+
+def test_the_unseen_network_is_judged_on_images_that_the_answer_does_not_get():
+    given = []
+
+    def answer(network, dataset):
+        given.append(dataset)
+        return untrained(network, dataset)
+
+    with pytest.raises(NotYet):
+        chapter03.check_slim_unseen(answer)
+    assert torch.equal(given[0].test.images, chapter03.unseen()[1].validation.images)
+    assert not torch.equal(given[0].test.images[:600], chapter03.unseen()[1].test.images[:600])

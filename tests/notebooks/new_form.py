@@ -7,6 +7,8 @@ NEW_FORM: tuple[str, ...] = (
     "studies/01-knowledge-distillation",
     "02-pruning",
     "studies/02-pruning",
+    "03-network-slimming",
+    "studies/03-network-slimming",
     "04-l1-filter-pruning",
     "studies/04-l1-filter-pruning",
     "05-eagleeye",

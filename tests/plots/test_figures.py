@@ -66,6 +66,15 @@ EXAMPLES = {
         xlabel="candidates",
         ylabel="regret",
     ),
+    "run_rows": lambda: plots.run_rows(
+        {
+            "weak": {"as it is": {"at once": [0.1, 0.1], "tuned": [0.4, 0.2]}},
+            "strong": {
+                "as it is": {"at once": [0.5, 0.6], "tuned": [0.8, 0.9]},
+                "mended": {"at once": [0.7, 0.8], "tuned": [0.8, 0.9]},
+            },
+        }
+    ),
     "differences": lambda: plots.differences(INTERVALS, title="gains"),
     "heat_map": lambda: plots.heat_map(
         np.array([[1.25, 2.5, 3.0], [4.0, np.nan, 6.0]]), ["r", "s"], [1, 2, 3], xlabel="T", ylabel="alpha"
@@ -98,9 +107,25 @@ EXAMPLES = {
         title="weights",
     ),
     "scales_over_epochs": lambda: plots.scales_over_epochs(
-        {"plain": np.array([[0, 4], [1, 3]]), "sparse": np.array([[0, 4], [3, 1]])},
-        [0.0, 0.5, 1.0],
-        {"plain": [0.9, 0.8], "sparse": [0.9, 0.3]},
+        {
+            "plain": np.array([[0.5, 0.5, 0.5], [0.6, 0.4, 0.7]]),
+            "sparse": np.array([[0.5, 0.5, 0.5], [0.1, 0.0, 0.3]]),
+        },
+        {"plain": 0.45, "sparse": 0.2},
+        {"early": [0], "late": [1, 2]},
+    ),
+    "run_panels": lambda: plots.run_panels(
+        {
+            "at once": {
+                "weak": {0.5: [0.5, 0.1, 0.6], 0.7: [0.1, 0.1, 0.2]},
+                "strong": {0.5: [0.9], 0.7: [0.8]},
+            },
+            "tuned": {
+                "weak": {0.5: [0.9, 0.8, 0.9], 0.7: [0.1, 0.8, 0.2]},
+                "strong": {0.5: [0.9], 0.7: [0.9]},
+            },
+        },
+        xlabel="channels cut",
     ),
     "interval_panels": lambda: plots.interval_panels(
         {
@@ -488,12 +513,44 @@ def test_a_histogram_counts_every_weight_those_outside_too():
     assert heights[1][0] == heights[1][30] == heights[1][-1] == 1
 
 
-def test_scales_are_counted_after_the_last_epoch_and_the_threshold_is_drawn_in_both_rows():
-    axes = EXAMPLES["scales_over_epochs"]().axes
-    above, below = axes[1], axes[3]  # of "sparse"
-    assert list(above.lines[0].get_ydata()) == [0.9, 0.3]
-    assert list(below.lines[0].get_xdata()) == [0.3, 0.3]
-    assert [(bar.get_x(), bar.get_height()) for bar in below.patches] == [(0.0, 3), (0.5, 1)]
+def test_every_channel_has_a_line_in_the_colour_of_its_group_and_the_threshold_is_drawn():
+    sparse = EXAMPLES["scales_over_epochs"]().axes[1]
+    assert [list(line.get_ydata()) for line in sparse.lines] == [
+        [0.5, 0.1],
+        [0.5, 0.0],
+        [0.5, 0.3],
+        [0.2, 0.2],
+    ]
+    early, late, other, threshold = (line.get_color() for line in sparse.lines)
+    assert len({early, late, threshold}) == 3
+    assert late == other
+
+
+def test_every_run_of_a_panel_is_a_dot_and_the_line_joins_medians():
+    tuned = EXAMPLES["run_panels"]().axes[1]
+    dots = [line.get_ydata() for line in tuned.lines if line.get_linestyle() == "None"]
+    assert [list(values) for values in dots] == [[0.9, 0.8, 0.9], [0.1, 0.8, 0.2], [0.9], [0.9]]
+    joined = {line.get_label(): list(line.get_ydata()) for line in tuned.lines if line.get_linestyle() == "-"}
+    assert joined == {"weak": [0.9, 0.2], "strong": [0.9, 0.9]}
+    beside = [line.get_xdata()[0] for line in tuned.lines if line.get_linestyle() == "None"]
+    assert beside[0] < 0.5 < beside[2]  # of two arms at one share, side by side
+
+
+def test_rows_show_every_run_of_an_arm_and_leave_a_row_free_where_a_panel_lacks_it():
+    weak, strong = EXAMPLES["run_rows"]().axes
+    assert [text.get_text() for text in weak.get_yticklabels()] == ["as it is", "mended"]
+    dots = {
+        axis: [
+            (round(line.get_ydata()[0]), line.get_label(), list(line.get_xdata()))
+            for line in axis.lines
+            if line.get_marker() != "|"
+        ]
+        for axis in (weak, strong)
+    }
+    assert dots[weak] == [(0, "at once", [0.1, 0.1]), (0, "tuned", [0.4, 0.2])]
+    assert dots[strong][2:] == [(1, "at once", [0.7, 0.8]), (1, "tuned", [0.8, 0.9])]
+    medians = [line.get_xdata()[0] for line in weak.lines if line.get_marker() == "|"]
+    assert medians == pytest.approx([0.1, 0.3])
 
 
 def test_panels_show_the_ends_of_every_interval_and_no_accuracy_above_one():
