@@ -106,7 +106,7 @@ def granularity_costs(
             network, granularity, branches, share, example
         )
         masks.make_permanent(models[granularity])
-    times = cost.latencies(models, batch)
+    times = cost.latencies(models, batch, rounds=5)
     macs = {name: cost.macs(model, example) for name, model in models.items()}
     rows = [
         {
@@ -125,7 +125,7 @@ def granularity_costs(
 def zeros_alone(network: nn.Module, sparse: nn.Module, batch: Tensor) -> tuple[list[dict[str, str]], float]:
     """Rows of a network with and without zeros: its file, zipped and not, and its time; the ratio of the times."""
     models = {"trained": network, "nine in ten zero": sparse}
-    times = cost.latencies(models, batch, rounds=12)
+    times = cost.latencies(models, batch, rounds=9)
     rows = []
     for name, model in models.items():
         content = safetensors_bytes(model.state_dict())
