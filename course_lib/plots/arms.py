@@ -65,7 +65,7 @@ def every_run(
 ) -> Figure:
     """Draw a row for each arm with a marker for each seed, so that a single failed run is seen.
 
-    Shared: chapters 01 and 07 draw it.
+    Shared: chapters 01, 02 and 07 draw it.
 
     Args:
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.
@@ -104,7 +104,7 @@ def paired_runs(
 
     A bar marks the median. Nothing is averaged, so that a run that failed, or an arm with two humps, is seen.
 
-    Chapter 05 draws it.
+    Shared: chapters 02 and 05 draw it.
 
     Args:
         arms: {arm: one number in [0, 1] for each seed, the same seeds in the same order}.

@@ -109,7 +109,7 @@ def interval_lines(
 ) -> Figure:
     """Draw curves of means with their intervals, as percent; the means are in [0, 1].
 
-    Shared: chapters 00, 01 and 02 draw it.
+    Shared: chapters 00 and 01 draw it.
 
     Args:
         series: {label: {x: interval}}.
@@ -153,7 +153,7 @@ def interval_panels(
 ) -> Figure:
     """Draw curves of means with their intervals, as percent, in panels that share both axes and one legend.
 
-    Shared: chapters 03, 04, 06 and 08 draw it.
+    Shared: chapters 02, 04, 06 and 08 draw it.
 
     Args:
         panels: {panel title: {label: {x: interval}}}, the same labels in each panel.

@@ -19,6 +19,8 @@ from course_lib import tracing
 from course_lib.pruning import masks
 from course_lib.validation import check_count, check_dense
 
+__all__ = ["fisher_diagonal", "obd_scores", "taylor_scores"]
+
 _Scores = dict[str, Tensor]
 """{parameter name: a score for each weight}, of the parameters with two or more dimensions."""
 
