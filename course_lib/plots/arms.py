@@ -132,7 +132,7 @@ def paired_runs(
     left.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6, steps=[1, 2, 5, 10]))
     left.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     left.set(xlabel=xlabel, title=title)
-    right.set(xlabel=f"points that {of!r} gains")
+    right.set(xlabel=f"points gained by\n{of}")
     return figure
 
 

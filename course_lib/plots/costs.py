@@ -202,8 +202,9 @@ def time_against_macs(
 
 
 def _plain_ticks(axis: Any) -> None:
-    """Numbers such as 0.5, 1 and 2 along a logarithmic axis."""
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    """Numbers such as 0.5, 1 and 2 along a logarithmic axis, and more of them where it is short."""
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(mpl.ticker.NullLocator())
 

@@ -426,6 +426,14 @@ def test_ticks_of_times_are_plain_numbers(name):
     assert not any(label.get_text() for label in axis.get_ticklabels(minor=True))
 
 
+def test_a_short_axis_of_times_has_several_ticks():
+    figure = plots.call_times([0.0016, 0.0006, 0.0009], median=0.0009, low=0.0006, high=0.001)
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    assert [tick for tick in axis.get_ticklocs() if low <= tick <= high] == pytest.approx([0.7, 1, 1.5])
+
+
 def test_each_layer_has_its_share_of_a_cost():
     first, second = EXAMPLES["costs_by_layer"]().axes
     assert [patch.get_height() for patch in first.patches] == [0.75, 0.25]
