@@ -59,7 +59,7 @@ def granularities(
         )
         for k in range(kernels):
             middle = k * (width + 0.35) + width / 2
-            axis.text(middle, 0.15, f"kernel {k + 1}", ha="center", fontsize=7, color="#777777")
+            axis.text(middle, 0.15, f"kernel {k}", ha="center", fontsize=7, color="#777777")
         axis.set_title(name, loc="center", pad=12)
         axis.axis("off")
     for f in range(filters):
@@ -67,7 +67,7 @@ def granularities(
         axes[0].text(
             -0.3,
             middle,
-            f"filter {f + 1}",
+            f"filter {f}",
             ha="right",
             va="center",
             fontsize=8,

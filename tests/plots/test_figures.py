@@ -482,10 +482,10 @@ def test_every_weight_is_written_and_the_removed_ones_are_grey():
     for axis, kept in ((left, 6), (right, 0)):
         written = [t.get_text() for t in axis.texts]
         assert written[:12] == [str(k) for k in range(12)]
-        assert written[12:14] == ["kernel 1", "kernel 2"]
+        assert written[12:14] == ["kernel 0", "kernel 1"]
         grey = [patch.get_facecolor()[:3] == mpl.colors.to_rgb("#eeeeee") for patch in axis.patches]
         assert grey == [k < 12 - kept for k in range(12)]
-    assert [t.get_text() for t in left.texts[14:]] == ["filter 1", "filter 2", "filter 3"]
+    assert [t.get_text() for t in left.texts[14:]] == ["filter 0", "filter 1", "filter 2"]
     assert {"weight", "layer"} <= {left.get_title(), right.get_title()}
 
 
