@@ -118,7 +118,7 @@ def sources(
         (
             "a CNN trained on ImageNet usually takes 300 MB",
             f"{len(megabytes)} networks of torchvision: median {median(megabytes):.0f} MB, {above:.0%} above 300 MB",
-            "it fits the first ones, AlexNet and VGG; later ones come in every size",
+            "it lies between AlexNet, 244 MB, and VGG-16, 553 MB; later ones come in every size",
         ),
         (
             "activations far exceed the parameters even at batch size 1",
