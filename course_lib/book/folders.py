@@ -72,12 +72,17 @@ def claim(out: Path) -> None:
         CourseError: another process has claimed it.
         OSError: the folder cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK, is_singleton=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK, is_singleton=True)
         lock.acquire(timeout=0)
     except Timeout as error:
         raise CourseError(
             f"another command is writing into {out}. Wait until it has ended, or choose another folder with --out"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write into {out} ({error.strerror}). Choose another folder, or mend its rights",
         ) from error
     _claimed.append(lock)

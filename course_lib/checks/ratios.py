@@ -25,13 +25,13 @@ class Outcome(NamedTuple):
     """What becomes of the network.
 
     Attributes:
-        bytes: share of the dense bytes, weights as bitmaps.
+        size: share of the dense bytes, weights as bitmaps.
         lost: validation accuracy before, minus after.
         left: share of weights left in each layer.
         network: pruned and tuned.
     """
 
-    bytes: float
+    size: float
     lost: float
     left: dict[str, float]
     network: nn.Module

@@ -279,7 +279,7 @@ def repeat(
     return frame
 
 
-def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[float]:
+def values(frame: pd.DataFrame, metric: str, **settings: Any) -> list[Any]:
     """Select the measurements of one arm in the order of its seeds, so that arms can be compared in pairs.
 
     Args:

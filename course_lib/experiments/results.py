@@ -37,7 +37,7 @@ class Results:
     record: Mapping[str, Any]
     seed: str
 
-    def values(self, metric: str, **arm: Any) -> list[float]:
+    def values(self, metric: str, **arm: Any) -> list[Any]:
         """Select the numbers of one arm in the order of its seeds; None selects the runs that lack a setting.
 
         Raises:

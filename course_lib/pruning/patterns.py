@@ -44,7 +44,7 @@ def n_of_m_mask(
     if weight.ndim < 2:
         raise ValueError(
             f"weight has shape {list(weight.shape)}; it must be [C_out, C_in, ...], since the pattern runs along the "
-            "inputs. A bias has none: leave it whole."
+            "inputs. A bias has none. Leave it whole."
         )
     inputs = weight[0].numel()
     if inputs % of:

@@ -323,5 +323,5 @@ def test_the_bench_takes_from_each_layer_the_share_that_is_said_and_weighs_bitma
     ]
     assert int(small["17.weight"].count_nonzero()) == 36_864 - round(0.9 * 36_864)
     whole = 4 * sum(p.numel() for p in small.values())
-    assert found.bytes == ratios.weighed(given) == sum(counted) / whole
+    assert found.size == ratios.weighed(given) == sum(counted) / whole
     assert 0 < found.lost < 0.5

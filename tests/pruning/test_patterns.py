@@ -39,7 +39,7 @@ def test_groups_run_along_the_flattened_inputs_of_a_filter():
     ("weight", "options", "error", "message"),
     [
         ([[1.0]], {}, TypeError, "weight is a list"),
-        (torch.ones(4), {}, ValueError, r"shape \[4\].*leave it whole"),
+        (torch.ones(4), {}, ValueError, r"shape \[4\].*Leave it whole"),
         (torch.ones(2, 6), {}, ValueError, "6 inputs for each output, which is no multiple of 4"),
         (torch.ones(4, 3), {}, ValueError, "3 inputs"),  # twelve weights, and no group may cross a filter
         (torch.full((1, 4), float("nan")), {}, ValueError, "NaN"),

@@ -39,6 +39,7 @@ def convolution(stride=(1, 1), padding=(0, 0), dilation=(1, 1), groups=1):
     return {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
 
 
+torch.manual_seed(0)  # the layers below have weights at random
 # (operation, spelling, function of the network and of what its first convolution gives, options, layers)
 CALLS = [
     (

@@ -148,5 +148,5 @@ def test_what_is_handed_out_works_without_the_checkout(tmp_path, monkeypatch):
     )
     assert done.returncode == 0, done.stderr
     assert "00-why-compress" in done.stdout
-    assert "0 of 3" in done.stdout
+    assert "0 of 4" in done.stdout
     shutil.rmtree(tmp_path / "out")

@@ -78,7 +78,8 @@ def test_nothing_recorded_yet_is_said(learner):
 def test_a_chapter_that_the_command_has_run_counts_as_run(learner):
     out = learner.root / "build" / "course"
     out.mkdir(parents=True)
-    chapters = {"00-first": {"failure": None}, "01-second": {"failure": {"cell": 1}}}
+    told = {"source_sha256": "", "parameters": {}, "seconds": 1.0, "figures": {}}
+    chapters = {"00-first": told | {"failure": None}, "01-second": told | {"failure": {"cell": 1}}}
     (out / "run.json").write_text(json.dumps({"settings": {}, "chapters": chapters}))
     assert [one.run for one in progress.examine()] == ["yes", "no"]
     (out / "run.json").write_text("{")
