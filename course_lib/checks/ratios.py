@@ -3,8 +3,8 @@
 import copy
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Real
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -21,7 +21,8 @@ MOST_BYTES, MOST_LOSS = 0.25, 0.01
 _TUNE = Recipe(epochs=3, learning_rate=0.03, augment="shift", channels_last=True)
 
 
-class Outcome(NamedTuple):
+@dataclass(frozen=True)
+class Outcome:
     """What becomes of the network.
 
     Attributes:

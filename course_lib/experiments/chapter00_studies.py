@@ -1,7 +1,6 @@
 """Studies of chapter 00: networks for ImageNet, and the course's networks on other images."""
 
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import torch
 import torchvision
@@ -20,7 +19,8 @@ IMAGENET = {"VGG-16": "vgg16", "ResNet-18": "resnet18", "MobileNetV2": "mobilene
 """Networks of torchvision, under the names that a page shows."""
 
 
-class Large(NamedTuple):
+@dataclass(frozen=True)
+class Large:
     """What a large network costs.
 
     Attributes:

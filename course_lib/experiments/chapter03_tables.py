@@ -48,7 +48,7 @@ def threshold(scales: Sequence[float], ratio: float = 0.7) -> float:
 
 
 def paths(slimming: Results, live: Mapping[float, Any]) -> dict[float, np.ndarray]:
-    """|gamma| of every channel of the first network of each strength; those of `live` have just been measured."""
+    """The scale of every channel of the first network of each strength; those of `live` have just been measured."""
     recorded = {s: slimming.values("scales", strength=s, seed=0)[0] for s in lab.STRENGTHS}
     return {s: np.asarray(path) for s, path in (recorded | dict(live)).items()}
 

@@ -68,7 +68,7 @@ def accuracy_against_cost(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
     ):
         axis.plot(cost, accuracy, marker, color=colour, markersize=9)
-        offset = 10 if in_order.index(name) % 2 else -18  # neighbours are often equally accurate
+        offset = -18 if in_order.index(name) % 2 else 10  # neighbours are often equally accurate
         axis.annotate(
             name, (cost, accuracy), xytext=(0, offset), textcoords="offset points", fontsize=10, ha="center"
         )
@@ -204,7 +204,8 @@ def time_against_macs(
 def _plain_ticks(axis: Any) -> None:
     """Numbers such as 0.5, 1 and 2 along a logarithmic axis, and more of them where it is short."""
     low, high = axis.get_view_interval()
-    axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 5, 7)))
+    subs = (1, 2, 5) if high > 10 * low else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+    axis.set_major_locator(mpl.ticker.LogLocator(subs=subs))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(mpl.ticker.NullLocator())
 

@@ -431,7 +431,9 @@ def test_a_short_axis_of_times_has_several_ticks():
     figure.canvas.draw()
     axis = figure.axes[0].yaxis
     low, high = axis.get_view_interval()
-    assert [tick for tick in axis.get_ticklocs() if low <= tick <= high] == pytest.approx([0.7, 1, 1.5])
+    assert [tick for tick in axis.get_ticklocs() if low <= tick <= high] == pytest.approx(
+        [0.6, 0.8, 1, 1.2, 1.5]
+    )
 
 
 def test_each_layer_has_its_share_of_a_cost():
