@@ -302,7 +302,7 @@ WRONG_ANSWERS = [(name, wrong, words) for name, answers in WRONG.items() for wro
 )
 def test_refuses_a_typical_mistake_with_its_own_hint(name, wrong, words, monkeypatch):
     # The three epochs of the build task are run by the test of its solution.
-    monkeypatch.setattr(ratios, "outcome", lambda given: ratios.Outcome(0.2, 0.04, {}, None))
+    monkeypatch.setattr(ratios, "outcome", lambda given: ratios.Outcome(0.2, 0.04, {}, torch.nn.Identity()))
     with pytest.raises(NotYet, match=words):
         CHECKS[name](wrong)
 
