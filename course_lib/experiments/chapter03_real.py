@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from course_lib import checkpoints, cost, data, models, training
-from course_lib.data import Dataset, Split, to_float
+from course_lib import checkpoints, cost, models, training
+from course_lib.data import Dataset, to_float
 from course_lib.experiments import chapter03
 from course_lib.experiments.budget import affordable, seconds_per_epoch
+from course_lib.experiments.common import photographs
 from course_lib.experiments.experiment import Experiment, Run, Scale
 from course_lib.pruning.slimming import add_sparsity_gradient
 from course_lib.training import Recipe
@@ -39,16 +40,6 @@ class Photographs(NamedTuple):
     tuning: Recipe
     strength: float
     facts: dict[str, Any]
-
-
-def photographs(scale: Scale) -> Dataset:
-    """Read CIFAR-10; a test, which has no photographs, gets noise of their shape."""
-    if scale.images is None:
-        return data.load_dataset("cifar10")
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (scale.images, 3, 32, 32), generator=generator).to(torch.uint8)
-    split = Split(images, torch.arange(scale.images) % 10)
-    return Dataset("noise", split, split, split, tuple("abcdefghij"))
 
 
 def prepare_cifar10(runs: Sequence[Run], scale: Scale) -> Photographs:

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from course_lib import checkpoints, cost, data, training
-from course_lib.data import Dataset, Split
+from course_lib import checkpoints, cost, training
+from course_lib.data import Dataset
 from course_lib.experiments import chapter04
 from course_lib.experiments.budget import affordable, seconds_per_epoch
-from course_lib.experiments.common import example_of
+from course_lib.experiments.common import example_of, photographs
 from course_lib.experiments.experiment import Experiment, Run, Scale
 from course_lib.pruning.filters import filter_plan
 from course_lib.pruning.graph import Channels, follow
@@ -43,16 +43,6 @@ class Photographs(NamedTuple):
     epochs: int
     scale: Scale
     facts: dict[str, Any]
-
-
-def photographs(scale: Scale) -> Dataset:
-    """Read CIFAR-10; a test, which has no photographs, gets noise of their shape."""
-    if scale.images is None:
-        return data.load_dataset("cifar10")
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (scale.images, 3, 32, 32), generator=generator).to(torch.uint8)
-    split = Split(images, torch.arange(scale.images) % 10)
-    return Dataset("noise", split, split, split, tuple("abcdefghij"))
 
 
 def place() -> str:

@@ -12,7 +12,7 @@ from course_lib import data, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.experiments.experiment import Scale
 
-__all__ = ["cut", "drawn", "example_of", "glyphs", "judged"]
+__all__ = ["cut", "drawn", "example_of", "glyphs", "judged", "photographs"]
 
 
 @functools.cache
@@ -76,3 +76,18 @@ def judged(student: nn.Module, dataset: Dataset) -> dict[str, Any]:
         "test": right.mean().item(),
         "test_parts": [round(part, 6) for part in parts],
     }
+
+
+def photographs(scale: Scale) -> Dataset:
+    """Read CIFAR-10; a test, which has no photographs, gets noise of their shape.
+
+    Example:
+        >>> photographs(Scale(images=64)).test.images.shape
+        torch.Size([64, 3, 32, 32])
+    """
+    if scale.images is None:
+        return data.load_dataset("cifar10")
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (scale.images, 3, 32, 32), generator=generator).to(torch.uint8)
+    split = Split(images, torch.arange(scale.images) % 10)
+    return Dataset("noise", split, split, split, tuple("abcdefghij"))
