@@ -277,8 +277,8 @@ def refresh(
 ) -> None:
     """Run the committed notebooks in place, with normalised metadata. One that fails is left as it was.
 
-    The numbers between the marks in the prose of all notebooks, and in the README, are then those of the run. On a busy
-    machine nothing is run, and a notebook after which it is busy is not written.
+    The numbers between the marks in the prose of all notebooks and pages, and in the README, are then those of the run.
+    On a busy machine nothing is run, and a notebook after which it is busy is not written.
     """
     from course_lib.book import notebooks, prose
     from course_lib.book.run import course, show

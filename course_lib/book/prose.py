@@ -140,7 +140,7 @@ def known(book: Sequence[tuple[Chapter, Any]]) -> dict[str, str]:
 
 
 def refresh(*, write: bool = True) -> list[str]:
-    """Fill in the marks of all chapters and studies and of the README, from the figures that the notebooks hold.
+    """Fill in the marks of chapters, studies, pages and the README from the figures that the notebooks hold.
 
     Args:
         write: False changes no file.
@@ -160,11 +160,11 @@ def refresh(*, write: bool = True) -> list[str]:
         if before != [cell.source for cell in cells]:
             files.write_text(chapter.path, notebooks.to_text(notebook))
         found += [f"{chapter.name}: {fault}" for cell in cells for fault in faults(cell.source, own)]
-    readme = files.root() / "README.md"
-    if readme.is_file():
-        text = readme.read_text(encoding="utf-8")
-        filled = fill(text, figures) if write else text
-        if filled != text:
-            files.write_text(readme, filled)
-        found += [f"README.md: {fault}" for fault in faults(filled, figures)]
+    for path in [*sorted(notebooks.folder().glob("*.md")), files.root() / "README.md"]:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            filled = fill(text, figures) if write else text
+            if filled != text:
+                files.write_text(path, filled)
+            found += [f"{path.name}: {fault}" for fault in faults(filled, figures)]
     return found

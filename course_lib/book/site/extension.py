@@ -57,6 +57,8 @@ CONTENTS = """
 :hidden:
 :caption: Look up
 
+where-this-goes
+sources
 teaching
 glossary
 results

@@ -70,6 +70,8 @@ def test_numbers_in_prose_are_those_of_the_run(book, figures):
         place.write_text(notebooks.to_text(notebook))
     readme = book.root / "README.md"
     readme.write_text("| <!--=01.the_gain-->8.0%<!--/--> | <!--=1.the_gain-->9<!--/--> |\n")
+    page = path.parent / "page.md"
+    page.write_text("It is <!--=studies/01.gain-->less<!--/-->.\n")
 
     checked = book.course("refresh", "--check")
     assert checked.status == 1
@@ -89,9 +91,14 @@ def test_numbers_in_prose_are_those_of_the_run(book, figures):
     )
     assert notebooks.read(studies).cells[0].source.endswith("<!--=01.the_gain-->7.0%<!--/-->.")
     assert readme.read_text() == "| <!--=01.the_gain-->7.0%<!--/--> | <!--=1.the_gain-->9<!--/--> |\n"
+    assert page.read_text() == "It is <!--=studies/01.gain-->more<!--/-->.\n"
     assert book.course("refresh", "--check").out.splitlines()[0].startswith(wrong)
 
     readme.write_text("| <!--=01.the_gain-->8.0%<!--/--> |\n")
+    page.write_text("It is <!--=gain-->more<!--/-->.\n")
+    checked = book.course("refresh", "--check", "studies/01")
+    assert checked.out.startswith("page.md: <!--=gain-->: unknown figure 'gain'")
+    page.unlink()
     checked = book.course("refresh", "--check", "studies/01")
     assert checked.out.startswith("README.md: <!--=01.the_gain--> holds '8.0%', and the run gave '7.0%'")
 

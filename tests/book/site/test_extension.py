@@ -224,6 +224,8 @@ def source(tmp_path, monkeypatch):
     (folder / "index.md").write_text("# Book\n\n[One](01-one.ipynb)\n")
     (folder / "glossary.md").write_text(GLOSSARY)
     for name in (
+        "where-this-goes",
+        "sources",
         "references",
         "teaching",
         "results",
