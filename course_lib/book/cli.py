@@ -121,8 +121,13 @@ def run(
         typer.Option(parser=_folder, metavar="DIR", help="Folder of the executed notebooks. [build/course]"),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Chapters to run side by side; latencies then suffer.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Chapters to run side by side, on one thread each; by default one a core. Those that measure times "
+            "run alone at the end. 1: one after another, in the order of the book.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an earlier run of the same settings.")
     ] = False,
@@ -155,12 +160,12 @@ def run(
         raise typer.Exit(1)
 
 
-def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | None, jobs: int) -> str:
+def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | None, jobs: int | None) -> str:
     words = ["course", "run", *chapters, "--profile", settings["profile"]]
     words += [word for assignment in settings["set"] for word in ("--set", assignment)]
     words += ["--seed", str(settings["seed"])] if settings["seed"] is not None else []
     words += ["--out", str(out)] if out else []
-    words += ["--jobs", str(jobs)] if jobs > 1 else []
+    words += ["--jobs", str(jobs)] if jobs else []
     return shlex.join([*words, "--resume"])
 
 

@@ -19,6 +19,7 @@ __all__ = [
     "FOLDED",
     "METADATA",
     "STUDIES",
+    "TIMES",
     "WIDGET_MIME",
     "Chapter",
     "book",
@@ -42,6 +43,9 @@ WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 FOLDED = "hide-input"
 """Tag of the cells whose code is folded on the site, and in JupyterLab."""
 
+TIMES = "measures-time"
+"""Tag of the cells that time something: their notebook runs alone, after those that run side by side."""
+
 STUDIES = "studies"
 """Folder, beside the chapters, of their studies notebooks: the experiments beside the main line."""
 
@@ -60,7 +64,14 @@ _KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader",
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook of the book, a chapter or its studies: path, title, parameters with defaults, digest of its source.
+    """One notebook of the book, a chapter or its studies.
+
+    Attributes:
+        path: of the file.
+        title: its first heading.
+        parameters: with their defaults.
+        source_sha256: digest of the source (see `source_sha256`).
+        measures_time: whether a cell is tagged so; such a notebook must not share the machine with another.
 
     Example:
         >>> Chapter(Path("notebooks/studies/05-eagleeye.ipynb"), "", {}, "").number
@@ -71,6 +82,7 @@ class Chapter:
     title: str
     parameters: dict[str, Any]
     source_sha256: str
+    measures_time: bool = False
 
     @property
     def name(self) -> str:
@@ -246,7 +258,8 @@ def book(where: Path | None = None) -> list[Chapter]:
 def _describe(path: Path) -> Chapter:
     notebook = read(path)
     try:
-        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook))
+        times = any(TIMES in cell.metadata.get("tags", []) for cell in notebook.cells)
+        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook), times)
     except (CourseError, SyntaxError) as error:
         raise CourseError(f"{path}: {error}") from error
 

@@ -110,18 +110,21 @@ def require_space(out: Path) -> None:
         )
 
 
-def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
+def carry_out(plan: Plan, *, jobs: int | None = None, output: Console) -> None:
     """Run the unfinished chapters of a plan; write notebook and run.json as each ends.
 
     Args:
         plan: its `state` gains a record for each chapter.
-        jobs: how many to run side by side.
+        jobs: how many to run side by side; by default as many as there are cores that this process may use. Those that
+            measure times run alone at the end, if it is more than one.
         output: where progress is shown.
 
     Raises:
         OSError: a notebook could not be written; every kernel is ended first.
         KeyboardInterrupt: likewise.
     """
+    import joblib
+
     waiting = [chapter for chapter in plan.selected if chapter.name not in plan.state["chapters"]]
     tasks = [_task(chapter, plan.parameters[chapter.name]) for chapter in waiting]
     sources = {chapter.name: chapter.source_sha256 for chapter in waiting}
@@ -142,7 +145,13 @@ def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
         reporter.done(outcome)
 
     with show.progress(output, len(tasks)) as reporter:
-        runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
+        runner.run(
+            tasks,
+            jobs=jobs or joblib.cpu_count(),
+            on_start=reporter.started,
+            on_cell=reporter.cell,
+            on_done=record,
+        )
 
 
 def refresh(
@@ -185,4 +194,5 @@ def refresh(
 
 
 def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:
-    return Task(chapter.name, notebooks.read(chapter.path), parameters, chapter.path.parent)
+    source = notebooks.read(chapter.path)
+    return Task(chapter.name, source, parameters, chapter.path.parent, chapter.measures_time)

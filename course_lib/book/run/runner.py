@@ -14,6 +14,7 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
+import joblib
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.blocking import BlockingKernelClient
@@ -26,6 +27,8 @@ from papermill.engines import NBClientEngine, papermill_engines
 _ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
+# What the libraries of numbers ask how many threads they may have.
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 _IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
 _POLL = 0.1  # seconds between two looks at the kernel
@@ -77,6 +80,7 @@ class Task:
         source: the notebook.
         parameters: of the run.
         folder: of the run.
+        alone: whether it measures times and so must not run beside another.
         environment: variables for the kernel, added to those of this process.
         notebook: executed as far as the run is.
         client: of the running kernel.
@@ -89,6 +93,7 @@ class Task:
     source: Any
     parameters: dict[str, Any]
     folder: Path
+    alone: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     notebook: Any = None
     client: Any = None
@@ -112,11 +117,14 @@ def run(
 ) -> None:
     """Run notebooks, at most `jobs` at a time, each in a kernel process of its own.
 
+    With several at a time, each computes on one thread and on its share of the cores, and those that measure times run
+    after the others, one by one, with the whole machine.
+
     A failing notebook does not stop the others. If this function ends early (Ctrl-C, a full disk met by `on_done`), it
     first ends every kernel.
 
     Args:
-        tasks: notebooks, started in this order.
+        tasks: notebooks, started in this order where it is up to this function.
         jobs: number of kernels that may run at the same time.
         on_start: called as a notebook starts, in a thread of its own.
         on_cell: called after each code cell, in the same thread.
@@ -135,6 +143,18 @@ def run(
             if not task.stopping.is_set():
                 on_done(task, outcome)
 
+    together = [task for task in tasks if not task.alone]
+    at_once = min(jobs, len(together))
+    if at_once < 2:
+        return _side_by_side(work, tasks, 1)
+    for task in together:
+        task.environment = {**_share_of_the_cores(at_once), **task.environment}
+    _side_by_side(work, together, at_once)
+    _side_by_side(work, [task for task in tasks if task.alone], 1)
+
+
+def _side_by_side(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> None:
+    """Do the work on each task in a pool of threads; what one raises ends all kernels."""
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
@@ -147,6 +167,12 @@ def run(
                 future.cancel()
             _end_kernels(tasks, lambda: bool(wait(futures, timeout=0.1).not_done))
             raise
+
+
+def _share_of_the_cores(count: int) -> dict[str, str]:
+    """Variables for each of `count` kernels: one thread, and as many worker processes as it has cores for itself."""
+    cores = max(1, joblib.cpu_count() // count)  # those that this process may use
+    return {**dict.fromkeys(ONE_THREAD, "1"), "LOKY_MAX_CPU_COUNT": str(cores)}
 
 
 def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> Outcome:

@@ -73,7 +73,7 @@ def test_the_other_chapters_of_the_run_go_on(book, monkeypatch, a_reply_is_lost)
     monkeypatch.setattr(runner, "_IDLE", 1.0)
     book.add("00-waits", "print('lost')")
     book.add("01-next", "print('here')")
-    ended = book.course("run")
+    ended = book.course("run", "--jobs", "1")
     assert ended.status == 1
     assert "failed in In [2]: print('lost')" in ended.out
     assert "the kernel has been idle for 1 s" in " ".join(ended.out.split())
