@@ -128,6 +128,14 @@ def run(
             "run alone at the end. 1: one after another, in the order of the book.",
         ),
     ] = None,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Time that one cell may take. [900; no limit with recompute, retrain or real_data]",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an earlier run of the same settings.")
     ] = False,
@@ -142,11 +150,11 @@ def run(
     for note in plan.notes:
         output.print(note, soft_wrap=True)
     try:
-        course.carry_out(plan, jobs=jobs, output=output)
+        course.carry_out(plan, jobs=jobs, cell_seconds=cell_timeout, output=output)
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         passed = sum(not record["failure"] for _, record in plan.records())
-        again = _resume_command(chapters or [], settings, out, jobs)
+        again = _resume_command(chapters or [], settings, out, jobs, cell_timeout)
         _fail(
             f"{'interrupted' if interrupted else error.strerror or error}; {passed} of {len(plan.selected)} chapters "
             f"have passed and are kept in {plan.out}. Go on with: {again}",
@@ -160,12 +168,19 @@ def run(
         raise typer.Exit(1)
 
 
-def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | None, jobs: int | None) -> str:
+def _resume_command(
+    chapters: list[str],
+    settings: dict[str, Any],
+    out: Path | None,
+    jobs: int | None,
+    cell_timeout: float | None,
+) -> str:
     words = ["course", "run", *chapters, "--profile", settings["profile"]]
     words += [word for assignment in settings["set"] for word in ("--set", assignment)]
     words += ["--seed", str(settings["seed"])] if settings["seed"] is not None else []
     words += ["--out", str(out)] if out else []
     words += ["--jobs", str(jobs)] if jobs else []
+    words += ["--cell-timeout", f"{cell_timeout:g}"] if cell_timeout else []
     return shlex.join([*words, "--resume"])
 
 

@@ -81,10 +81,11 @@ def test_a_checkout_without_data_is_a_clear_error(book):
 
 def test_the_command_to_go_on_with_repeats_every_setting():
     settings = {"profile": "full", "seed": 3, "set": ["01.title=a b", "n=[1, 2]"]}
-    assert "--jobs" not in cli._resume_command([], settings, None, None)
-    command = cli._resume_command(["01"], settings, None, 2)
+    assert "--jobs" not in cli._resume_command([], settings, None, None, None)
+    command = cli._resume_command(["01"], settings, None, 2, 1800.0)
     assert command == (
-        "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 --resume"
+        "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 "
+        "--cell-timeout 1800 --resume"
     )
 
 

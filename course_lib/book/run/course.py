@@ -110,13 +110,16 @@ def require_space(out: Path) -> None:
         )
 
 
-def carry_out(plan: Plan, *, jobs: int | None = None, output: Console) -> None:
+def carry_out(
+    plan: Plan, *, jobs: int | None = None, cell_seconds: float | None = None, output: Console
+) -> None:
     """Run the unfinished chapters of a plan; write notebook and run.json as each ends.
 
     Args:
         plan: its `state` gains a record for each chapter.
         jobs: how many to run side by side; by default as many as there are cores that this process may use. Those that
             measure times run alone at the end, if it is more than one.
+        cell_seconds: limit of a cell; by default that of `runner.Task`.
         output: where progress is shown.
 
     Raises:
@@ -126,7 +129,7 @@ def carry_out(plan: Plan, *, jobs: int | None = None, output: Console) -> None:
     import joblib
 
     waiting = [chapter for chapter in plan.selected if chapter.name not in plan.state["chapters"]]
-    tasks = [_task(chapter, plan.parameters[chapter.name]) for chapter in waiting]
+    tasks = [_task(chapter, plan.parameters[chapter.name], cell_seconds) for chapter in waiting]
     sources = {chapter.name: chapter.source_sha256 for chapter in waiting}
     library = state.library_sha256()
 
@@ -193,6 +196,7 @@ def refresh(
     return failures, troubles + prose.refresh()
 
 
-def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:
+def _task(chapter: Chapter, parameters: dict[str, Any], cell_seconds: float | None = None) -> Task:
     source = notebooks.read(chapter.path)
-    return Task(chapter.name, source, parameters, chapter.path.parent, chapter.measures_time)
+    folder, alone = chapter.path.parent, chapter.measures_time
+    return Task(chapter.name, source, parameters, folder, alone, cell_seconds=cell_seconds)

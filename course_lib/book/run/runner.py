@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import threading
@@ -29,6 +30,9 @@ _ENGINE = "course"
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
 # What the libraries of numbers ask how many threads they may have.
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+CELL_SECONDS = 900.0  # that a cell of a chapter may take, unless told otherwise
+# Parameters that ask for experiments of minutes to hours, and the values that do.
+_LONG = {"recompute": [True], "retrain": [True], "real_data": ["run", "record"]}
 _GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 _IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
 _POLL = 0.1  # seconds between two looks at the kernel
@@ -47,11 +51,13 @@ class Failure:
         cell: its number as in `In [4]`; 0 if the notebook failed before the first cell.
         line: first line of the cell.
         error: name of the exception and its message.
+        id: of the cell, as in the file; empty before the first.
     """
 
     cell: int
     line: str
     error: str
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,9 +88,12 @@ class Task:
         folder: of the run.
         alone: whether it measures times and so must not run beside another.
         environment: variables for the kernel, added to those of this process.
+        cell_seconds: after which a cell is ended; None for `CELL_SECONDS`, or for no limit if the parameters ask for
+            experiments that are sized in hours.
         notebook: executed as far as the run is.
         client: of the running kernel.
         position: of the running cell.
+        cell_id: of the running cell.
         stuck: reason why the run was ended from outside; empty if it was not.
         stopping: set when the whole run is to end.
     """
@@ -95,9 +104,11 @@ class Task:
     folder: Path
     alone: bool = False
     environment: dict[str, str] = field(default_factory=dict)
+    cell_seconds: float | None = None
     notebook: Any = None
     client: Any = None
     position: int = 0
+    cell_id: str = ""
     stuck: str = ""
     stopping: threading.Event = field(default_factory=threading.Event)
 
@@ -105,6 +116,14 @@ class Task:
     def cells(self) -> int:
         """Number of code cells that the run goes through."""
         return sum(map(_has_code, self.source.cells)) + bool(self.parameters)
+
+    @property
+    def limit(self) -> float:
+        """Seconds that a cell may take."""
+        if self.cell_seconds is not None:
+            return self.cell_seconds
+        long = any(self.parameters.get(name) in values for name, values in _LONG.items())
+        return math.inf if long else CELL_SECONDS
 
 
 def run(
@@ -201,7 +220,8 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
         )
         failure = _left_out(task)
     except papermill.PapermillExecutionError as error:
-        failure = Failure(error.exec_count or 0, _first_line(error.source), f"{error.ename}: {error.evalue}")
+        what = f"{error.ename}: {error.evalue}"
+        failure = Failure(error.exec_count or 0, _first_line(error.source), what, task.cell_id)
     except Exception as error:
         # A dead kernel, a kernel that does not start: the failure of this chapter, not of the run.
         failure = _failure_at(task, task.stuck or f"{type(error).__name__}: {error}")
@@ -224,7 +244,7 @@ class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, task, on_cell, **_):
         def before(cell, cell_index):
-            task.position = cell_index
+            task.position, task.cell_id = cell_index, getattr(cell, "id", "")
             if task.stopping.is_set():
                 raise RuntimeError("the run was stopped")
 
@@ -257,7 +277,7 @@ _NO_LAST_WORDS = "--IPKernelApp.logging_config={'loggers': {'tornado.general': {
 
 
 class _Watchdog:
-    """Ends a notebook whose kernel is idle while the run still waits for a cell.
+    """Ends a notebook whose cell takes too long, or whose kernel is idle while the run still waits for a cell.
 
     nbclient can lose the message that ends a cell and then waits for ever (its issue 312). So the watchdog listens to
     the kernel in a thread and on a connection of its own.
@@ -266,11 +286,13 @@ class _Watchdog:
     def __init__(self, task: Task):
         self._task = task
         self._cell_is_open = threading.Event()
+        self._began = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"watchdog of {task.chapter}", daemon=True)
 
     def cell_begins(self) -> None:
         """A cell is about to be sent to the kernel, which runs since before the first one."""
+        self._began = time.monotonic()
         self._cell_is_open.set()
         if self._thread.ident is None:
             self._thread.start()
@@ -295,13 +317,17 @@ class _Watchdog:
             client.stop_channels()
 
     def _listen(self, client: BlockingKernelClient) -> None:
-        """Wait until the notebook ends, or the kernel is silent for too long and has nothing to do.
+        """Wait until the notebook ends, a cell is out of time, or the kernel is silent for long and has nothing to do.
 
         A silent kernel may be computing. It takes one request after the other, so it answers a question only when it is
         done. Silence is counted in looks, not by the clock: a machine that slept has not waited.
         """
         silence, question = 0.0, None
         while not self._ended.is_set():
+            if self._cell_is_open.is_set() and time.monotonic() - self._began > self._task.limit:
+                return self._end_it(
+                    f"the cell took longer than {self._task.limit:g} s and was ended; --cell-timeout allows more"
+                )
             try:
                 message = client.iopub_channel.get_msg(timeout=_POLL)
             except Empty:
@@ -312,14 +338,14 @@ class _Watchdog:
             if message["parent_header"].get("msg_id") != question:
                 silence, question = 0.0, None
             elif message["content"].get("execution_state") == "idle" and self._cell_is_open.is_set():
-                return self._give_up()
+                return self._end_it(
+                    f"the kernel has been idle for {_IDLE:g} s, but the run still waits for this cell. The kernel's "
+                    "reply was lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to "
+                    "blame. Run the chapter again; --resume keeps those that have passed"
+                )
 
-    def _give_up(self) -> None:
-        self._task.stuck = (
-            f"the kernel has been idle for {_IDLE:g} s, but the run still waits for this cell. The kernel's reply was "
-            "lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to blame. Run the "
-            "chapter again; --resume keeps those that have passed"
-        )
+    def _end_it(self, reason: str) -> None:
+        self._task.stuck = reason
         _signal([self._task], signal.SIGKILL)
 
 
@@ -350,7 +376,7 @@ def _failure_at(task: Task, error: str) -> Failure:
     if task.notebook is None:
         return Failure(0, "", error)
     cells = task.notebook.cells[: task.position + 1]
-    return Failure(sum(map(_has_code, cells)), _first_line(cells[-1].source), error)
+    return Failure(sum(map(_has_code, cells)), _first_line(cells[-1].source), error, task.cell_id)
 
 
 def _left_out(task: Task) -> Failure | None:

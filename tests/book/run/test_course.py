@@ -66,7 +66,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     assert any("00-good" in row and "test accuracy: 0.7346" in row and "passed" in row for row in rows)
     assert any("teacher: vgg" in row for row in rows)
     assert any("size: 4.19 MB" in row for row in rows)
-    assert any("01-bad" in row and "failed in In [3]: value = 1" in row for row in rows)
+    assert any("01-bad" in row and "failed in In [3] (cell code-1): value = 1" in row for row in rows)
     assert any("ValueError: [bold]no[/bold] good" in row for row in rows)
     assert any("02-next" in row and "images: 4000" in row and "passed" in row for row in rows)
     assert "1 of 3 chapters failed" in ended.out
@@ -91,6 +91,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
         "cell": 3,
         "line": "value = 1",
         "error": "ValueError: [bold]no[/bold] good",
+        "id": "code-1",
     }
     assert 0 < records["02-next"]["seconds"] < 60
     assert {path: path.read_bytes() for path in sources} == sources
@@ -346,6 +347,7 @@ def test_finished_says_why_a_chapter_is_run_again(book):
         (["--out", "file/below"], "cannot write into"),
         (["--seed", "-1"], "--seed"),
         (["--jobs", "0"], "--jobs"),
+        (["--cell-timeout", "0"], "--cell-timeout"),
     ],
 )
 def test_a_mistake_is_one_message_on_stderr_and_nothing_is_run(book, monkeypatch, words, message):
