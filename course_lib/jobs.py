@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import functools
 import logging
 import multiprocessing
+import os
 import pkgutil
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a call up
-_POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
+_POLL = 2.0  # seconds after which a scheduler, or a worker's parent, is looked for again
 _RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
 _MEMORY = "Lack of memory is the usual reason"
 
@@ -91,7 +94,8 @@ def run_parallel(
     if workers == 1:
         calls = (on_one_thread(function, argument) for argument in arguments)
     else:
-        tasks = (joblib.delayed(on_one_thread)(function, argument) for argument in arguments)
+        call = joblib.delayed(_in_worker)
+        tasks = (call(os.getpid(), on_one_thread, (function, argument)) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
     return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
 
@@ -194,11 +198,39 @@ class Processes:
 
         for key, arguments in calls.items():
             sent.append(key)
-            yield joblib.delayed(_keyed)(key, self.function, arguments)
+            yield joblib.delayed(_in_worker)(os.getpid(), _keyed, (key, self.function, arguments))
 
 
 def _keyed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> tuple[Hashable, Any]:
     return key, function(*arguments)
+
+
+def _in_worker(parent: int, function: Callable[..., Any], arguments: tuple) -> Any:
+    """Make a call in a worker process, which from then on ends when the process that sent the call does."""
+    _end_with(parent)
+    return function(*arguments)
+
+
+@functools.cache  # one thread in each worker
+def _end_with(parent: int) -> None:
+    # Another parent: a thread of the sender itself, or a worker that a cluster has started.
+    if os.getppid() == parent:
+        threading.Thread(target=_watch, args=(parent,), name="ends with its parent", daemon=True).start()
+
+
+def _watch(parent: int) -> None:
+    """End this process when its parent has gone. joblib's workers would go on computing: nobody tells them."""
+    while not _gone(parent):
+        time.sleep(_POLL)
+    os._exit(1)
+
+
+def _gone(parent: int) -> bool:
+    if os.name == "nt":  # keeps the number of a parent that has gone
+        import psutil
+
+        return not psutil.pid_exists(parent)
+    return os.getppid() != parent  # somebody else adopts the child
 
 
 @dataclass(frozen=True)

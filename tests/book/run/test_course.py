@@ -248,6 +248,31 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
     assert len(book.state()["chapters"]) == 3
 
 
+def test_nothing_outlives_a_killed_run(book):
+    """The kernel ends, and so do the processes among which its chapter has divided its work."""
+    pids = [book.root / name for name in ("kernel", "first", "second")]
+    book.add(
+        "00-a",
+        "import os, pathlib, time\nfrom course_lib.jobs import run_parallel\n"
+        "def begin(path):\n    pathlib.Path(path).write_text(str(os.getpid()))\n"
+        "def sleeper(path):\n    begin(path)\n    time.sleep(9999)\n"
+        f"begin({str(pids[0])!r})\nrun_parallel(sleeper, {list(map(str, pids[1:]))}, workers=2)",
+    )
+    process = book.start("run")
+    try:
+        wait_for(lambda: all(path.exists() and path.read_text() for path in pids))
+    finally:
+        process.kill()
+        process.communicate()
+    left = [int(path.read_text()) for path in pids]
+    assert len(set(left)) == 3
+    try:
+        wait_for(lambda: not any(map(alive, left)), seconds=60)
+    finally:
+        for pid in filter(alive, left):
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_resume_runs_again_what_failed_and_what_was_changed_and_nothing_else(book):
     book.add("00-same", book.counting("same"))
     book.add("01-changed", book.counting("changed"))
