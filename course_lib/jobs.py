@@ -2,22 +2,17 @@
 
 import asyncio
 import contextlib
-import functools
 import logging
 import multiprocessing
 import os
 import pkgutil
-import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from tqdm.auto import tqdm
-
-from course_lib.validation import check_count
+from course_lib import parents
 
 __all__ = [
     "Cluster",
@@ -33,7 +28,7 @@ __all__ = [
 ]
 
 _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a call up
-_POLL = 2.0  # seconds after which a scheduler, or a worker's parent, is looked for again
+_POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
 _RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
 _MEMORY = "Lack of memory is the usual reason"
 
@@ -87,6 +82,9 @@ def run_parallel(
         [1, 2, 3]
     """
     import joblib
+    from tqdm.auto import tqdm
+
+    from course_lib.validation import check_count
 
     workers = min(
         check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
@@ -94,7 +92,7 @@ def run_parallel(
     if workers == 1:
         calls = (on_one_thread(function, argument) for argument in arguments)
     else:
-        call = joblib.delayed(_in_worker)
+        call = joblib.delayed(parents.in_worker)
         tasks = (call(os.getpid(), on_one_thread, (function, argument)) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
     return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
@@ -111,9 +109,12 @@ def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         The result of the function.
 
     Example:
+        >>> import torch
         >>> on_one_thread(torch.get_num_threads)
         1
     """
+    import torch  # here and not above: the command line answers a mistake before that
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -139,6 +140,8 @@ def isolated(
         >>> list(isolated(Processes(pow, workers=1), {"a": (2, 3), "b": (3, 2)}))
         [('a', 8), ('b', 9)]
     """
+    from course_lib.validation import check_count
+
     suspects = []
     for key, value in pool(calls):
         if isinstance(value, Lost):
@@ -198,39 +201,11 @@ class Processes:
 
         for key, arguments in calls.items():
             sent.append(key)
-            yield joblib.delayed(_in_worker)(os.getpid(), _keyed, (key, self.function, arguments))
+            yield joblib.delayed(parents.in_worker)(os.getpid(), _keyed, (key, self.function, arguments))
 
 
 def _keyed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> tuple[Hashable, Any]:
     return key, function(*arguments)
-
-
-def _in_worker(parent: int, function: Callable[..., Any], arguments: tuple) -> Any:
-    """Make a call in a worker process, which from then on ends when the process that sent the call does."""
-    _end_with(parent)
-    return function(*arguments)
-
-
-@functools.cache  # one thread in each worker
-def _end_with(parent: int) -> None:
-    # Another parent: a thread of the sender itself, or a worker that a cluster has started.
-    if os.getppid() == parent:
-        threading.Thread(target=_watch, args=(parent,), name="ends with its parent", daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    """End this process when its parent has gone. joblib's workers would go on computing: nobody tells them."""
-    while not _gone(parent):
-        time.sleep(_POLL)
-    os._exit(1)
-
-
-def _gone(parent: int) -> bool:
-    if os.name == "nt":  # keeps the number of a parent that has gone
-        import psutil
-
-        return not psutil.pid_exists(parent)
-    return os.getppid() != parent  # somebody else adopts the child
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib import files
-from course_lib.book import CourseError
+from course_lib.book import CourseError, raw
 
 __all__ = [
     "FIGURES_MIME",
@@ -113,17 +113,8 @@ def read(path: Path) -> Any:
     """
     import nbformat
 
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list):
-            raise ValueError("it has no list of cells")
-        if raw.get("nbformat") != 4:
-            raise ValueError(f"it has format {raw.get('nbformat')}; format 4 is read")
-        notebook = nbformat.v4.nbjson.JSONReader().to_notebook(raw)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is not a readable notebook: {error}. Restore it: git checkout -- {path.name}"
-        ) from error
+    with raw.readable(path):
+        notebook = nbformat.v4.nbjson.JSONReader().to_notebook(raw.content(path))
     notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 0))
     taken = {cell.id for cell in notebook.cells if "id" in cell}
     for position, cell in enumerate(notebook.cells):
@@ -256,7 +247,9 @@ def book(where: Path | None = None) -> list[Chapter]:
 
 
 def _describe(path: Path) -> Chapter:
-    notebook = read(path)
+    """What the book must know of a notebook before it is run; without nbformat, whose import takes long."""
+    with raw.readable(path):
+        notebook = raw.sketch(path)
     try:
         times = any(TIMES in cell.metadata.get("tags", []) for cell in notebook.cells)
         return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook), times)
@@ -299,7 +292,7 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
     if len(found) > 1:
         raise CourseError(f"{word!r} names {len(found)} chapters: {', '.join(found)}. Type more of the name.")
     if not found:
-        from course_lib.validation import unknown_name
+        from course_lib.names import unknown_name
 
         raise CourseError(unknown_name(word, "chapter", [chapter.name for chapter in among]))
     return found[0]

@@ -11,8 +11,8 @@ from rich.console import Console
 from course_lib import files
 from course_lib.book import CourseError, folders, notebooks, prose
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import profiles, quiet, runner, show, state
-from course_lib.book.run.runner import Failure, Outcome, Task
+from course_lib.book.run import profiles, quiet, show, state
+from course_lib.book.run.task import Failure, Outcome, Task
 
 __all__ = ["SPACE", "Plan", "carry_out", "folder_for", "plan", "refresh", "require_space"]
 
@@ -128,6 +128,8 @@ def carry_out(
     """
     import joblib
 
+    from course_lib.book.run import runner  # takes seconds: a mistake is answered before
+
     waiting = [chapter for chapter in plan.selected if chapter.name not in plan.state["chapters"]]
     tasks = [_task(chapter, plan.parameters[chapter.name], cell_seconds) for chapter in waiting]
     sources = {chapter.name: chapter.source_sha256 for chapter in waiting}
@@ -176,6 +178,8 @@ def refresh(
     Raises:
         CourseError: the machine is busy before the first notebook.
     """
+    from course_lib.book.run import runner
+
     if not anyway and (busy := quiet.trouble()):
         raise CourseError(f"{busy}. Nothing was run: wait until it is quiet, or add --anyway")
     failures, troubles = {}, []

@@ -3,17 +3,13 @@
 import asyncio
 import contextlib
 import logging
-import math
 import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty
-from typing import Any
 
 import joblib
 import papermill
@@ -25,14 +21,13 @@ from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from course_lib.book.run.task import Failure, Outcome, Task, has_code
+
 _ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
 # What the libraries of numbers ask how many threads they may have.
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-CELL_SECONDS = 900.0  # that a cell of a chapter may take, unless told otherwise
-# Parameters that ask for experiments of minutes to hours, and the values that do.
-_LONG = {"recompute": [True], "retrain": [True], "real_data": ["run", "record"]}
 _GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 _IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
 _POLL = 0.1  # seconds between two looks at the kernel
@@ -41,89 +36,6 @@ _POLL = 0.1  # seconds between two looks at the kernel
 _quiet = logging.getLogger(__name__)
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Place and error at which a notebook failed.
-
-    Attributes:
-        cell: its number as in `In [4]`; 0 if the notebook failed before the first cell.
-        line: first line of the cell.
-        error: name of the exception and its message.
-        id: of the cell, as in the file; empty before the first.
-    """
-
-    cell: int
-    line: str
-    error: str
-    id: str = ""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of running one chapter.
-
-    Attributes:
-        chapter: its name.
-        seconds: duration of the run.
-        notebook: executed as far as the run got; None if its kernel never started.
-        failure: None if the chapter passed.
-    """
-
-    chapter: str
-    seconds: float
-    notebook: Any
-    failure: Failure | None = None
-
-
-@dataclass
-class Task:
-    """One notebook to run and, while it runs, how far it is.
-
-    Attributes:
-        chapter: its name.
-        source: the notebook.
-        parameters: of the run.
-        folder: of the run.
-        alone: whether it measures times and so must not run beside another.
-        environment: variables for the kernel, added to those of this process.
-        cell_seconds: after which a cell is ended; None for `CELL_SECONDS`, or for no limit if the parameters ask for
-            experiments that are sized in hours.
-        notebook: executed as far as the run is.
-        client: of the running kernel.
-        position: of the running cell.
-        cell_id: of the running cell.
-        stuck: reason why the run was ended from outside; empty if it was not.
-        stopping: set when the whole run is to end.
-    """
-
-    chapter: str
-    source: Any
-    parameters: dict[str, Any]
-    folder: Path
-    alone: bool = False
-    environment: dict[str, str] = field(default_factory=dict)
-    cell_seconds: float | None = None
-    notebook: Any = None
-    client: Any = None
-    position: int = 0
-    cell_id: str = ""
-    stuck: str = ""
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def cells(self) -> int:
-        """Number of code cells that the run goes through."""
-        return sum(map(_has_code, self.source.cells)) + bool(self.parameters)
-
-    @property
-    def limit(self) -> float:
-        """Seconds that a cell may take."""
-        if self.cell_seconds is not None:
-            return self.cell_seconds
-        long = any(self.parameters.get(name) in values for name, values in _LONG.items())
-        return math.inf if long else CELL_SECONDS
 
 
 def run(
@@ -363,10 +275,6 @@ def _close_event_loop() -> None:
         asyncio.set_event_loop(None)
 
 
-def _has_code(cell: Any) -> bool:
-    return cell.cell_type == "code" and bool(cell.source.strip())
-
-
 def _first_line(source: str) -> str:
     return next((line.strip() for line in source.splitlines() if line.strip()), "")
 
@@ -376,7 +284,7 @@ def _failure_at(task: Task, error: str) -> Failure:
     if task.notebook is None:
         return Failure(0, "", error)
     cells = task.notebook.cells[: task.position + 1]
-    return Failure(sum(map(_has_code, cells)), _first_line(cells[-1].source), error, task.cell_id)
+    return Failure(sum(map(has_code, cells)), _first_line(cells[-1].source), error, task.cell_id)
 
 
 def _left_out(task: Task) -> Failure | None:

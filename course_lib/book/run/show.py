@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from course_lib.book.run.runner import Failure, Outcome, Task
+from course_lib.book.run.task import Failure, Outcome, Task
 
 __all__ = ["Reporter", "console", "describe", "figure", "grades", "progress", "summary"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from course_lib.book import CourseError, notebooks
 from course_lib.book.run import runner, state
-from course_lib.book.run.runner import Task
+from course_lib.book.run.task import Task
 
 # A worker is one core: two of them must not fight over two cores with four threads, or with joblib's processes.
 ONE_CORE = dict.fromkeys((*runner.ONE_THREAD, "LOKY_MAX_CPU_COUNT"), "1")
