@@ -30,6 +30,7 @@ QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 _IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 _POLL = 0.1  # seconds between two looks at the kernel
 
 # Papermill and nbclient log what the outcome of a chapter already says.
@@ -258,7 +259,7 @@ class _Watchdog:
 
     def _end_it(self, reason: str) -> None:
         self._task.stuck = reason
-        _signal([self._task], signal.SIGKILL)
+        _signal([self._task], _KILL)
 
 
 papermill_engines.register(_ENGINE, _Engine)
@@ -301,17 +302,20 @@ def _end_kernels(tasks: Sequence[Task], running: Callable[[], bool]) -> None:
     _signal(tasks, signal.SIGINT)
     while running():
         if time.monotonic() - start > _GRACE:
-            _signal(tasks, signal.SIGKILL)
+            _signal(tasks, _KILL)
 
 
 def _signal(tasks: Sequence[Task], number: int) -> None:
     """Send a signal to each running kernel and to the processes that it started: the group it leads."""
     for task in tasks:
         provisioner = getattr(getattr(task.client, "km", None), "provisioner", None)
-        if (
-            provisioner is not None
-            and provisioner.process is not None
-            and provisioner.pgid == provisioner.pid
-        ):
-            with contextlib.suppress(ProcessLookupError):
+        if provisioner is None or provisioner.process is None:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            if not hasattr(
+                os, "killpg"
+            ):  # Windows: a kernel cannot be interrupted from a thread, but it can be ended
+                if number == _KILL:
+                    provisioner.process.kill()
+            elif provisioner.pgid == provisioner.pid:
                 os.killpg(provisioner.pgid, number)
