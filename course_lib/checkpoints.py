@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from course_lib import data, files, models, training
+from course_lib.names import CHECKPOINTS
 from course_lib.provenance import provenance
 from course_lib.training import Recipe
 from course_lib.validation import check_choice
@@ -103,7 +104,7 @@ CATALOGUE = {
         _CIFAR,
     ),
 }
-NAMES = tuple(CATALOGUE)
+NAMES = CHECKPOINTS
 
 
 def folder() -> Path:

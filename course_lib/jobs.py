@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import multiprocessing
+import os
 import pkgutil
 import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
@@ -11,10 +12,7 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-from tqdm.auto import tqdm
-
-from course_lib.validation import check_count
+from course_lib import parents
 
 __all__ = [
     "Cluster",
@@ -84,6 +82,9 @@ def run_parallel(
         [1, 2, 3]
     """
     import joblib
+    from tqdm.auto import tqdm
+
+    from course_lib.validation import check_count
 
     workers = min(
         check_count(workers, "workers") if workers is not None else joblib.cpu_count(), len(arguments) or 1
@@ -91,7 +92,8 @@ def run_parallel(
     if workers == 1:
         calls = (on_one_thread(function, argument) for argument in arguments)
     else:
-        tasks = (joblib.delayed(on_one_thread)(function, argument) for argument in arguments)
+        call = joblib.delayed(parents.in_worker)
+        tasks = (call(os.getpid(), on_one_thread, (function, argument)) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
     return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
 
@@ -107,9 +109,12 @@ def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         The result of the function.
 
     Example:
+        >>> import torch
         >>> on_one_thread(torch.get_num_threads)
         1
     """
+    import torch  # here and not above: the command line answers a mistake before that
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -135,6 +140,8 @@ def isolated(
         >>> list(isolated(Processes(pow, workers=1), {"a": (2, 3), "b": (3, 2)}))
         [('a', 8), ('b', 9)]
     """
+    from course_lib.validation import check_count
+
     suspects = []
     for key, value in pool(calls):
         if isinstance(value, Lost):
@@ -194,7 +201,7 @@ class Processes:
 
         for key, arguments in calls.items():
             sent.append(key)
-            yield joblib.delayed(_keyed)(key, self.function, arguments)
+            yield joblib.delayed(parents.in_worker)(os.getpid(), _keyed, (key, self.function, arguments))
 
 
 def _keyed(key: Hashable, function: Callable[..., Any], arguments: tuple) -> tuple[Hashable, Any]:

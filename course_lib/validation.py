@@ -3,7 +3,6 @@
 Each message names the value that was given, what is accepted, and what to do.
 """
 
-import difflib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from course_lib.names import unknown_name as unknown_name  # re-exported
 
 
 def check_number(
@@ -99,20 +100,6 @@ def check_choice(
     if isinstance(value, str) and value in known:
         return value
     raise error(unknown_name(value, name, known))
-
-
-def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
-    """Write the sentence for a name that does not exist: what was asked, the nearest names, and all the names.
-
-    Example:
-        >>> unknown_name("vg", "model", ["mlp", "vgg"])
-        "unknown model 'vg'. Did you mean 'vgg'? Known: mlp, vgg."
-    """
-    known = list(known)
-    folded = {str(name).casefold(): name for name in known}
-    near = [folded[n] for n in difflib.get_close_matches(str(value).casefold(), folded, n=3, cutoff=0.5)]
-    suggestion = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} {value!r}.{suggestion} Known: {', '.join(known) or 'none'}."
 
 
 def described(value: object) -> str:

@@ -50,7 +50,7 @@ def test_a_technique_loads_torch_and_little_else(technique, torch_alone):
     assert f"course_lib.{technique}" in loaded
     assert sorted(set(HEAVY) & (loaded - torch_alone)) == []
     own = {name for name in loaded if name.startswith("course_lib")}
-    allowed = {"course_lib", f"course_lib.{technique}", "course_lib.validation"}
+    allowed = {"course_lib", f"course_lib.{technique}", "course_lib.names", "course_lib.validation"}
     assert {name for name in own - allowed if not name.startswith(f"course_lib.{technique}.")} == set()
 
 
@@ -62,7 +62,8 @@ def test_a_loss_of_distillation_loads_the_library_s_checks_and_nothing_more(name
     assert sorted(set(HEAVY) & (loaded - torch_alone)) == []
     own = {module for module in loaded if module.startswith("course_lib.")}
     assert {module for module in own if not module.startswith("course_lib.distillation")} == {
-        "course_lib.validation"
+        "course_lib.names",
+        "course_lib.validation",
     }
 
 

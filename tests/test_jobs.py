@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from course_lib import jobs, training
 from course_lib.jobs import Failed, Lost, Processes, isolated, on_one_thread, run_parallel
+from tests.book.processes import alive, wait_for
 from tests.test_training import dataset, recipe
 
 
@@ -35,6 +38,36 @@ def test_a_silent_worker_counts_as_dead():
     found = dict(isolated(Processes(time.sleep, workers=2, patience=1), {"long": (20,), "short": (0,)}))
     assert found["short"] is None
     assert isinstance(found["long"], Lost)
+
+
+CALLS = {
+    "run_parallel": "jobs.run_parallel(sleeper, paths, workers=2)",
+    "Processes": "list(jobs.Processes(sleeper, workers=2)({path: (path,) for path in paths}))",
+}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs a POSIX system")
+@pytest.mark.parametrize("way", CALLS)
+def test_no_worker_outlives_a_killed_parent(tmp_path, way):
+    paths = [tmp_path / "first", tmp_path / "second"]
+    program = (
+        "import os, pathlib, time\nfrom course_lib import jobs\n"
+        "def sleeper(path):\n    pathlib.Path(path).write_text(str(os.getpid()))\n    time.sleep(9999)\n"
+        f"paths = {list(map(str, paths))}\n{CALLS[way]}"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program])
+    try:
+        wait_for(lambda: all(path.exists() and path.read_text() for path in paths))
+    finally:
+        parent.kill()
+        parent.wait()
+    workers = [int(path.read_text()) for path in paths]
+    assert parent.pid not in workers
+    try:
+        wait_for(lambda: not any(map(alive, workers)), seconds=60)
+    finally:
+        for worker in filter(alive, workers):
+            os.kill(worker, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("tries", [1, 3])

@@ -13,6 +13,7 @@ import typer
 import course_lib
 from course_lib import files
 from course_lib.book import CourseError
+from course_lib.names import CHECKPOINTS, DATA_SETS, unknown_name
 
 app = typer.Typer(
     help="Run, refresh and look after the notebooks of the course.",
@@ -121,8 +122,21 @@ def run(
         typer.Option(parser=_folder, metavar="DIR", help="Folder of the executed notebooks. [build/course]"),
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Chapters to run side by side; latencies then suffer.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Chapters to run side by side, on one thread each; by default one a core. Those that measure times "
+            "run alone at the end. 1: one after another, in the order of the book.",
+        ),
+    ] = None,
+    cell_timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=1,
+            metavar="SECONDS",
+            help="Time that one cell may take. [900; no limit with recompute, retrain or real_data]",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an earlier run of the same settings.")
     ] = False,
@@ -137,11 +151,11 @@ def run(
     for note in plan.notes:
         output.print(note, soft_wrap=True)
     try:
-        course.carry_out(plan, jobs=jobs, output=output)
+        course.carry_out(plan, jobs=jobs, cell_seconds=cell_timeout, output=output)
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         passed = sum(not record["failure"] for _, record in plan.records())
-        again = _resume_command(chapters or [], settings, out, jobs)
+        again = _resume_command(chapters or [], settings, out, jobs, cell_timeout)
         _fail(
             f"{'interrupted' if interrupted else error.strerror or error}; {passed} of {len(plan.selected)} chapters "
             f"have passed and are kept in {plan.out}. Go on with: {again}",
@@ -155,12 +169,19 @@ def run(
         raise typer.Exit(1)
 
 
-def _resume_command(chapters: list[str], settings: dict[str, Any], out: Path | None, jobs: int) -> str:
+def _resume_command(
+    chapters: list[str],
+    settings: dict[str, Any],
+    out: Path | None,
+    jobs: int | None,
+    cell_timeout: float | None,
+) -> str:
     words = ["course", "run", *chapters, "--profile", settings["profile"]]
     words += [word for assignment in settings["set"] for word in ("--set", assignment)]
     words += ["--seed", str(settings["seed"])] if settings["seed"] is not None else []
     words += ["--out", str(out)] if out else []
-    words += ["--jobs", str(jobs)] if jobs > 1 else []
+    words += ["--jobs", str(jobs)] if jobs else []
+    words += ["--cell-timeout", f"{cell_timeout:g}"] if cell_timeout else []
     return shlex.join([*words, "--resume"])
 
 
@@ -192,17 +213,18 @@ def run_seeds(
 
     Begun again, it goes on where it ended. Exit status 1 if a seed fails.
     """
-    from course_lib.book.run import show, sweep
-    from course_lib.book.site import recorded
-
     if scheduler is not None and workers is not None:
         raise CourseError(
             "--workers are started on this machine; a cluster (--scheduler) has its own. Leave one out"
         )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    output = show.console()
     settings = {"profile": profile, "set": assignments or []}
-    planned = sweep.plan(chapter, sweep.parse_seeds(seeds), settings, out)
+    wanted = _checked(chapter, seeds, settings)
+    from course_lib.book.run import show, sweep
+    from course_lib.book.site import recorded
+
+    output = show.console()
+    planned = sweep.plan(chapter, wanted, settings, out)
     for note in planned.notes:
         output.print(note, soft_wrap=True)
     try:
@@ -230,6 +252,23 @@ def run_seeds(
         output.print(f"Recorded: {sweep.keep(planned)}", soft_wrap=True)
 
 
+def _checked(chapter: str, seeds: str, settings: dict[str, Any]) -> list[int]:
+    """Read the seeds, and refuse what `sweep.plan` would refuse too, after seconds of importing."""
+    from course_lib.book import notebooks
+    from course_lib.book.run import profiles
+    from course_lib.book.run.seeds import parse_seeds
+
+    wanted, book = parse_seeds(seeds), notebooks.book()
+    profiles.resolve(
+        book,
+        notebooks.select([chapter], book),
+        profile=profiles.load(settings["profile"], notebooks.folder() / "profiles"),
+        seed=None,
+        assignments=profiles.parse_assignments(settings["set"]),
+    )
+    return wanted
+
+
 @app.command("results")
 @_clean
 def show_results(
@@ -244,6 +283,9 @@ def show_results(
     ] = None,
 ) -> None:
     """List what was recorded, or print records: mean and 95 % interval of every arm."""
+    from course_lib.book import kept
+
+    kept.find(names or [])  # a wrong name is answered before seconds of importing
     from course_lib.book.run import show
     from course_lib.book.site import recorded
 
@@ -446,9 +488,9 @@ def grade(
 @_clean
 def train(name: Annotated[str, typer.Argument(help="A checkpoint of data/checkpoints.")]) -> None:
     """Train a checkpoint again from its recipe and save it."""
+    _check_known(name, "checkpoint", CHECKPOINTS)
     from course_lib import checkpoints
 
-    _check_known(name, "checkpoint", checkpoints.NAMES)
     typer.echo(f"saved {checkpoints.retrain(name)}")
 
 
@@ -456,9 +498,9 @@ def train(name: Annotated[str, typer.Argument(help="A checkpoint of data/checkpo
 @_clean
 def fetch(name: Annotated[str, typer.Argument(help="A named data set, such as mnist.")]) -> None:
     """Download a data set, or verify the files that are there."""
+    _check_known(name, "data set", DATA_SETS)
     from course_lib import data as datasets
 
-    _check_known(name, "data set", datasets.NAMES)
     typer.echo(f"{name} is in {datasets.fetch(name)}")
 
 
@@ -482,6 +524,4 @@ def doctor() -> None:
 
 def _check_known(name: str, kind: str, known: tuple[str, ...]) -> None:
     if name not in known:
-        from course_lib.validation import unknown_name
-
         raise CourseError(unknown_name(name, kind, known))

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from course_lib import files
-from course_lib.book import CourseError
+from course_lib.book import CourseError, raw
 
 __all__ = [
     "FIGURES_MIME",
     "FOLDED",
     "METADATA",
     "STUDIES",
+    "TIMES",
     "WIDGET_MIME",
     "Chapter",
     "book",
@@ -42,6 +43,9 @@ WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
 FOLDED = "hide-input"
 """Tag of the cells whose code is folded on the site, and in JupyterLab."""
 
+TIMES = "measures-time"
+"""Tag of the cells that time something: their notebook runs alone, after those that run side by side."""
+
 STUDIES = "studies"
 """Folder, beside the chapters, of their studies notebooks: the experiments beside the main line."""
 
@@ -60,7 +64,14 @@ _KEPT_CELL_METADATA = ("deletable", "editable", "jupyter", "mystnb", "nbgrader",
 
 @dataclass(frozen=True)
 class Chapter:
-    """One notebook of the book, a chapter or its studies: path, title, parameters with defaults, digest of its source.
+    """One notebook of the book, a chapter or its studies.
+
+    Attributes:
+        path: of the file.
+        title: its first heading.
+        parameters: with their defaults.
+        source_sha256: digest of the source (see `source_sha256`).
+        measures_time: whether a cell is tagged so; such a notebook must not share the machine with another.
 
     Example:
         >>> Chapter(Path("notebooks/studies/05-eagleeye.ipynb"), "", {}, "").number
@@ -71,6 +82,7 @@ class Chapter:
     title: str
     parameters: dict[str, Any]
     source_sha256: str
+    measures_time: bool = False
 
     @property
     def name(self) -> str:
@@ -101,17 +113,8 @@ def read(path: Path) -> Any:
     """
     import nbformat
 
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(raw, dict) or not isinstance(raw.get("cells"), list):
-            raise ValueError("it has no list of cells")
-        if raw.get("nbformat") != 4:
-            raise ValueError(f"it has format {raw.get('nbformat')}; format 4 is read")
-        notebook = nbformat.v4.nbjson.JSONReader().to_notebook(raw)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise CourseError(
-            f"{path} is not a readable notebook: {error}. Restore it: git checkout -- {path.name}"
-        ) from error
+    with raw.readable(path):
+        notebook = nbformat.v4.nbjson.JSONReader().to_notebook(raw.content(path))
     notebook.nbformat_minor = max(5, notebook.get("nbformat_minor", 0))
     taken = {cell.id for cell in notebook.cells if "id" in cell}
     for position, cell in enumerate(notebook.cells):
@@ -244,9 +247,12 @@ def book(where: Path | None = None) -> list[Chapter]:
 
 
 def _describe(path: Path) -> Chapter:
-    notebook = read(path)
+    """What the book must know of a notebook before it is run; without nbformat, whose import takes long."""
+    with raw.readable(path):
+        notebook = raw.sketch(path)
     try:
-        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook))
+        times = any(TIMES in cell.metadata.get("tags", []) for cell in notebook.cells)
+        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook), times)
     except (CourseError, SyntaxError) as error:
         raise CourseError(f"{path}: {error}") from error
 
@@ -286,7 +292,7 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
     if len(found) > 1:
         raise CourseError(f"{word!r} names {len(found)} chapters: {', '.join(found)}. Type more of the name.")
     if not found:
-        from course_lib.validation import unknown_name
+        from course_lib.names import unknown_name
 
         raise CourseError(unknown_name(word, "chapter", [chapter.name for chapter in among]))
     return found[0]

@@ -13,7 +13,7 @@ from typing import Any
 from course_lib import files
 from course_lib.book import notebooks
 from course_lib.book.notebooks import Chapter
-from course_lib.validation import unknown_name
+from course_lib.names import unknown_name
 
 __all__ = ["faults", "fill", "known", "refresh", "typed"]
 

@@ -11,9 +11,9 @@ import torch
 from course_lib import files
 from course_lib.data import folder, remote
 from course_lib.data.dataset import Dataset, DatasetError, Split
-from course_lib.validation import unknown_name
+from course_lib.names import DATA_SETS, unknown_name
 
-NAMES = ("glyphs", *remote.REMOTES)
+NAMES = DATA_SETS
 
 _FOLDER = "folder:"
 

@@ -41,13 +41,21 @@ class Book:
     def path(self, name: str) -> Path:
         return self.root / "notebooks" / f"{name}.ipynb"
 
-    def add(self, name: str, *sources: str, parameters: str = "seed = 0", setup: str = "") -> Path:
-        """Write a notebook: a title, the cell tagged `parameters`, one that exercises need, then code cells."""
+    def add(
+        self, name: str, *sources: str, parameters: str = "seed = 0", setup: str = "", times: bool = False
+    ) -> Path:
+        """Write a notebook: a title, the cell tagged `parameters`, one that exercises need, then code cells.
+
+        With `times`, the code cells are tagged as measuring times.
+        """
+        tags = {"tags": ["measures-time"]} if times else {}
         cells = [new_markdown_cell(f"# Title of {name}", id="title")]
         cells.append(new_code_cell(parameters, metadata={"tags": ["parameters"]}, id="parameters"))
         if setup:
             cells.append(new_code_cell(setup, metadata={"tags": ["exercise-setup"]}, id="setup"))
-        cells += [new_code_cell(source, id=f"code-{number}") for number, source in enumerate(sources)]
+        cells += [
+            new_code_cell(source, id=f"code-{number}", metadata=tags) for number, source in enumerate(sources)
+        ]
         kernel = {"name": "python3", "language": "python", "display_name": "Python 3 (ipykernel)"}
         self.path(name).parent.mkdir(exist_ok=True)
         nbformat.write(new_notebook(cells=cells, metadata={"kernelspec": kernel}), self.path(name))

@@ -8,8 +8,8 @@ from course_lib.book import folders
 PATIENCE = 600  # seconds; a loaded machine is slow, not wrong
 
 
-def wait_for(condition):
-    deadline = time.monotonic() + PATIENCE
+def wait_for(condition, seconds=PATIENCE):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.05)

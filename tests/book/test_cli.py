@@ -1,13 +1,15 @@
 """The command line itself: what it imports, what it says, how it ends."""
 
+import json
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from course_lib import __version__, checkpoints, data
-from course_lib.book import cli
+from course_lib import __version__, checkpoints, data, names
+from course_lib.book import cli, notebooks
+from course_lib.data import remote
 
 pytestmark = pytest.mark.bad_input
 
@@ -24,6 +26,60 @@ def test_help_imports_neither_torch_nor_papermill():
     assert "--resume" in ended.stdout
 
 
+WRONG = (
+    ("run", "99"),
+    ("run", "--profile", "fats"),
+    ("run", "--set", "sead=3"),
+    ("run", "--jobs", "0"),
+    ("run", "--out", ""),
+    ("refresh", "99"),
+    ("sweep", "99", "--seeds", "0-3"),
+    ("sweep", "00", "--seeds", "3-0"),
+    ("sweep", "00", "--seeds", "0", "--set", "sead=3"),
+    ("results", "nothing"),
+    ("release", "handout", "99"),
+    ("slides", "slides", "99"),
+    ("grade", "nowhere"),
+    ("train", "smal-net"),
+    ("data", "fetch", "fashion"),
+    ("no-such-command",),
+)
+
+
+def test_a_mistake_is_answered_before_anything_large_is_imported(book):
+    book.add("00-first")
+    program = (
+        "import sys\nfrom course_lib.book.cli import app\n"
+        f"for words in {WRONG}:\n"
+        "    try:\n        app(list(words))\n"
+        "    except SystemExit as ended:\n        assert ended.code == 2, (words, ended.code)\n"
+        "    large = {'torch', 'jsonschema', 'papermill', 'distributed', 'pandas', 'scipy'} & set(sys.modules)\n"
+        "    assert not large, (words, large)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.parametrize("chapter", [*notebooks.book(), None], ids=lambda chapter: chapter and chapter.name)
+def test_a_chapter_is_known_without_nbformat_as_with_it(book, chapter):
+    """The title, the parameters and the digest of each, and of one whose sources are whole texts instead of lists."""
+    if chapter is None:
+        path = book.add("00-first", parameters="seed = 0\nrate = 1")
+        content = json.loads(path.read_text())
+        for cell in content["cells"]:
+            cell["source"] = "".join(cell["source"])
+        path.write_text(json.dumps(content))
+        (chapter,) = notebooks.book()
+    whole = notebooks.read(chapter.path)
+    assert (chapter.title, chapter.parameters) == (notebooks.title(whole), notebooks.parameters(whole))
+    assert chapter.source_sha256 == notebooks.source_sha256(whole)
+
+
+def test_the_names_that_are_known_without_torch_are_those_there_are():
+    assert tuple(checkpoints.CATALOGUE) == names.CHECKPOINTS
+    assert ("glyphs", *remote.REMOTES) == names.DATA_SETS
+
+
 def test_version_and_list(book):
     assert book.course("--version").out == f"course {__version__}\n"
     book.add("00-first", parameters="seed = 0\nrate = 1e-3")
@@ -31,7 +87,7 @@ def test_version_and_list(book):
 
 
 def test_train_and_fetch_hand_over_known_names(book, monkeypatch):
-    monkeypatch.setattr(checkpoints, "NAMES", ("small-net",))
+    monkeypatch.setattr(cli, "CHECKPOINTS", ("small-net",))
     monkeypatch.setattr(checkpoints, "retrain", lambda name: f"/weights/{name}")
     monkeypatch.setattr(data, "fetch", lambda name: f"/data/{name}")
     assert book.course("train", "small-net").out == "saved /weights/small-net\n"
@@ -48,7 +104,7 @@ def test_train_and_fetch_hand_over_known_names(book, monkeypatch):
 )
 def test_an_unknown_name_is_answered_with_the_nearest(book, monkeypatch, words, message):
     book.add("00-first")
-    monkeypatch.setattr(checkpoints, "NAMES", ("small-net",))
+    monkeypatch.setattr(cli, "CHECKPOINTS", ("small-net",))
     ended = book.course(*words)
     assert (ended.status, ended.out) == (2, "")
     assert ended.err.startswith(message)
@@ -81,9 +137,11 @@ def test_a_checkout_without_data_is_a_clear_error(book):
 
 def test_the_command_to_go_on_with_repeats_every_setting():
     settings = {"profile": "full", "seed": 3, "set": ["01.title=a b", "n=[1, 2]"]}
-    command = cli._resume_command(["01"], settings, None, 2)
+    assert "--jobs" not in cli._resume_command([], settings, None, None, None)
+    command = cli._resume_command(["01"], settings, None, 2, 1800.0)
     assert command == (
-        "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 --resume"
+        "course run 01 --profile full --set '01.title=a b' --set 'n=[1, 2]' --seed 3 --jobs 2 "
+        "--cell-timeout 1800 --resume"
     )
 
 

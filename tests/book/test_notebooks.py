@@ -115,7 +115,7 @@ def test_no_notebooks_is_an_error_with_the_remedy(book):
         ("[]", "no list of cells"),
         ('{"nbformat": 3, "worksheets": []}', "no list of cells"),
         ('{"nbformat": 3, "metadata": {}, "cells": []}', "it has format 3; format 4 is read"),
-        ('{"nbformat": 4, "cells": [{}]}', "metadata"),
+        ('{"nbformat": 4, "cells": [{}]}', "source"),
     ],
 )
 def test_a_file_that_is_no_notebook_is_named(book, text, reason):

@@ -20,7 +20,7 @@ from course_lib.book.classroom.marking import Settings, Work
 from course_lib.book.classroom.submissions import Submission
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import course, show, state
-from course_lib.book.run.runner import Failure, Outcome
+from course_lib.book.run.task import Failure, Outcome
 from course_lib.jobs import connected
 
 __all__ = ["COLUMNS", "Grading", "carry_out", "load", "open_places", "plan"]

@@ -11,8 +11,8 @@ from rich.console import Console
 from course_lib import files
 from course_lib.book import CourseError, folders, notebooks, prose
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import profiles, quiet, runner, show, state
-from course_lib.book.run.runner import Failure, Outcome, Task
+from course_lib.book.run import profiles, quiet, show, state
+from course_lib.book.run.task import Failure, Outcome, Task
 
 __all__ = ["SPACE", "Plan", "carry_out", "folder_for", "plan", "refresh", "require_space"]
 
@@ -110,20 +110,28 @@ def require_space(out: Path) -> None:
         )
 
 
-def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
+def carry_out(
+    plan: Plan, *, jobs: int | None = None, cell_seconds: float | None = None, output: Console
+) -> None:
     """Run the unfinished chapters of a plan; write notebook and run.json as each ends.
 
     Args:
         plan: its `state` gains a record for each chapter.
-        jobs: how many to run side by side.
+        jobs: how many to run side by side; by default as many as there are cores that this process may use. Those that
+            measure times run alone at the end, if it is more than one.
+        cell_seconds: limit of a cell; by default that of `runner.Task`.
         output: where progress is shown.
 
     Raises:
         OSError: a notebook could not be written; every kernel is ended first.
         KeyboardInterrupt: likewise.
     """
+    import joblib
+
+    from course_lib.book.run import runner  # takes seconds: a mistake is answered before
+
     waiting = [chapter for chapter in plan.selected if chapter.name not in plan.state["chapters"]]
-    tasks = [_task(chapter, plan.parameters[chapter.name]) for chapter in waiting]
+    tasks = [_task(chapter, plan.parameters[chapter.name], cell_seconds) for chapter in waiting]
     sources = {chapter.name: chapter.source_sha256 for chapter in waiting}
     library = state.library_sha256()
 
@@ -142,7 +150,13 @@ def carry_out(plan: Plan, *, jobs: int = 1, output: Console) -> None:
         reporter.done(outcome)
 
     with show.progress(output, len(tasks)) as reporter:
-        runner.run(tasks, jobs=jobs, on_start=reporter.started, on_cell=reporter.cell, on_done=record)
+        runner.run(
+            tasks,
+            jobs=jobs or joblib.cpu_count(),
+            on_start=reporter.started,
+            on_cell=reporter.cell,
+            on_done=record,
+        )
 
 
 def refresh(
@@ -164,6 +178,8 @@ def refresh(
     Raises:
         CourseError: the machine is busy before the first notebook.
     """
+    from course_lib.book.run import runner
+
     if not anyway and (busy := quiet.trouble()):
         raise CourseError(f"{busy}. Nothing was run: wait until it is quiet, or add --anyway")
     failures, troubles = {}, []
@@ -184,5 +200,7 @@ def refresh(
     return failures, troubles + prose.refresh()
 
 
-def _task(chapter: Chapter, parameters: dict[str, Any]) -> Task:
-    return Task(chapter.name, notebooks.read(chapter.path), parameters, chapter.path.parent)
+def _task(chapter: Chapter, parameters: dict[str, Any], cell_seconds: float | None = None) -> Task:
+    source = notebooks.read(chapter.path)
+    folder, alone = chapter.path.parent, chapter.measures_time
+    return Task(chapter.name, source, parameters, folder, alone, cell_seconds=cell_seconds)

@@ -54,7 +54,7 @@ def load(name: str, folder: Path) -> dict[str, Any]:
     """
     known = names(folder)
     if name not in known:
-        from course_lib.validation import unknown_name
+        from course_lib.names import unknown_name
 
         raise CourseError(unknown_name(name, "profile", known))
     path = folder / f"{name}.yaml"
@@ -148,7 +148,7 @@ def spread(
             raise CourseError(f"{kind} {key!r} is for chapter {meant[0].name}, which is not part of this run")
         knowing = [chapter for chapter in meant if name in chapter.parameters]
         if not knowing:
-            from course_lib.validation import unknown_name
+            from course_lib.names import unknown_name
 
             where = f" of chapter {meant[0].name}" if word else ""
             raise CourseError(

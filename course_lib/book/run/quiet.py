@@ -3,8 +3,6 @@
 import time
 from collections.abc import Callable
 
-import torch
-
 __all__ = ["trouble", "unevenness"]
 
 _PIECES = 100
@@ -35,6 +33,8 @@ def unevenness(
         >>> unevenness(lambda: None, pieces=5, clock=lambda: float(next(times)))
         1.0
     """
+    import torch
+
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -64,5 +64,7 @@ def _seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
 
 
 def _products() -> Callable[[], object]:
+    import torch
+
     matrix = torch.ones(128, 128)
     return lambda: [torch.mm(matrix, matrix) for _ in range(20)]

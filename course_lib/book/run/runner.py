@@ -9,11 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass, field
-from pathlib import Path
 from queue import Empty
-from typing import Any
 
+import joblib
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from jupyter_client.blocking import BlockingKernelClient
@@ -23,83 +21,22 @@ from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from course_lib.book.run.task import Failure, Outcome, Task, has_code
+
 _ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
 QUIET = {"TQDM_DISABLE": "1", "COURSE_PROGRESS": "off"}
+# What the libraries of numbers ask how many threads they may have.
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _GRACE = 2.0  # seconds between asking a kernel to stop and killing it
 _IDLE = 60.0  # seconds that a kernel may be idle while the run waits for its cell
+_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has none
 _POLL = 0.1  # seconds between two looks at the kernel
 
 # Papermill and nbclient log what the outcome of a chapter already says.
 _quiet = logging.getLogger(__name__)
 _quiet.addHandler(logging.NullHandler())
 _quiet.propagate = False
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Place and error at which a notebook failed.
-
-    Attributes:
-        cell: its number as in `In [4]`; 0 if the notebook failed before the first cell.
-        line: first line of the cell.
-        error: name of the exception and its message.
-    """
-
-    cell: int
-    line: str
-    error: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Result of running one chapter.
-
-    Attributes:
-        chapter: its name.
-        seconds: duration of the run.
-        notebook: executed as far as the run got; None if its kernel never started.
-        failure: None if the chapter passed.
-    """
-
-    chapter: str
-    seconds: float
-    notebook: Any
-    failure: Failure | None = None
-
-
-@dataclass
-class Task:
-    """One notebook to run and, while it runs, how far it is.
-
-    Attributes:
-        chapter: its name.
-        source: the notebook.
-        parameters: of the run.
-        folder: of the run.
-        environment: variables for the kernel, added to those of this process.
-        notebook: executed as far as the run is.
-        client: of the running kernel.
-        position: of the running cell.
-        stuck: reason why the run was ended from outside; empty if it was not.
-        stopping: set when the whole run is to end.
-    """
-
-    chapter: str
-    source: Any
-    parameters: dict[str, Any]
-    folder: Path
-    environment: dict[str, str] = field(default_factory=dict)
-    notebook: Any = None
-    client: Any = None
-    position: int = 0
-    stuck: str = ""
-    stopping: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def cells(self) -> int:
-        """Number of code cells that the run goes through."""
-        return sum(map(_has_code, self.source.cells)) + bool(self.parameters)
 
 
 def run(
@@ -112,11 +49,14 @@ def run(
 ) -> None:
     """Run notebooks, at most `jobs` at a time, each in a kernel process of its own.
 
+    With several at a time, each computes on one thread and on its share of the cores, and those that measure times run
+    after the others, one by one, with the whole machine.
+
     A failing notebook does not stop the others. If this function ends early (Ctrl-C, a full disk met by `on_done`), it
     first ends every kernel.
 
     Args:
-        tasks: notebooks, started in this order.
+        tasks: notebooks, started in this order where it is up to this function.
         jobs: number of kernels that may run at the same time.
         on_start: called as a notebook starts, in a thread of its own.
         on_cell: called after each code cell, in the same thread.
@@ -135,6 +75,18 @@ def run(
             if not task.stopping.is_set():
                 on_done(task, outcome)
 
+    together = [task for task in tasks if not task.alone]
+    at_once = min(jobs, len(together))
+    if at_once < 2:
+        return _side_by_side(work, tasks, 1)
+    for task in together:
+        task.environment = {**_share_of_the_cores(at_once), **task.environment}
+    _side_by_side(work, together, at_once)
+    _side_by_side(work, [task for task in tasks if task.alone], 1)
+
+
+def _side_by_side(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> None:
+    """Do the work on each task in a pool of threads; what one raises ends all kernels."""
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
@@ -147,6 +99,12 @@ def run(
                 future.cancel()
             _end_kernels(tasks, lambda: bool(wait(futures, timeout=0.1).not_done))
             raise
+
+
+def _share_of_the_cores(count: int) -> dict[str, str]:
+    """Variables for each of `count` kernels: one thread, and as many worker processes as it has cores for itself."""
+    cores = max(1, joblib.cpu_count() // count)  # those that this process may use
+    return {**dict.fromkeys(ONE_THREAD, "1"), "LOKY_MAX_CPU_COUNT": str(cores)}
 
 
 def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> Outcome:
@@ -175,7 +133,8 @@ def execute(task: Task, on_cell: Callable[[Task], None] = lambda task: None) -> 
         )
         failure = _left_out(task)
     except papermill.PapermillExecutionError as error:
-        failure = Failure(error.exec_count or 0, _first_line(error.source), f"{error.ename}: {error.evalue}")
+        what = f"{error.ename}: {error.evalue}"
+        failure = Failure(error.exec_count or 0, _first_line(error.source), what, task.cell_id)
     except Exception as error:
         # A dead kernel, a kernel that does not start: the failure of this chapter, not of the run.
         failure = _failure_at(task, task.stuck or f"{type(error).__name__}: {error}")
@@ -198,7 +157,7 @@ class _Engine(NBClientEngine):
     @classmethod
     def execute_managed_notebook(cls, nb_man, kernel_name, *, task, on_cell, **_):
         def before(cell, cell_index):
-            task.position = cell_index
+            task.position, task.cell_id = cell_index, getattr(cell, "id", "")
             if task.stopping.is_set():
                 raise RuntimeError("the run was stopped")
 
@@ -231,7 +190,7 @@ _NO_LAST_WORDS = "--IPKernelApp.logging_config={'loggers': {'tornado.general': {
 
 
 class _Watchdog:
-    """Ends a notebook whose kernel is idle while the run still waits for a cell.
+    """Ends a notebook whose cell takes too long, or whose kernel is idle while the run still waits for a cell.
 
     nbclient can lose the message that ends a cell and then waits for ever (its issue 312). So the watchdog listens to
     the kernel in a thread and on a connection of its own.
@@ -240,11 +199,13 @@ class _Watchdog:
     def __init__(self, task: Task):
         self._task = task
         self._cell_is_open = threading.Event()
+        self._began = 0.0
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, name=f"watchdog of {task.chapter}", daemon=True)
 
     def cell_begins(self) -> None:
         """A cell is about to be sent to the kernel, which runs since before the first one."""
+        self._began = time.monotonic()
         self._cell_is_open.set()
         if self._thread.ident is None:
             self._thread.start()
@@ -269,13 +230,17 @@ class _Watchdog:
             client.stop_channels()
 
     def _listen(self, client: BlockingKernelClient) -> None:
-        """Wait until the notebook ends, or the kernel is silent for too long and has nothing to do.
+        """Wait until the notebook ends, a cell is out of time, or the kernel is silent for long and has nothing to do.
 
         A silent kernel may be computing. It takes one request after the other, so it answers a question only when it is
         done. Silence is counted in looks, not by the clock: a machine that slept has not waited.
         """
         silence, question = 0.0, None
         while not self._ended.is_set():
+            if self._cell_is_open.is_set() and time.monotonic() - self._began > self._task.limit:
+                return self._end_it(
+                    f"the cell took longer than {self._task.limit:g} s and was ended; --cell-timeout allows more"
+                )
             try:
                 message = client.iopub_channel.get_msg(timeout=_POLL)
             except Empty:
@@ -286,15 +251,15 @@ class _Watchdog:
             if message["parent_header"].get("msg_id") != question:
                 silence, question = 0.0, None
             elif message["content"].get("execution_state") == "idle" and self._cell_is_open.is_set():
-                return self._give_up()
+                return self._end_it(
+                    f"the kernel has been idle for {_IDLE:g} s, but the run still waits for this cell. The kernel's "
+                    "reply was lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to "
+                    "blame. Run the chapter again; --resume keeps those that have passed"
+                )
 
-    def _give_up(self) -> None:
-        self._task.stuck = (
-            f"the kernel has been idle for {_IDLE:g} s, but the run still waits for this cell. The kernel's reply was "
-            "lost on its way, as happens on a busy machine (nbclient issue 312); the cell is not to blame. Run the "
-            "chapter again; --resume keeps those that have passed"
-        )
-        _signal([self._task], signal.SIGKILL)
+    def _end_it(self, reason: str) -> None:
+        self._task.stuck = reason
+        _signal([self._task], _KILL)
 
 
 papermill_engines.register(_ENGINE, _Engine)
@@ -311,10 +276,6 @@ def _close_event_loop() -> None:
         asyncio.set_event_loop(None)
 
 
-def _has_code(cell: Any) -> bool:
-    return cell.cell_type == "code" and bool(cell.source.strip())
-
-
 def _first_line(source: str) -> str:
     return next((line.strip() for line in source.splitlines() if line.strip()), "")
 
@@ -324,7 +285,7 @@ def _failure_at(task: Task, error: str) -> Failure:
     if task.notebook is None:
         return Failure(0, "", error)
     cells = task.notebook.cells[: task.position + 1]
-    return Failure(sum(map(_has_code, cells)), _first_line(cells[-1].source), error)
+    return Failure(sum(map(has_code, cells)), _first_line(cells[-1].source), error, task.cell_id)
 
 
 def _left_out(task: Task) -> Failure | None:
@@ -341,17 +302,20 @@ def _end_kernels(tasks: Sequence[Task], running: Callable[[], bool]) -> None:
     _signal(tasks, signal.SIGINT)
     while running():
         if time.monotonic() - start > _GRACE:
-            _signal(tasks, signal.SIGKILL)
+            _signal(tasks, _KILL)
 
 
 def _signal(tasks: Sequence[Task], number: int) -> None:
     """Send a signal to each running kernel and to the processes that it started: the group it leads."""
     for task in tasks:
         provisioner = getattr(getattr(task.client, "km", None), "provisioner", None)
-        if (
-            provisioner is not None
-            and provisioner.process is not None
-            and provisioner.pgid == provisioner.pid
-        ):
-            with contextlib.suppress(ProcessLookupError):
+        if provisioner is None or provisioner.process is None:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            if not hasattr(
+                os, "killpg"
+            ):  # Windows: a kernel cannot be interrupted from a thread, but it can be ended
+                if number == _KILL:
+                    provisioner.process.kill()
+            elif provisioner.pgid == provisioner.pid:
                 os.killpg(provisioner.pgid, number)

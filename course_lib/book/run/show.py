@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from course_lib.book.run.runner import Failure, Outcome, Task
+from course_lib.book.run.task import Failure, Outcome, Task
 
 __all__ = ["Reporter", "console", "describe", "figure", "grades", "progress", "summary"]
 
@@ -140,18 +140,19 @@ def grades(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def describe(failure: Failure) -> str:
-    """Describe a failure in a few lines: the cell, its first line, the error.
+    """Describe a failure in a few lines: the cell's number and id, its first line, the error.
 
     Example:
-        >>> print(describe(Failure(4, "x = 1 / 0", "ZeroDivisionError: division by zero")))
-        failed in In [4]: x = 1 / 0
+        >>> print(describe(Failure(4, "x = 1 / 0", "ZeroDivisionError: division by zero", "ratio")))
+        failed in In [4] (cell ratio): x = 1 / 0
         ZeroDivisionError: division by zero
     """
     error = "\n".join(failure.error.strip().splitlines()[:4])
     error = error if len(error) <= 400 else error[:400] + " ..."
     if not failure.cell:
         return f"failed before the first cell\n{error}"
-    return f"failed in In [{failure.cell}]: {failure.line}\n{error}"
+    cell = f"In [{failure.cell}]" + (f" (cell {failure.id})" if failure.id else "")
+    return f"failed in {cell}: {failure.line}\n{error}"
 
 
 def figure(value: Any) -> str:

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from course_lib import files, jobs
 from course_lib.book import CourseError, folders, notebooks
+from course_lib.book.kept import SWEEP
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
-from course_lib.book.run.runner import Failure, Outcome
 from course_lib.book.run.seeds import format_seeds, parse_seeds, shared_runs
+from course_lib.book.run.task import Failure, Outcome
 from course_lib.experiments import records
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
     "together",
 ]
 
-NAME = "sweep.json"
+NAME = SWEEP
 _VERSION = 2  # of sweep.json; the first kept rounded texts instead of numbers
 
 # Parameters that make a chapter write into data/; many seeds side by side would write over each other.

@@ -8,12 +8,10 @@ from typing import Any
 
 from course_lib.book import CourseError, notebooks
 from course_lib.book.run import runner, state
-from course_lib.book.run.runner import Task
+from course_lib.book.run.task import Task
 
 # A worker is one core: two of them must not fight over two cores with four threads, or with joblib's processes.
-ONE_CORE = dict.fromkeys(
-    ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LOKY_MAX_CPU_COUNT"), "1"
-)
+ONE_CORE = dict.fromkeys((*runner.ONE_THREAD, "LOKY_MAX_CPU_COUNT"), "1")
 
 
 def run_seed(
@@ -51,7 +49,7 @@ def run_seed(
     # Dask empties its folder when the worker dies.
     with tempfile.TemporaryDirectory(dir=here.local_directory) as folder:
         notebook = nbformat.reads(source, as_version=4)
-        outcome = runner.execute(Task(name, notebook, parameters, Path(folder), ONE_CORE))
+        outcome = runner.execute(Task(name, notebook, parameters, Path(folder), environment=ONE_CORE))
     started = outcome.notebook is not None
     run = {
         "figures": notebooks.key_figures(outcome.notebook) if started else {},

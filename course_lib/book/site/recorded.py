@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from course_lib import files
-from course_lib.book import CourseError
+from course_lib.book import CourseError, kept
 from course_lib.book.run import figures, sweep
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.seeds import format_seeds, shared_runs
@@ -62,24 +62,12 @@ def select(words: Sequence[str]) -> list[Record]:
     """Read the records that the words name, or all records if there are no words.
 
     Args:
-        words: each the name of a file in data/results, `sweep/CHAPTER` for a sweep in build/sweep, or a folder with a
-            sweep in it.
+        words: as in `kept.find`.
 
     Raises:
         CourseError: a name is unknown, a file is damaged, or nothing is recorded at all.
     """
-    root = files.root()
-    known = {path.stem: path for path in sorted((root / "data" / "results").glob("*.json"))}
-    swept = sorted((root / "build" / "sweep").glob(f"*/{sweep.NAME}"))
-    known |= {f"sweep/{path.parent.name}": path for path in swept}
-    found = []
-    for word in words or known:
-        path = known.get(word, Path(word).expanduser() / sweep.NAME)
-        if not path.is_file():
-            from course_lib.validation import unknown_name
-
-            raise CourseError(unknown_name(word, "record", known))
-        found.append(_read(word, path))
+    found = [_read(name, path) for name, path in kept.find(words)]
     if not found:
         raise CourseError("nothing is recorded yet. course sweep CHAPTER --seeds 0-4 makes a first record")
     return found

@@ -10,6 +10,7 @@ import signal
 from collections import namedtuple
 from threading import Thread
 
+import joblib
 import nbformat
 import pytest
 
@@ -65,7 +66,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
     assert any("00-good" in row and "test accuracy: 0.7346" in row and "passed" in row for row in rows)
     assert any("teacher: vgg" in row for row in rows)
     assert any("size: 4.19 MB" in row for row in rows)
-    assert any("01-bad" in row and "failed in In [3]: value = 1" in row for row in rows)
+    assert any("01-bad" in row and "failed in In [3] (cell code-1): value = 1" in row for row in rows)
     assert any("ValueError: [bold]no[/bold] good" in row for row in rows)
     assert any("02-next" in row and "images: 4000" in row and "passed" in row for row in rows)
     assert "1 of 3 chapters failed" in ended.out
@@ -90,6 +91,7 @@ def test_a_failing_cell_ends_its_chapter_and_the_others_go_on(book, figures):
         "cell": 3,
         "line": "value = 1",
         "error": "ValueError: [bold]no[/bold] good",
+        "id": "code-1",
     }
     assert 0 < records["02-next"]["seconds"] < 60
     assert {path: path.read_bytes() for path in sources} == sources
@@ -121,7 +123,8 @@ def test_what_kills_or_leaves_the_kernel_is_a_failure_of_that_chapter_alone(book
     assert book.printed("02-good") == "here\n"
 
 
-def test_chapters_run_side_by_side_and_give_the_same_results(book):
+@pytest.mark.parametrize("jobs", [(), ("--jobs", "2")])
+def test_chapters_run_side_by_side_and_give_the_same_results(book, monkeypatch, jobs):
     """With meet=True each chapter waits until the other has begun: one after the other would never end."""
     for mine, other in (("00-a", "01-b"), ("01-b", "00-a")):
         meeting = (
@@ -143,11 +146,12 @@ def test_chapters_run_side_by_side_and_give_the_same_results(book):
         notebook = notebooks.read(book.path(name))
         notebook.cells[1].source = "meet = False"
         book.path(name).write_text(notebooks.to_text(notebook))
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 2)
     one, two = book.root / "one", book.root / "two"
-    assert book.course("run", "--set", "meet=false", "--out", one).status == 0
+    assert book.course("run", "--set", "meet=false", "--jobs", "1", "--out", one).status == 0
     for path in book.root.glob("*.begun"):
         path.unlink()
-    ended = book.course("run", "--set", "meet=true", "--jobs", "2", "--out", two)
+    ended = book.course("run", "--set", "meet=true", *jobs, "--out", two)
     assert ended.status == 0, ended.out
     for name in ("00-a", "01-b"):
         first, second = (
@@ -156,6 +160,44 @@ def test_chapters_run_side_by_side_and_give_the_same_results(book):
         )
         assert first == second
         assert book.printed(name, two).startswith(name)
+
+
+def test_what_measures_times_runs_alone_at_the_end_with_all_cores(book, monkeypatch):
+    """Each chapter notes when it begins and ends, and which threads and workers it may have."""
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
+    for name in runner.ONE_THREAD:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    noted = (
+        "import os, time\n"
+        f"log = open({str(book.root / 'log')!r}, 'a', buffering=1)\n"
+        "asked = [os.environ.get(n, '-') for n in ('OMP_NUM_THREADS', 'LOKY_MAX_CPU_COUNT')]\n"
+        "print('%s begins', *asked, file=log)\n"
+        "time.sleep(0.5)\n"
+        "print('%s ends', file=log)"
+    )
+
+    def log():
+        return (book.root / "log").read_text().splitlines()
+
+    book.add("00-times", noted.replace("%s", "00"), times=True)
+    book.add("01-a", noted.replace("%s", "01"))
+    book.add("02-times", noted.replace("%s", "02"), times=True)
+    book.add("03-b", noted.replace("%s", "03"))
+
+    assert book.course("run").status == 0
+    first, then = log()[:4], log()[4:]
+    assert {line for line in first if "begins" in line} == {"01 begins 1 3", "03 begins 1 3"}
+    assert then == ["00 begins - -", "00 ends", "02 begins - -", "02 ends"]
+
+    (book.root / "log").unlink()
+    assert book.course("run", "--jobs", "1").status == 0
+    assert [line.split()[0] for line in log()] == ["00", "00", "01", "01", "02", "02", "03", "03"]
+    assert log()[2] == "01 begins - -"
+
+    (book.root / "log").unlink()
+    assert book.course("run", "00", "01").status == 0  # there is nothing beside which 01 could run
+    assert log() == ["00 begins - -", "00 ends", "01 begins - -", "01 ends"]
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
@@ -170,7 +212,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
     book.add("01-slow", book.counting("slow"), slow)
     book.add("02-last", book.counting("last"))
 
-    process = book.start("run", "--seed", "4")
+    process = book.start("run", "--jobs", "1", "--seed", "4")
     try:
         wait_for(lambda: pid.exists() and pid.read_text())
         kernel = int(pid.read_text())
@@ -182,7 +224,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
     assert process.returncode == 130, err
     assert "Traceback" not in out + err
     assert "1 of 3 chapters have passed and are kept" in err
-    assert "course run --profile fast --seed 4 --resume" in err
+    assert "course run --profile fast --seed 4 --jobs 1 --resume" in err
     wait_for(lambda: not alive(kernel))
     assert held(book.out) == [
         "00-quick.ipynb",
@@ -204,6 +246,31 @@ def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
     table = resumed.out[resumed.out.index("┏") :]
     assert all(name in table for name in ("00-quick", "01-slow", "02-last"))
     assert len(book.state()["chapters"]) == 3
+
+
+def test_nothing_outlives_a_killed_run(book):
+    """The kernel ends, and so do the processes among which its chapter has divided its work."""
+    pids = [book.root / name for name in ("kernel", "first", "second")]
+    book.add(
+        "00-a",
+        "import os, pathlib, time\nfrom course_lib.jobs import run_parallel\n"
+        "def begin(path):\n    pathlib.Path(path).write_text(str(os.getpid()))\n"
+        "def sleeper(path):\n    begin(path)\n    time.sleep(9999)\n"
+        f"begin({str(pids[0])!r})\nrun_parallel(sleeper, {list(map(str, pids[1:]))}, workers=2)",
+    )
+    process = book.start("run")
+    try:
+        wait_for(lambda: all(path.exists() and path.read_text() for path in pids))
+    finally:
+        process.kill()
+        process.communicate()
+    left = [int(path.read_text()) for path in pids]
+    assert len(set(left)) == 3
+    try:
+        wait_for(lambda: not any(map(alive, left)), seconds=60)
+    finally:
+        for pid in filter(alive, left):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_resume_runs_again_what_failed_and_what_was_changed_and_nothing_else(book):
@@ -305,6 +372,7 @@ def test_finished_says_why_a_chapter_is_run_again(book):
         (["--out", "file/below"], "cannot write into"),
         (["--seed", "-1"], "--seed"),
         (["--jobs", "0"], "--jobs"),
+        (["--cell-timeout", "0"], "--cell-timeout"),
     ],
 )
 def test_a_mistake_is_one_message_on_stderr_and_nothing_is_run(book, monkeypatch, words, message):
@@ -353,7 +421,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_keeps_what_is_whole(book, monkeyp
         return write(path, *arguments, **options)
 
     monkeypatch.setattr(files.Path, "write_text", full)
-    ended = book.course("run")
+    ended = book.course("run", "--jobs", "1")
     assert ended.status == 1
     assert "No space left on device" in ended.err
     assert "1 of 3 chapters have passed and are kept" in ended.err

@@ -65,6 +65,7 @@ def test_elsewhere_there_are_plain_lines():
     ("failure", "text"),
     [
         (Failure(4, "x = 1", "ValueError: a\nb"), "failed in In [4]: x = 1\nValueError: a\nb"),
+        (Failure(4, "x = 1", "E: a", "sum"), "failed in In [4] (cell sum): x = 1\nE: a"),
         (Failure(0, "", "NoSuchKernel: python3"), "failed before the first cell\nNoSuchKernel: python3"),
         (Failure(1, "x", "E: " + "\n".join("abcdef")), "failed in In [1]: x\nE: a\nb\nc\nd"),
         (Failure(1, "x", "y" * 900), "failed in In [1]: x\n" + "y" * 400 + " ..."),

@@ -5,6 +5,7 @@ import http.server
 import itertools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -351,7 +352,7 @@ def test_a_killed_worker_and_a_failing_seed_cost_no_other_and_going_on_equals_an
     with aside(kill):
         ended = book.course("sweep", "0", "--seeds", "0-3", "--workers", "2")
     assert ended.status == 1, ended.err
-    assert "seed 2 failed in In [5]: # needs ok" in ended.out
+    assert re.search(r"seed 2 failed in In \[5\] \(cell code-\d\): # needs ok", ended.out)
     assert "1 of 4 seeds failed. The same command" in ended.out
     assert "│ accuracy │    3 │" in ended.out
     assert "Traceback" not in ended.out

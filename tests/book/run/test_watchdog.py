@@ -1,5 +1,6 @@
 """A run ends where its kernel is idle and a cell is still waited for, and never while the kernel computes."""
 
+import math
 import os
 import signal
 import threading
@@ -59,7 +60,8 @@ def test_an_idle_kernel_whose_cell_is_waited_for_ends_the_chapter(book, monkeypa
         outcome = runner.execute(task)
     finally:
         rescue.cancel()
-    assert (outcome.failure.cell, outcome.failure.line) == (2, "import os, subprocess, sys")
+    failure = outcome.failure
+    assert (failure.cell, failure.id, failure.line) == (2, "code-0", "import os, subprocess, sys")
     assert "the kernel has been idle for 1 s, but the run still waits for this cell" in outcome.failure.error
     assert "Run the chapter again" in outcome.failure.error
     kernel, child = map(int, outcome.notebook.cells[2].outputs[0].text.split())
@@ -73,11 +75,44 @@ def test_the_other_chapters_of_the_run_go_on(book, monkeypatch, a_reply_is_lost)
     monkeypatch.setattr(runner, "_IDLE", 1.0)
     book.add("00-waits", "print('lost')")
     book.add("01-next", "print('here')")
-    ended = book.course("run")
+    ended = book.course("run", "--jobs", "1")
     assert ended.status == 1
-    assert "failed in In [2]: print('lost')" in ended.out
+    assert "failed in In [2] (cell code-0): print('lost')" in ended.out
     assert "the kernel has been idle for 1 s" in " ".join(ended.out.split())
     assert book.printed("01-next") == "here\n"
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize("way", [*COMPUTES, "prints"])
+def test_a_cell_that_takes_too_long_is_named_and_the_other_chapters_go_on(book, way):
+    source = COMPUTES.get(way, "import time\nwhile True:\n    print('on')\n    time.sleep({0} / {0} / 50)")
+    book.add("00-long", "import time\ntime.sleep(1.2)", "time.sleep(1.2)", source.format(9999))
+    book.add("01-next", "print('here')")
+    ended = book.course("run", "--cell-timeout", "2")
+    assert ended.status == 1
+    failure = book.state()["chapters"]["00-long"]["failure"]
+    first = source.format(9999).splitlines()[0]
+    assert (failure["cell"], failure["id"], failure["line"]) == (4, "code-2", first)
+    assert failure["error"].startswith("the cell took longer than 2 s and was ended; --cell-timeout")
+    assert f"failed in In [4] (cell code-2): {first}" in ended.out
+    assert book.printed("01-next") == "here\n"
+    assert watchdogs() == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "given", "limit"),
+    [
+        ({}, None, 900),
+        ({"recompute": False, "real_data": "recorded"}, None, 900),
+        ({"recompute": True}, None, math.inf),
+        ({"real_data": "run"}, None, math.inf),
+        ({"real_data": "run"}, 60.0, 60),
+    ],
+)
+def test_a_cell_has_a_quarter_of_an_hour_unless_hours_are_asked_for(book, parameters, given, limit):
+    book.add("00-a")
+    source = notebooks.read(book.path("00-a"))
+    assert runner.Task("00-a", source, parameters, book.root, cell_seconds=given).limit == limit
 
 
 @pytest.mark.parametrize("way", COMPUTES)
