@@ -420,6 +420,13 @@ def grade(
     memory: Annotated[
         int, typer.Option(min=1280, help="MB that one submission may take; PyTorch alone takes 1000.")
     ] = 2048,
+    without_sandbox: Annotated[
+        bool,
+        typer.Option(
+            "--without-sandbox",
+            help="Grade where there is no bubblewrap; submissions can then do all you can.",
+        ),
+    ] = False,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Submissions to grade side by side; by default one a core.")
     ] = None,
@@ -441,8 +448,8 @@ def grade(
         DIR/ben/notebooks/01-knowledge-distillation.ipynb
 
     A notebook belongs to the chapter that it is named after, or whose number its name begins with. Nothing else in a
-    student's folder is used. Each submission runs in a process of its own, with limits, without network, and with no
-    folder to write in but its own; where this system does not allow that, the command says so.
+    student's folder is used. Each submission runs in bubblewrap: with limits, without network, and with no folder to
+    see or to write in but its own. Where that cannot be had, nothing is graded unless you say --without-sandbox.
 
     Exit status 0 though submissions fail; 1 if one could not be graded for a fault of the machine.
     """
@@ -462,7 +469,14 @@ def grade(
         raise CourseError("--resume keeps what is graded and --force does not. Leave one out")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output = show.console()
-    planned = marks.plan(folder, chapters or [], Settings(timeout, memory), out, resume=resume, force=force)
+    planned = marks.plan(
+        folder,
+        chapters or [],
+        Settings(timeout, memory, not without_sandbox),
+        out,
+        resume=resume,
+        force=force,
+    )
     for note in planned.notes:
         output.print(note, soft_wrap=True)
     try:
@@ -476,8 +490,8 @@ def grade(
             _INTERRUPTED if interrupted else 1,
         )
     output.print(show.grades(planned.rows()))
-    for said in marks.open_places(planned):
-        output.print(f"careful: {said}", soft_wrap=True)
+    for said in marks.boxes(planned):
+        output.print(said, soft_wrap=True)
     output.print(f"{marks.GRADES} and {marks.PAGES}/: {planned.out}", soft_wrap=True)
     if troubles := planned.troubles():
         output.print(f"{len(troubles)} not graded for a fault of the machine. Once more: --resume")

@@ -15,7 +15,7 @@ from typing import Any
 
 from course_lib.book import exercises, notebooks
 from course_lib.book.classroom import handout, sandbox
-from course_lib.book.classroom.marking import JOB, RESULT
+from course_lib.book.classroom.marking import BOX, JOB, RESULT
 from course_lib.book.classroom.sandbox import Limits, Outcome
 
 _LONGEST = 20_000  # characters of an answer, and of a message, that are kept
@@ -36,7 +36,7 @@ def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     Args:
         folder: private to this submission; it holds released.ipynb and gradebook.db (see `handout`), and
             submission.ipynb.
-        job: `chapter`, `timeout` (seconds for a cell), `memory` (bytes) and `hidden` (folders).
+        job: `chapter`, `timeout` (seconds for a cell), `memory` (bytes) and `sandbox` (whether there is one).
 
     Returns:
         `exercises`: name, points, max_points, what was said, and the answer, of each; `notes`: a list of texts.
@@ -59,12 +59,17 @@ def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     shutil.copy(folder / handout.GRADEBOOK, course)
     directory = handout.course_directory(course, chapter, _STUDENT)
 
-    inside = folder / "box"
-    inside.mkdir()
-    limits = Limits(job["memory"], hidden=tuple(map(Path, (*job["hidden"], folder.parent))))
+    inside, limits = folder / BOX, Limits(job["memory"])
 
     def boxed(command: list[str], stopping: threading.Event) -> Outcome:
-        return sandbox.run(command, inside, limits, environment={**ONE_CORE, **QUIET}, stopping=stopping)
+        return sandbox.run(
+            command,
+            inside,
+            limits,
+            closed=job["sandbox"],
+            environment={**ONE_CORE, **QUIET},
+            stopping=stopping,
+        )
 
     execute = InBox(boxed, inside, job["timeout"])
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
@@ -171,9 +176,7 @@ def main(folder: Path) -> None:
         result = _grade(folder, job)
     except _Unreadable as error:
         result = {"exercises": [], "notes": [], "reason": str(error)}
-    (folder / RESULT).write_text(
-        json.dumps({"reason": "", "box": sandbox.level(), **result}), encoding="utf-8"
-    )
+    (folder / RESULT).write_text(json.dumps({"reason": "", **result}), encoding="utf-8")
 
 
 if __name__ == "__main__":

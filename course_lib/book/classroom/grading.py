@@ -4,6 +4,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from course_lib import files
 from course_lib.book import CourseError, exercises, folders, notebooks
-from course_lib.book.classroom import feedback, handout, marking, sandbox, submissions
+from course_lib.book.classroom import feedback, handout, marking, submissions
 from course_lib.book.classroom.marking import Settings, Work
 from course_lib.book.classroom.submissions import Submission
 from course_lib.book.notebooks import Chapter
@@ -23,10 +24,12 @@ from course_lib.book.run import course, show, state
 from course_lib.book.run.task import Failure, Outcome
 from course_lib.jobs import connected
 
-__all__ = ["COLUMNS", "Grading", "carry_out", "load", "open_places", "plan"]
+__all__ = ["COLUMNS", "Grading", "boxes", "carry_out", "load", "plan"]
 
 NAME, GRADES, PAGES = "grades.json", "grades.csv", "feedback"
 COLUMNS = ("student", "chapter", "points", "max_points", "exercises", "reason")
+_LONGEST = 200  # bytes of a page's name
+_OPEN = "graded without a sandbox: the submission could read and write the teacher's files"
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ def plan(
         force: grade all anew and write over what is there.
 
     Raises:
-        CourseError: no nbgrader; no such folder, or an empty one; an unknown chapter; grades that exist.
+        CourseError: no nbgrader, no sandbox; no such folder, or an empty one; an unknown chapter; grades that exist.
         OSError: the folder cannot be written to.
     """
     handout.require_nbgrader()
+    if settings.sandbox:
+        marking.require_sandbox()
     folder = folder.expanduser().absolute()
     book = notebooks.chapters()
     chosen = notebooks.select(words, book) if words else None
@@ -128,8 +133,7 @@ def plan(
         record["submissions"], kept = _kept(old, record, handed_in)
         notes += kept
     waiting = {one.chapter for one in handed_in if one.path and one.key not in record["submissions"]}
-    hidden = (str(folder), str(out))
-    work = {chapter.name: _work(chapter, settings, hidden) for chapter in chapters if chapter.name in waiting}
+    work = {chapter.name: _work(chapter, settings) for chapter in chapters if chapter.name in waiting}
     grading = Grading(chapters, handed_in, out, work, record, notes)
     _save(grading)
     course.require_space(out)
@@ -179,7 +183,7 @@ def carry_out(
         _save(grading)
         _write_csv(grading)
     for student in dict.fromkeys(one.student for one in grading.submissions):
-        feedback.write(grading.out / PAGES / f"{student}.html", student, _sections(grading, student))
+        feedback.write(grading.out / PAGES / _page(student), student, _sections(grading, student))
 
 
 def load(out: Path) -> dict[str, Any] | None:
@@ -205,10 +209,11 @@ def load(out: Path) -> dict[str, Any] | None:
         ) from error
 
 
-def open_places(grading: Grading) -> list[str]:
-    """List what the sandboxes of a grading left open, in words; empty where they were closed."""
-    levels = {one.get("box", "") for one in grading.record["submissions"].values()}
-    return [said for level in sorted(levels) if (said := sandbox.missing(level))]
+def boxes(grading: Grading) -> list[str]:
+    """List by what the submissions of a grading were held, in words."""
+    ran = [one for one in grading.record["submissions"].values() if one["exercises"]]
+    held = sorted({one.get("box", "") for one in ran})
+    return [f"each submission ran in {box}" if box else f"careful: {_OPEN}" for box in held]
 
 
 def _kept(
@@ -243,11 +248,11 @@ def _described(chapter: Chapter) -> dict[str, Any]:
     return {"sha256": digest, "points": sum(exercise.points for exercise in exercises.of(notebook))}
 
 
-def _work(chapter: Chapter, settings: Settings, hidden: tuple[str, ...]) -> Work:
+def _work(chapter: Chapter, settings: Settings) -> Work:
     notebook = notebooks.read(chapter.path)
     made = handout.hand_out(chapter.name, notebook)
     cells = 2 * len(exercises.of(notebook)) + 2
-    return Work(chapter.name, notebooks.to_text(notebook), made, cells, settings, hidden)
+    return Work(chapter.name, notebooks.to_text(notebook), made, cells, settings)
 
 
 # ---- marking ---------------------------------------------------------------------------------------------------------
@@ -335,7 +340,8 @@ def _row(one: Submission, result: Mapping[str, Any], most: float) -> dict[str, A
     earned = sum(exercise["points"] for exercise in found)
     stopped = [f"{exercise['name']}: {exercise['said']}" for exercise in found if exercise["stopped"]]
     trouble = f"not graded: {result['trouble']}" if result.get("trouble") else ""
-    reasons = [text for text in (trouble, result["reason"], *result["notes"], *stopped) if text]
+    bare = _OPEN if found and not result.get("box") else ""
+    reasons = [text for text in (trouble, result["reason"], bare, *result["notes"], *stopped) if text]
     listed = ", ".join(f"{e['name']} {e['points']:g}/{e['max_points']:g}" for e in found)
     values = (one.student, one.chapter, f"{earned:g}", f"{most:g}", listed, "; ".join(reasons))
     return dict(zip(COLUMNS, values, strict=True))
@@ -350,9 +356,19 @@ def _write_csv(grading: Grading) -> None:
 
 
 def _plain(value: str) -> str:
-    """A cell that a spreadsheet does not take for a formula: part of it comes from the submission."""
-    value = " ".join(value.split())
-    return f"'{value}" if value[:1] in ("=", "+", "-", "@") else value
+    """A cell that a spreadsheet does not take for a formula: part of it comes from the submission.
+
+    Some take a semicolon for the end of a cell, too.
+    """
+    return re.sub(r"(^|;)( ?)(?=[=+\-@])", r"\1\2'", " ".join(value.split()))
+
+
+def _page(student: str) -> str:
+    """The name of a student's page; a file's name has at most 255 bytes, and a temporary one is longer."""
+    if len(student.encode()) <= _LONGEST:
+        return f"{student}.html"
+    digest = hashlib.sha256(student.encode()).hexdigest()[:8]
+    return f"{student.encode()[: _LONGEST - 9].decode(errors='ignore')}-{digest}.html"
 
 
 def _sections(grading: Grading, student: str) -> list[dict[str, Any]]:

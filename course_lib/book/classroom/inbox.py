@@ -1,6 +1,7 @@
 """nbgrader's execution of a notebook, with the kernel in a box, and what looks after it."""
 
 import copy
+import secrets
 import sys
 import threading
 from collections.abc import Callable
@@ -47,13 +48,15 @@ class InBox(Execute):
 
     def preprocess(self, nb: Any, resources: Any = None, km: Any = None) -> tuple[Any, Any]:
         fatal: dict[int, dict[str, Any]] = {}
-        for attempt in range(len(nb.cells) + 1):
+        for _ in range(len(nb.cells) + 1):
             trial = copy.deepcopy(nb)
             for position in fatal:
                 trial.cells[position].source = ""
             self.position = self.shown = 0
             with _Kernel(self.boxed) as kernel:
-                self.kernel_manager_class = _manager(kernel, self.folder / f"k{attempt}.json")
+                # A name that no answer knows, so that none can take it for the next attempt.
+                connection = self.folder / f"k{secrets.token_hex(8)}.json"
+                self.kernel_manager_class = _manager(kernel, connection)
                 try:
                     trial, resources = super().preprocess(trial, resources, km)
                     break

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,16 +14,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from course_lib import files
 from course_lib.book import CourseError
+from course_lib.book.classroom import sandbox
 from course_lib.book.classroom.handout import GRADEBOOK, Handout
 from course_lib.book.run import state
 
-JOB, RESULT = "job.json", "result.json"
+JOB, RESULT, BOX = "job.json", "result.json", "box"
 _START = 180  # seconds that a process may take beside the cells, on a loaded machine
-
-# Of the checkout, what holds solutions or other people's work; nothing of it is needed to grade.
-_HIDDEN = ("notebooks", "tests", "build", ".git")
+_DISK = 512 * 2**20  # bytes that a submission may write
+_LONGEST = 60  # characters of the folder for temporary files: the path of a socket has at most 107
+_NAME = "course-grade"
 _LOOK = 0.1  # seconds between two looks at the process
 
 
@@ -33,10 +34,12 @@ class Settings:
     Attributes:
         timeout: seconds for one cell.
         memory: MB for one process, and for all processes of a submission together.
+        sandbox: whether each runs in bubblewrap; without, the limits alone are left.
     """
 
     timeout: int = 30
     memory: int = 2048
+    sandbox: bool = True
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,6 @@ class Work:
         handout: what nbgrader makes of it.
         cells: at most that many cells of a submission can run out of time one after the other.
         settings: the limits.
-        hidden: folders that a submission must not see, beside those of the checkout.
         library: digest of the course_lib to grade with; None where it is the same files.
     """
 
@@ -58,7 +60,6 @@ class Work:
     handout: Handout
     cells: int
     settings: Settings
-    hidden: tuple[str, ...] = ()
     library: str | None = None
 
 
@@ -72,22 +73,27 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
 
     Returns:
         `exercises` (name, points, max_points, said, stopped, answer), `notes`, `reason` (why nothing was graded; else
-        empty), `box` (how far the box closed), `seconds`; and `trouble`, where it was the machine that failed.
+        empty), `box` (what held the submission; empty where nothing did), `seconds`; and `trouble`, where it was the
+        machine that failed.
 
     Raises:
-        CourseError: a worker has another course_lib.
+        CourseError: a worker has another course_lib, or no sandbox.
     """
     if work.library not in (None, state.library_sha256()):
         raise CourseError(
             f"a worker on {os.uname().nodename} has another course_lib than this machine. Install the same checkout "
             "there, and start it again"
         )
+    if work.settings.sandbox:
+        require_sandbox()
     started = time.perf_counter()
     empty = {"exercises": [], "notes": [], "reason": "", "box": "", "trouble": ""}
-    common = Path(tempfile.gettempdir()) / f"course-grade-{os.getuid()}"  # hidden as a whole in every box
-    common.mkdir(mode=0o700, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=common, ignore_cleanup_errors=True) as name:
+    _remove_leftovers()
+    with tempfile.TemporaryDirectory(
+        prefix=f"{_NAME}-{os.getpid()}-", dir=_temporary(), ignore_cleanup_errors=True
+    ) as name:
         folder = Path(name).resolve()
+        (folder / BOX).mkdir()
         (folder / "released.ipynb").write_text(work.handout.released, encoding="utf-8")
         (folder / GRADEBOOK).write_bytes(work.handout.gradebook)
         (folder / "submission.ipynb").write_bytes(submission)
@@ -95,21 +101,51 @@ def mark(work: Work, submission: bytes, stopping: threading.Event | None = None)
             "chapter": work.chapter,
             "timeout": work.settings.timeout,
             "memory": work.settings.memory * 2**20,
-            "hidden": [*work.hidden, *(str(files.root() / part) for part in _HIDDEN)],
+            "sandbox": work.settings.sandbox,
         }
         (folder / JOB).write_text(json.dumps(job), encoding="utf-8")
         limit = _START + work.cells * (work.settings.timeout + _START)
-        outcome = _in_a_process(folder, limit, stopping or threading.Event())
-    return {**empty, **outcome, "seconds": round(time.perf_counter() - started, 2)}
+        room = sandbox.room(folder / BOX, _DISK)
+        outcome = _in_a_process(folder, room, limit, stopping or threading.Event())
+        box = sandbox.described(_DISK if room else None) if work.settings.sandbox else ""
+    return {**empty, **outcome, "box": box, "seconds": round(time.perf_counter() - started, 2)}
 
 
-def _in_a_process(folder: Path, limit: float, stopping: threading.Event) -> dict[str, Any]:
+def require_sandbox() -> None:
+    """Raise CourseError where submissions cannot be closed off, with what would change that."""
+    if why := sandbox.refusal():
+        raise CourseError(
+            f"{why}. Without it, a submission could read and write whatever you can: --without-sandbox grades so all "
+            "the same, and says it on every page"
+        )
+
+
+def _temporary() -> str:
+    found = tempfile.gettempdir()
+    return found if len(found) <= _LONGEST else "/tmp"
+
+
+def _remove_leftovers() -> None:
+    """Remove the folders of gradings of this user that were killed."""
+    import psutil
+
+    for path in Path(_temporary()).glob(f"{_NAME}-*-*"):
+        number = path.name.split("-")[2]
+        with contextlib.suppress(OSError):
+            own = path.lstat().st_uid == os.getuid() and path.is_dir() and not path.is_symlink()
+            if own and number.isdecimal() and not psutil.pid_exists(int(number)):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _in_a_process(
+    folder: Path, room: Sequence[str], limit: float, stopping: threading.Event
+) -> dict[str, Any]:
     import psutil
 
     log = folder / "log"
     with open(log, "wb") as stream:
         # -P: where the command was typed, there may lie what students handed in; nothing is imported from there.
-        command = [sys.executable, "-P", "-m", "course_lib.book.classroom.autograde", str(folder)]
+        command = [*room, sys.executable, "-P", "-m", "course_lib.book.classroom.autograde", str(folder)]
         process = psutil.Popen(
             command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
         )

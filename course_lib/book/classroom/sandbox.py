@@ -1,34 +1,33 @@
-"""Sandbox for code that nobody has read: no network, one writable folder, and limits that it cannot lift.
+"""Sandbox for code that nobody has read: what it can see, write and take.
 
-Linux gives every process its own view of network, files and processes if it is asked (namespaces); the program
-`unshare` of util-linux asks, as root or as anybody where the system lets users make namespaces. Where it does not,
-only the limits remain, and `missing` says what is not closed off.
+bubblewrap builds it: an empty root that holds, read-only, the system's programs, this interpreter, this library and
+the course's data; /tmp, /dev/shm and one folder can be written to. It has no network, no sockets of the machine, no
+other processes and no rights, and it ends with its parent. What namespaces do not bound is bounded by a control group
+(cgroup v2) where this user may make one; everywhere it is looked at a few times a second.
 
-`run` is the one way in. `python -m course_lib.book.classroom.sandbox SETTINGS COMMAND...` is the inside: it closes the
-box behind itself and becomes COMMAND.
+`run` is the one way in. `refusal` says why there is no sandbox on a machine, and what would give one.
 """
 
 import contextlib
 import ctypes
-import fcntl
 import functools
-import glob
-import json
 import os
 import resource
 import shutil
 import signal
-import socket
-import struct
+import site
+import stat
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import course_lib
 
 # What a program needs of the environment; the rest (tokens, addresses of agents) is nobody's business in the box.
 _PASSED_ON = (
@@ -42,26 +41,9 @@ _PASSED_ON = (
     "VIRTUAL_ENV",
 )
 
-FULL, NETWORK, NONE = "full", "network", "none"
-_KILLED_WITH_IT = ["--fork", "--kill-child=KILL"]
-_FULL = ["--net", "--mount", "--pid", "--mount-proc", *_KILLED_WITH_IT]
-# As root of a namespace of its own where that is allowed; the true root needs no leave.
-_WAYS = {
-    FULL: (["--user", "--map-root-user", *_FULL], _FULL),
-    NETWORK: (["--user", "--map-root-user", "--net"], ["--net"]),
-}
-
-_MS_BIND, _AT_RECURSIVE, _READ_ONLY = 4096, 0x8000, 1
-_PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 24, 36, 38
-_MOUNT_SETATTR = 442  # the number of the system call, the same on every architecture
-_SOCKETS = (
-    "/run",
-    "/tmp/.X11-unix",
-    *glob.glob("/tmp/ssh-*"),
-)  # where the services of a machine are spoken to
-_SHARED_MEMORY = 256 * 2**20  # bytes of /dev/shm inside
-
-_LOOK = 0.2  # seconds between two looks at memory and disk
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_SHARED_MEMORY = 256 * 2**20  # bytes of /dev/shm inside, and of /tmp
+_LOOK = 0.2  # seconds between two looks at memory, processes and disk
 _KEPT = 2**20  # bytes of what a command prints that are kept
 
 
@@ -70,13 +52,12 @@ class Limits:
     """Limits of a command in the sandbox.
 
     Attributes:
-        memory: bytes of data (heap, stacks, anonymous maps) of one process, and of resident memory of all of them
-            together; importing PyTorch takes one GB of data.
+        memory: bytes of data (heap, stacks, anonymous maps) of one process, and of the memory of all of them together,
+            files that have no name any more included; importing PyTorch takes one GB of data.
         file: bytes of the largest file it may write.
         disk: bytes that it may leave in its folder.
-        processes: it may have at one time, threads included; held where the box is a namespace of its own.
+        processes: it may have at one time, threads included.
         seconds: until it is ended; None for no limit.
-        hidden: folders that are empty inside, such as those of other people's work.
     """
 
     memory: int
@@ -84,7 +65,6 @@ class Limits:
     disk: int = 2**30
     processes: int = 512
     seconds: float | None = None
-    hidden: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,41 +89,240 @@ def run(
     folder: Path,
     limits: Limits,
     *,
+    closed: bool = True,
     environment: Mapping[str, str] | None = None,
     stopping: threading.Event | None = None,
 ) -> Outcome:
-    """Run a command in the sandbox, as closed as this machine allows, and end whatever it leaves running.
+    """Run a command in the sandbox, and end whatever it leaves running.
 
     One command at a time in a process: all that this process starts meanwhile is taken for the command's.
 
     Args:
         command: the program and its arguments.
-        folder: the one folder that can be written to; the command starts there.
-        limits: what it may take and see.
+        folder: the one folder of this machine that can be written to; the command starts there.
+        limits: what it may take.
+        closed: in bubblewrap; False leaves the limits alone.
         environment: added to the few variables that are passed on of ours.
         stopping: set it to end the command before its time.
 
     Returns:
-        How it ended. A box that does not close says so in `err`.
+        How it ended. A sandbox that does not close says so in `err`.
     """
-    level, way = _way()
-    words = [*way, *_inside(level, folder, limits, environment or {}), *command]
+    folder = folder.resolve()
+    words = [*(_walls(folder) if closed else []), *(_most_processes(limits) if closed else []), *command]
     before = _below()
     _libc()  # found here, so that nothing is imported between fork and exec
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+    with (
+        _control_group(limits) as group,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as err,
+    ):
         process = subprocess.Popen(
             words,
+            cwd=folder,
+            env=_environment(folder, environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
             start_new_session=True,
-            preexec_fn=end_with_parent,
+            preexec_fn=functools.partial(_begin, limits, group),
         )
         try:
             reason = _watched(process, folder, limits, before, stopping or threading.Event())
         finally:
             _end_all(process, before)
+        if group is not None and _out_of_memory(group):
+            reason = _too_much_memory(limits)
         return Outcome(process.returncode, _printed(out), _printed(err), reason)
+
+
+@functools.cache
+def refusal() -> str:
+    """Say why there is no sandbox on this machine and what would give one; empty where there is one."""
+    if sys.platform != "linux":
+        return "the sandbox (bubblewrap) needs Linux"
+    if shutil.which("bwrap") is None:
+        return "bubblewrap is not installed (apt-get install bubblewrap, or dnf install bubblewrap)"
+    with tempfile.TemporaryDirectory() as folder:
+        words = [*_walls(Path(folder).resolve()), sys.executable, "-c", ""]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+    return (
+        f"bubblewrap does not close here ({said}). It needs user namespaces: user.max_user_namespaces above 0, and "
+        "neither a container nor AppArmor that forbids them"
+    )
+
+
+def described(disk: int | None) -> str:
+    """Say by what the limits of a closed sandbox are held here.
+
+    Args:
+        disk: bytes of the folder in memory that holds what is written (see `room`); None where it is on disk.
+    """
+    held = "a control group" if _parent_group() is not None else f"a look every {_LOOK:g} s"
+    kept = f"a folder in memory of {disk / 2**20:.0f} MB" if disk is not None else f"a look every {_LOOK:g} s"
+    return f"bubblewrap; memory and processes held by {held}, disk by {kept}"
+
+
+@functools.cache
+def room(folder: Path, size: int) -> tuple[str, ...]:
+    """Find the words that start a command with an empty folder in memory, which nothing outside sees.
+
+    It bounds what can be written there to the byte, files without a name included.
+
+    Args:
+        folder: that exists.
+        size: bytes.
+
+    Returns:
+        What stands before the command; empty where the system does not allow it.
+    """
+    words = (
+        "bwrap",
+        "--dev-bind",
+        "/",
+        "/",
+        "--size",
+        str(size),
+        "--tmpfs",
+        str(folder),
+        "--die-with-parent",
+        "--",
+    )
+    if sys.platform != "linux" or shutil.which("bwrap") is None:
+        return ()
+    done = subprocess.run([*words, "true"], capture_output=True, check=False)
+    return words if done.returncode == 0 else ()
+
+
+def adopt_orphans() -> None:
+    """Adopt descendants whose own parent has ended, so that they can be found and ended (Linux)."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """End this process as soon as its parent ends, in whatever way (Linux)."""
+    if sys.platform == "linux":
+        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+# ---- the walls -------------------------------------------------------------------------------------------------------
+
+
+def _walls(folder: Path) -> list[str]:
+    """The words of bubblewrap that close everything but what is needed, with one folder to write in."""
+    words = ["bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--cap-drop", "ALL"]
+    words += ["--new-session", "--die-with-parent", "--proc", "/proc", "--dev", "/dev"]
+    for place in ("/dev/shm", "/tmp"):
+        words += ["--size", str(_SHARED_MEMORY), "--tmpfs", place]
+    for place in map(Path, ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")):
+        if place.is_symlink():
+            words += ["--symlink", os.readlink(place), str(place)]
+        else:
+            words += ["--ro-bind-try", str(place), str(place)]
+    for place in ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/sys/devices/system/cpu"):
+        words += ["--ro-bind-try", place, place]
+    for place in _needed():
+        words += ["--ro-bind-try", str(place), str(place)]
+    return [*words, "--bind", str(folder), str(folder), "--remount-ro", "/", "--chdir", str(folder), "--"]
+
+
+def _needed() -> list[Path]:
+    """What a kernel of the course reads outside the system's own folders."""
+    library = Path(course_lib.__file__).resolve().parent
+    home = Path(os.environ.get("COURSE_HOME") or library.parent).expanduser().resolve()
+    places = [sys.base_prefix, sys.prefix, *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]
+    data = [home / "data", *([os.environ["COURSE_DATA"]] if os.environ.get("COURSE_DATA") else [])]
+    return [Path(place) for place in (*places, library, *data) if not str(place).startswith("/usr/")]
+
+
+def _environment(folder: Path, added: Mapping[str, str]) -> dict[str, str]:
+    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    places = {
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "IPYTHONDIR": f"{folder}/.ipython",
+        "MPLCONFIGDIR": f"{folder}/.mpl",
+        "USER": "student",
+    }
+    return {**kept, **places, **added}
+
+
+def _begin(limits: Limits, group: Path | None) -> None:
+    """Between fork and exec: end with the parent, take the limits, join the control group."""
+    end_with_parent()
+    for kind, most in (
+        (resource.RLIMIT_DATA, limits.memory),
+        (resource.RLIMIT_FSIZE, limits.file),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(kind, (most, most))
+    if group is not None:
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+
+
+def _most_processes(limits: Limits) -> list[str]:
+    """A limit that counts those of the box alone, and so has to be set inside (util-linux)."""
+    return ["prlimit", f"--nproc={limits.processes}", "--"] if shutil.which("prlimit") else []
+
+
+# ---- the control group -----------------------------------------------------------------------------------------------
+
+
+def _parent_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Path | None:
+    """The control group (v2) in which this process may make others with limits; None where there is none."""
+    with contextlib.suppress(OSError):
+        named = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
+        parent = (root / named[0].lstrip("/")).parent if named else root
+        given = (
+            (parent / "cgroup.subtree_control").read_text().split()
+            if root in (parent, *parent.parents)
+            else []
+        )
+        if {"memory", "pids"} <= set(given) and os.access(parent, os.W_OK):
+            return parent
+    return None
+
+
+@contextlib.contextmanager
+def _control_group(limits: Limits) -> Iterator[Path | None]:
+    """A control group with the limits on memory and processes, gone after the block; None where it cannot be had."""
+    parent = _parent_group()
+    if parent is None:
+        yield None
+        return
+    group = parent / f"course-{os.getpid()}-{threading.get_ident()}"
+    try:
+        group.mkdir()
+        (group / "memory.max").write_text(str(limits.memory))
+        (group / "pids.max").write_text(str(limits.processes))
+        with contextlib.suppress(OSError):
+            (group / "memory.swap.max").write_text("0")
+    except OSError:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+        yield None
+        return
+    try:
+        yield group
+    finally:
+        with contextlib.suppress(OSError):
+            group.rmdir()
+
+
+def _out_of_memory(group: Path) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
+        return int(events.get("oom_kill", 0)) > 0
+    return False
+
+
+# ---- looking after it ------------------------------------------------------------------------------------------------
 
 
 def _watched(
@@ -157,13 +336,20 @@ def _watched(
             return ""
         except subprocess.TimeoutExpired:
             pass
-        if sum(map(_resident, _below(before))) > limits.memory:
-            return f"more than {limits.memory / 2**20:.0f} MB of memory in all processes."
+        below = _below(before)
+        if sum(map(_threads, below)) > limits.processes:
+            return f"more than {limits.processes} processes and threads."
+        if sum(map(_memory, below)) + _nameless(below) > limits.memory:
+            return _too_much_memory(limits)
         if _size(folder) > limits.disk:
             return f"more than {limits.disk / 2**20:.0f} MB written to disk."
         if time.monotonic() > deadline:
             return f"not finished after {limits.seconds:g} s."
     return ""
+
+
+def _too_much_memory(limits: Limits) -> str:
+    return f"more than {limits.memory / 2**20:.0f} MB of memory in all processes."
 
 
 def _below(before: Sequence[Any] = ()) -> list[Any]:
@@ -185,12 +371,35 @@ def _end_all(process: subprocess.Popen, before: Sequence[Any]) -> None:
     psutil.wait_procs([one for one in started if one.pid != process.pid], timeout=10)
 
 
-def _resident(process: Any) -> int:
+def _threads(process: Any) -> int:
     import psutil
 
     with contextlib.suppress(psutil.Error):
-        return process.memory_info().rss
+        return process.num_threads()
     return 0
+
+
+def _memory(process: Any) -> int:
+    """Resident bytes of a process; of pages that several share, its share (Linux)."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        found = process.memory_full_info()
+        return getattr(found, "pss", found.rss)
+    return 0
+
+
+def _nameless(processes: Sequence[Any]) -> int:
+    """Bytes of open files that have no name: in memory (memfd), or deleted. No folder shows them (Linux)."""
+    found: dict[tuple[int, int], int] = {}
+    for process in processes:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(f"/proc/{process.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    one = entry.stat()
+                    if stat.S_ISREG(one.st_mode) and one.st_nlink == 0:
+                        found[one.st_dev, one.st_ino] = one.st_blocks * 512
+    return sum(found.values())
 
 
 def _size(folder: Path) -> int:
@@ -207,154 +416,6 @@ def _printed(stream: IO[bytes]) -> str:
     return stream.read(_KEPT).decode(errors="replace")
 
 
-def level() -> str:
-    """Return how far the sandbox closes here: FULL, NETWORK (files are open) or NONE (limits alone)."""
-    return _way()[0]
-
-
-def missing(level: str) -> str:
-    """Say what a sandbox of a level leaves open and what would close it; empty where nothing is open.
-
-    Example:
-        >>> missing(FULL)
-        ''
-    """
-    cure = (
-        "As root, or where the system lets users make namespaces (user.max_user_namespaces above 0, and a container "
-        "that does not forbid `unshare`), they are closed off"
-    )
-    if level == NETWORK:
-        return f"submissions have no network here, but can read and write your files. {cure}"
-    if level == NONE:
-        return (
-            f"submissions can reach the network and your files here; only time and memory are limited. {cure}"
-        )
-    return ""
-
-
-def adopt_orphans() -> None:
-    """Adopt descendants whose own parent has ended, so that they can be found and ended (Linux)."""
-    if sys.platform == "linux":
-        _libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def end_with_parent() -> None:
-    """End this process as soon as its parent ends, in whatever way (Linux)."""
-    if sys.platform == "linux":
-        _libc().prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-@functools.cache
-def _way() -> tuple[str, list[str]]:
-    """The most closed level that works here, with the words that stand before the inside."""
-    program = shutil.which("unshare")
-    if program is None:
-        return NONE, []
-    with tempfile.TemporaryDirectory() as folder:
-        place, limits = Path(folder).resolve(), Limits(2**40)
-        for level, ways in _WAYS.items():
-            for way in ways:
-                words = [program, *way, *_inside(level, place, limits, {}), sys.executable, "-c", ""]
-                done = subprocess.run(words, capture_output=True, check=False)
-                if done.returncode == 0:
-                    return level, [program, *way]
-    return NONE, []
-
-
-def _inside(level: str, folder: Path, limits: Limits, environment: Mapping[str, str]) -> list[str]:
-    places = {
-        "HOME": str(folder),
-        "TMPDIR": str(folder),
-        "IPYTHONDIR": f"{folder}/.ipython",
-        "MPLCONFIGDIR": f"{folder}/.mpl",
-    }
-    kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    settings = {
-        "level": level,
-        "writable": str(folder),
-        "limits": {**asdict(limits), "hidden": list(map(str, limits.hidden))},
-        "environment": {**kept, **places, **environment},
-    }
-    return [sys.executable, "-P", "-m", __name__, json.dumps(settings)]
-
-
-# ---- the inside ------------------------------------------------------------------------------------------------------
-
-
-def _enter(settings: dict, command: list[str]) -> None:
-    """Close the box and become the command."""
-    level, limits = settings["level"], settings["limits"]
-    if level != NONE:
-        _raise_loopback()
-    if level == FULL:
-        _close_files(Path(settings["writable"]), [Path(path) for path in limits["hidden"]])
-        _give_up_rights()
-        _limit(resource.RLIMIT_NPROC, limits["processes"])
-    _limit(resource.RLIMIT_DATA, limits["memory"])
-    _limit(resource.RLIMIT_FSIZE, limits["file"])
-    _limit(resource.RLIMIT_CORE, 0)
-    os.chdir(settings["writable"])
-    os.execvpe(command[0], command, settings["environment"])
-
-
-def _limit(kind: int, most: int) -> None:
-    hard = resource.getrlimit(kind)[1]
-    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-    resource.setrlimit(kind, (most, most))
-
-
-def _raise_loopback() -> None:
-    """A new network namespace has only a loopback device, and that is down."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        up = struct.pack("16sh", b"lo", 0x1 | 0x40)  # IFF_UP | IFF_RUNNING
-        fcntl.ioctl(any_socket, 0x8914, up.ljust(40, b"\0"))  # SIOCSIFFLAGS
-
-
-def _close_files(writable: Path, hidden: list[Path]) -> None:
-    """Make every file read-only but those under `writable`, and the hidden folders empty."""
-    handle = os.open(writable, os.O_PATH | os.O_DIRECTORY)
-    for folder in (*hidden, *map(Path, _SOCKETS)):
-        if folder.is_dir():
-            _mount("tmpfs", folder, "tmpfs", 0, "size=1m")
-    writable.mkdir(parents=True, exist_ok=True)  # it is gone if it lay in a hidden folder
-    _mount(f"/proc/self/fd/{handle}", writable, None, _MS_BIND)
-    os.close(handle)
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        _mount("tmpfs", shared, "tmpfs", 0, f"size={_SHARED_MEMORY},mode=1777")
-    _set_read_only(Path("/"), True)
-    for place in filter(Path.is_dir, (writable, shared)):
-        _set_read_only(place, False)
-
-
-def _give_up_rights() -> None:
-    """Root of the namespace could undo all this: what it becomes next has no rights, and no way to get any."""
-    for right in range(64):
-        _libc().prctl(_PR_CAPBSET_DROP, right, 0, 0, 0)
-    if _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
-
-
-def _mount(source: str, target: Path, kind: str | None, flags: int, options: str = "") -> None:
-    words = [None if word is None else str(word).encode() for word in (source, target, kind)]
-    if _libc().mount(*words, ctypes.c_ulong(flags), options.encode()):
-        raise OSError(ctypes.get_errno(), f"mount {target}")
-
-
-def _set_read_only(path: Path, read_only: bool) -> None:
-    change = struct.pack("QQQQ", *((_READ_ONLY, 0) if read_only else (0, _READ_ONLY)), 0, 0)
-    flags = _AT_RECURSIVE if read_only else 0
-    if _libc().syscall(_MOUNT_SETATTR, -1, str(path).encode(), flags, change, len(change)):
-        raise OSError(ctypes.get_errno(), f"mount_setattr {path}")
-
-
 @functools.cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
-
-
-if __name__ == "__main__":
-    try:
-        _enter(json.loads(sys.argv[1]), sys.argv[2:])
-    except OSError as error:
-        sys.exit(f"the box does not close: {error}")

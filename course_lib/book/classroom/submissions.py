@@ -70,21 +70,26 @@ def collect(
             f"notebooks lie in {folder} itself ({', '.join(loose[:3])})" if loose else f"{folder} is empty"
         )
         raise CourseError(f"{found}. {layout}")
-    found = {student.name: _named(student, book, chosen) for student in students}
+    found = {_text(student.name): _named(student, book, chosen) for student in students}
     if chosen is None:
         handed_in = {name for named in found.values() for name in named if name}
         chosen = [chapter for chapter in book if chapter.name in handed_in]
     if not chosen:
         raise CourseError(f"no notebook in {folder} has the name or number of a chapter. {layout}")
-    notes = [f"{name} lies outside every student's folder and is not graded" for name in loose]
+    notes = [f"{_text(name)} lies outside every student's folder and is not graded" for name in loose]
     notes += [
-        f"{path.relative_to(folder)}: its name is that of no chapter; it is not graded. Name it by its chapter, such "
-        f"as {chosen[0].name}.ipynb"
+        f"the folder {_text(path.name)} begins with a dot and is not graded"
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and path.name.startswith(".")
+    ]
+    notes += [
+        f"{_text(path.relative_to(folder))}: its name is that of no chapter; it is not graded. Name it by its chapter, "
+        f"such as {chosen[0].name}.ipynb"
         for named in found.values()
         for path in named.get("", [])
     ]
     submissions = [
-        _submission(student, chapter.name, named.get(chapter.name, []), folder)
+        _submission(student, chapter.name, named.get(chapter.name, []))
         for student, named in found.items()
         for chapter in chosen
     ]
@@ -114,16 +119,22 @@ def _chapter_of(name: str, book: Sequence[Chapter]) -> str:
     return same[0] if len(same) == 1 else ""
 
 
-def _submission(student: str, chapter: str, paths: Sequence[Path], folder: Path) -> Submission:
+def _text(name: str | Path) -> str:
+    """A name that any file can hold: bytes that are no UTF-8 are written as \\xe9."""
+    return os.fsencode(name).decode(errors="backslashreplace")
+
+
+def _submission(student: str, chapter: str, paths: Sequence[Path]) -> Submission:
     nothing = Submission(student, chapter)
     if not paths:
         return replace(nothing, problem="no notebook was handed in")
     if len(paths) > 1:
-        listed = ", ".join(str(path.relative_to(folder / student)) for path in paths)
+        common = os.path.commonpath([path.parent for path in paths])
+        listed = ", ".join(_text(path.relative_to(common)) for path in paths)
         return replace(nothing, problem=f"{len(paths)} notebooks for this chapter: {listed}. Leave one")
     (path,) = paths
     if path.is_symlink() or not path.is_file():
-        return replace(nothing, problem=f"{path.name} is no plain file")
+        return replace(nothing, problem=f"{_text(path.name)} is no plain file")
     size = path.stat().st_size
     if size > _LARGEST:
         return replace(
@@ -133,4 +144,4 @@ def _submission(student: str, chapter: str, paths: Sequence[Path], folder: Path)
     try:
         return replace(nothing, path=path, sha256=files.sha256(path))
     except OSError as error:
-        return replace(nothing, problem=f"{path.name} cannot be read: {error.strerror}")
+        return replace(nothing, problem=f"{_text(path.name)} cannot be read: {error.strerror}")

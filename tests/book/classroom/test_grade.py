@@ -35,6 +35,8 @@ CONV = (
 )
 CHAPTER = "00-small"
 MEMORY = 1280  # MB
+BARE = ("--without-sandbox",) if sandbox.refusal() else ()
+LIMITS = ("--timeout", "8", "--memory", str(MEMORY), *BARE)
 
 
 def write_chapter(book, double=DOUBLE):
@@ -169,6 +171,16 @@ class Class:
         self.add("nested", 0, '{"cells": ' + "[" * 100_000)
         with open(self.add("huge", 0, ""), "r+b") as stream:
             stream.truncate(200 * 2**20)  # of which the disk holds nothing
+        taken = (
+            "import os\nfor name in os.listdir():\n    if name.endswith('.json'):\n        os.remove(name)\n"
+        )
+        taken += "        os.mkdir(name)\nos.mkdir('k1.json')\nos._exit(0)"
+        self.add("takes", 3, answered(given, taken))
+        deep = "def double(x):\n    return 2 * x\n\n\n_z = " + "+".join(["1"] * 3000)
+        self.add("nests", 3, answered(given, deep))
+        self.add(LATIN, 5, answered(given))
+        self.add(LONG, 5, answered(given))
+        (self.folder / ".hidden").mkdir()
         (self.folder / "nothing").mkdir()
         self.expected["nothing"] = 0
 
@@ -187,11 +199,11 @@ def graded(tmp_path_factory):
     victim.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         students.write(server.getsockname()[1], victim)
-        done = run(book, "grade", students.folder, "--timeout", "8", "--memory", str(MEMORY))
+        done = run(book, "grade", students.folder, *LIMITS)
     out = root / "handed in-grades"
     with open(out / "grades.csv", newline="") as stream:
         lines = {line["student"]: line for line in csv.DictReader(stream)}
-    assert victim.is_dir()
+    assert victim.is_dir() or sandbox.refusal()
     return students, lines, out, done.stdout
 
 
@@ -209,6 +221,8 @@ def run(book, *words):
     return done
 
 
+LATIN = os.fsdecode(b"Ren\xe9")  # the name of a folder as an old archive leaves it
+LONG = "long" * 61
 KINDS = [
     "right",
     "wrong",
@@ -233,18 +247,22 @@ KINDS = [
     "cells",
     "nested",
     "huge",
+    "takes",
+    "nests",
+    LATIN,
+    LONG,
     "nothing",
 ]
-CLOSED = {"calls": (sandbox.FULL, sandbox.NETWORK), "deletes": (sandbox.FULL,), "spies": (sandbox.FULL,)}
+CLOSED = ("calls", "deletes", "spies")  # what only the sandbox keeps from them
 
 
 @pytest.mark.parametrize("student", KINDS)
 def test_every_kind_of_submission_gets_its_points(graded, student):
     students, lines, _, _ = graded
-    if sandbox.level() not in CLOSED.get(student, (sandbox.level(),)):
-        pytest.skip(sandbox.missing(sandbox.level()))
+    if student in CLOSED and sandbox.refusal():
+        pytest.skip(sandbox.refusal())
     assert set(students.expected) == set(KINDS)
-    line = lines[student]
+    line = lines["Ren\\xe9" if student == LATIN else student]
     assert (line["points"], line["max_points"]) == (str(students.expected[student]), "5"), line
 
 
@@ -272,7 +290,8 @@ def test_a_submission_that_is_not_as_it_should_be_is_a_line_with_its_reason(grad
 def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_acts(graded):
     students, lines, out, said = graded
     pages = {path.stem: path.read_text() for path in (out / "feedback").glob("*.html")}
-    assert sorted(pages) == sorted(lines) == sorted(students.expected)
+    assert len(pages) == len(lines) == len(students.expected)
+    assert set(lines) - set(pages) == {LONG}
     assert "<h2>Title of 00-small: 3 of 5 points</h2>" in pages["hidden"]
     assert "AssertionError: negative numbers too" in pages["hidden"]
     assert "return abs(2 * x)" in pages["hidden"]
@@ -285,11 +304,13 @@ def test_every_student_has_a_page_with_points_hints_and_answer_and_nothing_that_
     assert "fault of the machine" not in said
 
 
-def test_what_boxes_leave_open_is_said(graded):
-    assert ("careful: " in graded[3]) == (sandbox.level() != sandbox.FULL)
-    for level in (sandbox.NETWORK, sandbox.NONE):
-        assert "namespaces" in sandbox.missing(level)
-    assert not sandbox.missing(sandbox.FULL)
+def test_what_held_the_submissions_is_said(graded):
+    said = graded[3]
+    assert ("careful: graded without a sandbox" in said) == bool(sandbox.refusal())
+    assert ("each submission ran in bubblewrap; memory and processes held by" in said) != bool(
+        sandbox.refusal()
+    )
+    assert "the folder .hidden begins with a dot and is not graded" in said
 
 
 def test_nothing_of_the_run_is_left_in_the_way(graded):
@@ -300,7 +321,7 @@ def test_nothing_of_the_run_is_left_in_the_way(graded):
         "grades.json",
     ]
     kept = json.loads((out / "grades.json").read_text())
-    assert kept["settings"] == {"timeout": 8, "memory": MEMORY}
+    assert kept["settings"] == {"timeout": 8, "memory": MEMORY, "sandbox": not sandbox.refusal()}
     assert not list(students.folder.rglob("*.part"))
 
 
@@ -334,9 +355,6 @@ def copied(graded, tmp_path, book, monkeypatch):
     return book, folder, grades
 
 
-LIMITS = ("--timeout", "8", "--memory", str(MEMORY))
-
-
 def test_grades_that_exist_are_not_written_over_unless_asked(copied):
     book, folder, grades = copied
     before = (grades / "grades.json").read_bytes()
@@ -365,7 +383,7 @@ def test_going_on_grades_what_has_changed_and_keeps_the_rest(copied):
 
 def test_other_limits_another_chapter_or_other_code_do_not_count(copied, monkeypatch):
     book, folder, grades = copied
-    ended = book.course("grade", folder, "--resume", "--timeout", "9", "--memory", str(MEMORY))
+    ended = book.course("grade", folder, "--resume", "--timeout", "9", "--memory", str(MEMORY), *BARE)
     assert ended.status == 2
     assert "timeout was 8 and is now 9" in ended.err
     handed_in, _ = submissions.collect(folder, notebooks.chapters())
@@ -384,7 +402,7 @@ def test_an_interrupted_grading_ends_every_process_and_keeps_what_is_finished(co
     path = folder / "wrong" / f"{CHAPTER}.ipynb"
     path.write_text(path.read_text().replace("return 3 * x", "while True: pass"))
     process = book.start(
-        "grade", str(folder), "--force", "--timeout", "500", "--memory", str(MEMORY), "--jobs", "1"
+        "grade", str(folder), "--force", "--timeout", "500", "--memory", str(MEMORY), "--jobs", "1", *BARE
     )
     try:
         # The right one is graded first; then the loop turns.
@@ -418,7 +436,7 @@ def test_when_the_command_is_killed_its_kernels_end_with_it(copied):
     path.write_text(path.read_text().replace("return x + x", "while True: pass"))
     shutil.rmtree(folder / "wrong")
     (grades / "grades.json").unlink()
-    limits = ("--timeout", "500", "--memory", str(MEMORY), "--jobs", "1")
+    limits = ("--timeout", "500", "--memory", str(MEMORY), "--jobs", "1", *BARE)
     process = book.start("grade", str(folder), "--force", *limits)
     try:
         # The empty one comes after the chapter's own answers and before the loop, which alone would not end by itself.
@@ -538,7 +556,7 @@ def test_what_cannot_begin_says_why(book, tmp_path, make, words, message):
     other.mkdir()
     (other / "mine").write_text("x")
     given = [str(other) if word == "notebooks" else word.replace("IN", str(folder)) for word in words]
-    ended = book.course("grade", folder, *given)
+    ended = book.course("grade", folder, *given, *BARE)
     assert ended.status == 2
     assert message in ended.err
     assert (other / "mine").read_text() == "x"
@@ -592,6 +610,8 @@ def test_a_notebook_is_found_by_name_number_or_because_it_is_the_only_one(book, 
 def test_a_spreadsheet_gets_no_formula():
     assert grading._plain('=HYPERLINK("http://a")') == '\'=HYPERLINK("http://a")'
     assert grading._plain("a\nb") == "a b"
+    assert grading._plain("03;=1+2.ipynb is no plain file") == "03;'=1+2.ipynb is no plain file"
+    assert grading._plain("double 1/2; -1 is no answer") == "double 1/2; '-1 is no answer"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": {}, "chapters": {}, "submissions": {"a": {}}}'])
@@ -606,6 +626,48 @@ def test_a_system_without_limits_is_refused(book, monkeypatch):
     ended = book.course("grade", book.root)
     assert ended.status == 2
     assert "Linux and macOS" in ended.err
+
+
+def test_without_a_sandbox_nothing_is_graded_unless_it_is_asked_for(copied, monkeypatch):
+    book, folder, grades = copied
+    before = (grades / "grades.json").read_bytes()
+    monkeypatch.setattr(sandbox, "refusal", lambda: "bubblewrap is not installed")
+    ended = book.course("grade", folder, "--force", "--timeout", "8", "--memory", str(MEMORY))
+    assert ended.status == 2
+    assert (
+        "bubblewrap is not installed. Without it, a submission could read and write whatever you" in ended.err
+    )
+    assert "--without-sandbox" in ended.err
+    assert (grades / "grades.json").read_bytes() == before
+
+    shutil.rmtree(folder / "wrong")
+    ended = book.course("grade", folder, "--force", *LIMITS[:4], "--without-sandbox")
+    assert ended.status == 0, ended.err
+    assert "careful: graded without a sandbox" in ended.out
+    right = next(
+        line for line in (grades / "grades.csv").read_text().splitlines() if line.startswith("right")
+    )
+    assert right.startswith("right,00-small,5,5")
+    assert "graded without a sandbox" in right
+    assert "graded without a sandbox" in (grades / "feedback" / "right.html").read_text()
+
+
+def test_a_long_folder_for_temporary_files_and_leftovers_of_a_killed_grading(tmp_path, monkeypatch):
+    monkeypatch.setattr(marking.tempfile, "gettempdir", lambda: f"/{'t' * 90}")
+    assert marking._temporary() == "/tmp"
+    monkeypatch.setattr(marking.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(marking, "_LONGEST", 200)
+    ended = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    for name in (
+        f"course-grade-{ended.stdout.strip()}-a",
+        f"course-grade-{os.getpid()}-b",
+        "course-grade-x-c",
+    ):
+        (tmp_path / name / "box").mkdir(parents=True)
+    marking._remove_leftovers()
+    assert held(tmp_path) == [f"course-grade-{os.getpid()}-b", "course-grade-x-c"]
 
 
 def test_without_nbgrader_the_command_says_what_to_install(copied, monkeypatch):

@@ -1,4 +1,4 @@
-"""The box: what a program in it can reach, write, see and take. A test is skipped where the system has no such wall."""
+"""The box: what a program in it can reach, see, write and take. Skipped where the system has no bubblewrap."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import psutil
 import pytest
@@ -15,77 +16,210 @@ from course_lib.book.classroom.sandbox import Limits
 
 pytestmark = pytest.mark.bad_input
 MEMORY = 512 * 2**20
+CLOSED = pytest.mark.skipif(bool(sandbox.refusal()), reason=sandbox.refusal())
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 
 
 @pytest.fixture
 def run(tmp_path):
     """Run Python lines in a box; `say(...)` in them prints what the call returns here."""
-    inside = tmp_path / "hidden" / "inside"
+    inside = tmp_path / "class" / "inside"
     inside.mkdir(parents=True)
-    (tmp_path / "hidden" / "secret").write_text("x")
+    (tmp_path / "class" / "secret").write_text("x")
 
-    def run(*lines, level=sandbox.FULL, limits=None, **environment):
-        if sandbox.level() != level and sandbox.level() != sandbox.FULL:
-            pytest.skip(sandbox.missing(sandbox.level()))
-        program = "\n".join(["import json, os", "say = lambda what: print(json.dumps(what))", *lines])
-        limits = Limits(MEMORY, hidden=(tmp_path / "hidden",), **(limits or {}))
-        done = sandbox.run([sys.executable, "-c", program], inside, limits, environment=environment)
+    def run(*lines, closed=True, limits=None, **environment):
+        program = "\n".join(["import json, os", "say = lambda what: print(json.dumps(what))", TRY, *lines])
+        limits = Limits(**{"memory": MEMORY, **(limits or {})})
+        command = [sys.executable, "-c", program]
+        done = sandbox.run(command, inside, limits, closed=closed, environment=environment)
         return [json.loads(line) for line in done.out.splitlines()], done
 
     return run
 
 
-TRY = "def attempt(function, *arguments):\n    try:\n        function(*arguments)\n        return 'done'\n"
-TRY += "    except OSError as error:\n        return error.strerror"
+TRY = """
+def attempt(function, *arguments):
+    try:
+        function(*arguments)
+        return 'done'
+    except OSError as error:
+        return error.strerror
+"""
 
 
-def test_it_writes_in_its_own_folder_and_nowhere_else(run, tmp_path):
-    places = [tmp_path / "x", "/tmp/a-new-file", os.path.expanduser("~/a-new-file"), sandbox.__file__]
-    said, done = run(TRY, "say(os.getcwd())", "open('mine', 'w').write('1')", "open('/dev/shm/x', 'w').close()",
-                     *(f"say(attempt(open, {str(place)!r}, 'a'))" for place in places))  # fmt: skip
-    assert said == [str(tmp_path / "hidden" / "inside"), *["Read-only file system"] * 4], done.err
-    assert (tmp_path / "hidden" / "inside" / "mine").read_text() == "1"
-    assert not os.path.exists("/dev/shm/x")
-
-
-def test_hidden_folders_and_other_processes_are_not_seen(run, tmp_path):
+@CLOSED
+def test_it_writes_in_its_own_folder_and_in_memory_and_nowhere_else(run, tmp_path):
+    library = sandbox.__file__
     said, done = run(
-        f"say(os.listdir({str(tmp_path / 'hidden')!r}))",
-        "say([name for name in os.listdir('/proc') if name.isdigit()])",
-        "say(os.path.exists('/run/systemd') or os.path.exists('/run/user'))",
+        "say(os.getcwd())",
+        "open('mine', 'w').write('1')",
+        "for place in ('/dev/shm/x', '/tmp/x'):\n    open(place, 'w').close()",
+        *(f"say(attempt(open, {place!r}, 'a'))" for place in ("/x", "/usr/x", library, sys.prefix + "/x")),
+        f"say(attempt(os.remove, {library!r}))",
+        f"say(attempt(os.rename, {str(Path(library).parent)!r}, '/tmp/moved'))",
     )
-    assert said == [["inside"], ["1"], False], done.err
+    assert said == [
+        str(tmp_path / "class" / "inside"),
+        *["Read-only file system"] * 5,
+        "Invalid cross-device link",
+    ], done.err
+    assert (tmp_path / "class" / "inside" / "mine").read_text() == "1"
+    assert not os.path.exists("/dev/shm/x")
+    assert not os.path.exists("/tmp/x")
 
 
-def test_it_has_a_loopback_of_its_own_and_no_network(run):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+@CLOSED
+def test_nothing_of_the_teachers_is_there(run, tmp_path, monkeypatch):
+    """Other submissions, the chapters with their answers, keys, accounts, services, other programs."""
+    checkout = Path(sandbox.__file__).parents[3]
+    gone = [
+        tmp_path / "class" / "secret",
+        checkout / "notebooks",
+        checkout / "tests",
+        checkout / ".git",
+        Path.home() / ".ssh",
+        Path.home() / ".bash_history",
+        Path("/etc/passwd"),
+        Path("/etc/shadow"),
+        Path("/run"),
+        Path("/var"),
+        Path("/proc/1/root") / str(tmp_path)[1:] / "class" / "secret",
+        Path("/proc/self/fd/3"),
+    ]
+    said, done = run(
+        *(f"say(os.path.exists({str(place)!r}))" for place in gone),
+        "say(os.listdir('/tmp'))" if not str(tmp_path).startswith("/tmp/") else "say([])",
+        "say(len([name for name in os.listdir('/proc') if name.isdigit()]) <= 2)",
+        "from course_lib import data\nsay(len(data.load_dataset('glyphs').classes))",
+        limits={"memory": 2**31},  # for torch
+    )
+    assert said == [False] * len(gone) + [[], True, 10], done.err
+
+
+@CLOSED
+def test_a_link_that_leads_out_leads_nowhere(run, tmp_path):
+    said, _ = run(
+        f"os.symlink({str(tmp_path / 'class' / 'secret')!r}, 'link')",
+        "say(attempt(open, 'link'))",
+        "say(attempt(open, '../secret'))",
+    )
+    assert said == ["No such file or directory"] * 2
+
+
+@CLOSED
+def test_no_service_of_the_machine_is_reached(run, tmp_path):
+    """Ports, sockets that are files (tmux, Docker, an agent), sockets without a file."""
+    place = str(tmp_path / "class" / "s")
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.socket(socket.AF_UNIX) as named,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        named.bind(place)
+        named.listen()
+        abstract.bind("\0course-test-socket")
+        abstract.listen()
         said, done = run(
-            TRY,
             "import socket",
-            f"say(attempt(socket.create_connection, ('127.0.0.1', {port}), 5))",
+            f"say(attempt(socket.create_connection, ('127.0.0.1', {server.getsockname()[1]}), 5))",
+            f"say(attempt(socket.socket(socket.AF_UNIX).connect, {place!r}))",
+            "say(attempt(socket.socket(socket.AF_UNIX).connect, '\\0course-test-socket'))",
             "own = socket.create_server(('127.0.0.1', 0))",
             "say(attempt(socket.create_connection, own.getsockname(), 5))",
             "say(attempt(socket.create_connection, ('192.0.2.1', 80), 5))",
-            level=sandbox.NETWORK,
         )
-    assert said == ["Connection refused", "done", "Network is unreachable"], done.err
+    assert said == [
+        "Connection refused",
+        "No such file or directory",
+        "Connection refused",
+        "done",
+        "Network is unreachable",
+    ], done.err
 
 
+@CLOSED
 def test_it_cannot_undo_its_walls(run, tmp_path):
     said, done = run(
-        TRY,
         "import ctypes, subprocess",
         "libc = ctypes.CDLL(None, use_errno=True)",
         "say(libc.mount(None, b'/', None, ctypes.c_ulong(4096 | 32), None))",  # remount, read and write
         "say(libc.umount2(b'/dev/shm', 2))",
+        "say(libc.setns(os.open('/proc/1/ns/mnt', os.O_RDONLY), 0))",
+        "say(attempt(os.chroot, '/tmp'))",
+        "say(attempt(os.mknod, 'disk', 0o60600, os.makedev(8, 0)))",
         "unshare = ['unshare', '--user', '--map-root-user', '--mount', 'true']",
         "say(subprocess.run(unshare, capture_output=True).returncode)",
-        f"say(attempt(open, {str(tmp_path / 'x')!r}, 'w'))",
+        "say([line.split()[1] for line in open('/proc/self/status') if line.startswith('CapEff')])",
     )
-    assert said[:2] == [-1, -1], done.err
-    assert said[2] != 0
-    assert said[3] == "Read-only file system"
+    assert said[:3] == [-1, -1, -1], done.err
+    assert said[3:5] == ["Operation not permitted"] * 2
+    assert said[5] != 0
+    assert said[6] == ["0000000000000000"]
+
+
+@CLOSED
+def test_processes_outside_are_neither_seen_nor_ended(run):
+    victim = subprocess.Popen([sys.executable, "-c", SLEEP])
+    try:
+        said, done = run(
+            "import signal",
+            f"say(attempt(os.kill, {victim.pid}, signal.SIGKILL))",
+            "signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+            "say(attempt(os.kill, -1, signal.SIGTERM))",  # whom it may end
+        )
+        assert said == ["No such process"] * 2, done.err
+        assert victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+SLEEP = "import time\ntime.sleep(300)"
+EAT = "import time\na = b'1' * 200 * 2**20\ntime.sleep(300)"
+MEMFDS = "import os, time\nheld = [os.memfd_create(str(i)) for i in range(4)]\n"
+MEMFDS += "for one in held:\n    os.write(one, bytes(2**28 - 2**20))\ntime.sleep(300)"
+DELETED = "import os, time\nheld = []\nfor i in range(4):\n    held.append(open(str(i), 'wb'))\n    os.remove(str(i))\n"
+DELETED += "    held[-1].write(bytes(200 * 2**20))\n    held[-1].flush()\ntime.sleep(300)"
+THREADS = "import threading, time\nfor _ in range(200):\n    threading.Thread(target=time.sleep, args=(300,)).start()"
+
+
+@LINUX
+@pytest.mark.parametrize("closed", [pytest.param(True, marks=CLOSED), False])
+@pytest.mark.parametrize(
+    ("lines", "limits", "reason"),
+    [
+        ([SLEEP], {"seconds": 1.5}, "not finished after 1.5 s"),
+        (["open('a', 'wb').write(bytes(2**20))", SLEEP], {"disk": 2**19}, "more than 0 MB written to disk"),
+        (
+            ["import subprocess, sys", f"eat = {EAT!r}",
+             "every = [subprocess.Popen([sys.executable, '-c', eat]) for _ in range(4)]", SLEEP],
+            {}, "more than 512 MB of memory in all processes",
+        ),
+        ([MEMFDS], {}, "more than 512 MB of memory in all processes"),
+        ([DELETED], {}, "more than 512 MB of memory in all processes"),
+        ([THREADS], {"processes": 30}, "more than 30 processes and threads"),
+    ],
+    ids=["time", "disk", "processes", "memfd", "deleted", "threads"],
+)  # fmt: skip
+def test_what_no_limit_of_a_process_holds_is_watched(run, monkeypatch, closed, lines, limits, reason):
+    monkeypatch.setattr(sandbox, "_most_processes", lambda limits: [])  # it would hold before the look does
+    before = psutil.Process().children(recursive=True)
+    _, done = run(*lines, closed=closed, limits={"seconds": 60, **limits})
+    assert done.reason.startswith(reason), done.err
+    assert done.status == -9
+    assert psutil.Process().children(recursive=True) == before
+
+
+@LINUX
+def test_pages_that_processes_share_count_once(run):
+    """A process of 300 MB and three forks of it take 300 MB, not 1,200."""
+    said, done = run(
+        "import time\nkept = b'1' * 300 * 2**20\nfor _ in range(3):\n    if os.fork() == 0:\n        time.sleep(300)",
+        "time.sleep(2)\nsay('alive')",
+        closed=False,
+        limits={"seconds": 60},
+    )
+    assert (said, done.reason) == (["alive"], "")
 
 
 def test_memory_and_files_are_limited(run):
@@ -94,32 +228,32 @@ def test_memory_and_files_are_limited(run):
         "import signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)",
         "try:\n    with open('big', 'wb') as stream:\n        stream.truncate(2**40)\n"
         "except OSError as error:\n    say(error.strerror)",
-        level=sandbox.NONE,
+        closed=False,
     )
     assert said == ["memory", "File too large"], done.err
 
 
-SLEEP = "import time\ntime.sleep(300)"
-
-
-@pytest.mark.parametrize(
-    ("lines", "limits", "reason"),
-    [
-        ([SLEEP], {"seconds": 1.5}, "not finished after 1.5 s"),
-        (["open('a', 'wb').write(bytes(2**20))", SLEEP], {"disk": 2**19}, "more than 0 MB written to disk"),
-        (
-            ["import subprocess, sys", "eat = 'import time\\na = b\"1\" * 200 * 2**20\\ntime.sleep(300)'",
-             "every = [subprocess.Popen([sys.executable, '-c', eat]) for _ in range(4)]", SLEEP],
-            {}, "more than 512 MB of memory in all processes",
-        ),
-    ],
-)  # fmt: skip
-def test_what_no_limit_of_a_process_holds_is_watched(run, lines, limits, reason):
+@CLOSED
+def test_a_bomb_of_processes_ends_and_leaves_nothing(run):
     before = psutil.Process().children(recursive=True)
-    _, done = run(*lines, level=sandbox.NONE, limits={"seconds": 60, **limits})
-    assert done.reason.startswith(reason)
-    assert done.status == -9
+    _, done = run("while True:\n    try:\n        os.fork()\n    except OSError:\n        pass",
+                  limits={"seconds": 20, "processes": 60})  # fmt: skip
+    assert done.reason
     assert psutil.Process().children(recursive=True) == before
+
+
+@CLOSED
+def test_a_folder_in_memory_bounds_what_is_written_and_is_unseen_outside(tmp_path):
+    words = sandbox.room(tmp_path, 2**20)
+    program = f"import os\nos.chdir({str(tmp_path)!r})\nopen('a', 'wb').write(bytes(2**19))\n"
+    program += (
+        "held = open('b', 'wb')\nos.remove('b')\ntry:\n    held.write(bytes(2**20))\n    held.flush()\n"
+    )
+    program += "except OSError as error:\n    print(error.strerror)\n    os._exit(0)"
+    done = subprocess.run(
+        [*words, sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "No space left on device\n", done.stderr
 
 
 def test_a_command_is_stopped_when_it_is_asked_for_and_what_it_printed_is_kept(tmp_path):
@@ -127,25 +261,26 @@ def test_a_command_is_stopped_when_it_is_asked_for_and_what_it_printed_is_kept(t
     timer = threading.Timer(2, stopping.set)
     timer.start()
     command = [sys.executable, "-c", f"print('.' * 10**7, flush=True)\n{SLEEP}"]
-    done = sandbox.run(command, tmp_path, Limits(MEMORY, seconds=100), stopping=stopping)
+    done = sandbox.run(command, tmp_path, Limits(MEMORY, seconds=100), closed=False, stopping=stopping)
     assert (done.status, done.reason, len(done.out)) == (-9, "", 2**20)
 
 
 LEAVES = """
 import pathlib, psutil, sys
 from course_lib.book.classroom import sandbox
-sandbox._way = lambda: (sandbox.NONE, [])  # no namespace that ends with the command
 sandbox.adopt_orphans()
 child = "import time; time.sleep(300)"
-leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}])"
-done = sandbox.run([sys.executable, "-c", leave], pathlib.Path.cwd(), sandbox.Limits(2**30))
+leave = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {child!r}], start_new_session=True)"
+done = sandbox.run([sys.executable, "-c", leave], pathlib.Path.cwd(), sandbox.Limits(2**30), closed=CLOSED)
 print(done.status, [one.status() for one in psutil.Process().children()])
 """
 
 
-def test_what_a_command_leaves_running_ends_with_it(tmp_path):
+@pytest.mark.parametrize("closed", [pytest.param(True, marks=CLOSED), False])
+def test_what_a_command_leaves_running_ends_with_it(tmp_path, closed):
+    program = LEAVES.replace("CLOSED", str(closed))
     done = subprocess.run(
-        [sys.executable, "-c", LEAVES], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100
     )
     assert done.stdout == "0 []\n"
 
@@ -153,22 +288,90 @@ def test_what_a_command_leaves_running_ends_with_it(tmp_path):
 def test_it_gets_what_it_needs_of_the_environment_and_no_secrets(run, monkeypatch):
     monkeypatch.setenv("TOKEN", "secret")
     said, _ = run(
-        "say(sorted(os.environ))", "say(os.environ['HOME'] == os.getcwd())", level=sandbox.NONE, ADDED="1"
+        "say(sorted(os.environ))", "say(os.environ['HOME'] == os.getcwd())", closed=False, ADDED="1"
     )
     assert "TOKEN" not in said[0]
     assert {"PATH", "ADDED", "TMPDIR"} <= set(said[0])
     assert said[1]
 
 
-def test_without_unshare_only_the_limits_are_left_and_that_is_said(run, monkeypatch, tmp_path):
+# ---- where it cannot be had ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh():
+    for cached in (sandbox.refusal, sandbox.room):
+        cached.cache_clear()
+    yield
+    for cached in (sandbox.refusal, sandbox.room):
+        cached.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh")
+def test_without_bubblewrap_it_says_what_to_install(monkeypatch, tmp_path):
     monkeypatch.setattr(sandbox.shutil, "which", lambda name: None)
-    sandbox._way.cache_clear()
-    try:
-        assert sandbox.level() == sandbox.NONE
-        assert "only time and memory are limited" in sandbox.missing(sandbox.NONE)
-        command = [sys.executable, "-c", "print(open('/proc/self/limits').read())"]
-        ended = sandbox.run(command, tmp_path, Limits(MEMORY))
-        assert (ended.status, ended.reason) == (0, "")
-        assert str(MEMORY) in ended.out
-    finally:
-        sandbox._way.cache_clear()
+    monkeypatch.setattr(sandbox.sys, "platform", "linux")
+    assert sandbox.refusal().startswith("bubblewrap is not installed (apt-get install bubblewrap")
+    assert sandbox.room(tmp_path, 2**20) == ()
+    monkeypatch.setattr(sandbox.sys, "platform", "darwin")
+    sandbox.refusal.cache_clear()
+    assert sandbox.refusal() == "the sandbox (bubblewrap) needs Linux"
+
+
+@pytest.mark.usefixtures("fresh")
+def test_where_the_system_allows_no_namespaces_it_says_so(monkeypatch, tmp_path):
+    program = tmp_path / "bwrap"
+    program.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sandbox.sys, "platform", "linux")
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert "does not close here (bwrap: No permissions to create a new namespace)" in sandbox.refusal()
+    assert "user.max_user_namespaces" in sandbox.refusal()
+    assert sandbox.room(tmp_path, 2**20) == ()
+
+
+# ---- control groups, on files that look like them --------------------------------------------------------------------
+
+
+@pytest.fixture
+def groups(tmp_path, monkeypatch):
+    """A hierarchy as systemd makes it for a user: his programs in groups of their own below one that is his."""
+    parent = tmp_path / "user.slice" / "app.slice"
+    (parent / "terminal.scope").mkdir(parents=True)
+    (parent / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    (tmp_path / "own").write_text("1:name=systemd:/\n0::/user.slice/app.slice/terminal.scope\n")
+    found = sandbox._parent_group
+    monkeypatch.setattr(sandbox, "_parent_group", lambda: found(tmp_path, tmp_path / "own"))
+    return parent
+
+
+def test_a_control_group_takes_the_limits_and_is_gone_afterwards(groups, monkeypatch):
+    assert "held by a control group, disk by a look" in sandbox.described(None)
+    with sandbox._control_group(Limits(MEMORY, processes=7)) as group:
+        assert group.parent == groups
+        assert (group / "memory.max").read_text() == str(MEMORY)
+        assert (group / "pids.max").read_text() == "7"
+        assert (group / "memory.swap.max").read_text() == "0"
+        assert not sandbox._out_of_memory(group)
+        (group / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
+        assert sandbox._out_of_memory(group)
+        for entry in group.iterdir():
+            entry.unlink()  # the kernel's own files go with the group
+    assert not group.exists()
+
+
+@pytest.mark.parametrize("given", ["cpu memory\n", ""])
+def test_where_the_group_above_gives_no_limits_there_is_none(groups, given):
+    (groups / "cgroup.subtree_control").write_text(given)
+    assert "held by a look every 0.2 s, disk by a folder in memory of 1 MB" in sandbox.described(2**20)
+    with sandbox._control_group(Limits(MEMORY)) as group:
+        assert group is None
+
+
+def test_a_group_that_cannot_be_made_costs_nothing(groups, monkeypatch):
+    def refuse(self, *_, **__):
+        raise PermissionError("mkdir")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with sandbox._control_group(Limits(MEMORY)) as group:
+        assert group is None
