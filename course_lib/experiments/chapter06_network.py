@@ -34,15 +34,16 @@ def integer_vgg(network, ranges, images, range_to_integers, to_integers, fold, q
         if isinstance(layer, nn.AdaptiveAvgPool2d):
             y = params_of(str(place))
             q, x = integer.global_avg_pool(q, x_params=x, y_params=y), y
+        if isinstance(layer, nn.Conv2d):
+            weight, bias, y = *fold(layer, network[place + 1]), params_of(str(place))
+        if isinstance(layer, nn.Linear):  # a convolution of one position
+            weight, bias, y = layer.weight[..., None, None], layer.bias, params_of("logits")
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            last = isinstance(layer, nn.Linear)  # a linear layer is a convolution of one position
-            weight, bias = (
-                (layer.weight[..., None, None], layer.bias) if last else fold(layer, network[place + 1])
-            )
-            y, w_scale = params_of("logits" if last else str(place)), weight.abs().amax((1, 2, 3)) / 127
-            q_w, q_b = (weight / w_scale[:, None, None, None]).round(), (bias / (x.scale * w_scale)).round()
-            zeros, multiplier = (int(x.zero_point), int(y.zero_point)), x.scale * w_scale / y.scale
-            q, x = quantized_conv2d(q, zeros[0], q_w.to(torch.int8), q_b.int(), multiplier, zeros[1]), y
+            w_scale = weight.abs().amax((1, 2, 3)) / 127
+            q_w = (weight / w_scale[:, None, None, None]).round().to(torch.int8)
+            q_b = (bias / (x.scale * w_scale)).round().int()
+            multiplier = x.scale * w_scale / y.scale
+            q, x = quantized_conv2d(q, int(x.zero_point), q_w, q_b, multiplier, int(y.zero_point)), y
     return (q.flatten(1).int() - x.zero_point) * x.scale
 
 
