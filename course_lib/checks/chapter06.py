@@ -52,27 +52,21 @@ def check_range_to_integers(range_to_integers: Callable[[float, float, int], tup
         except TypeError:
             pair = [pair]
         expect(
-            len(pair) == 2,
-            f"Return two numbers, scale and zero point; not {', '.join(map(shown, pair))}.",
+            len(pair) == 2, f"Return two numbers, scale and zero point; not {', '.join(map(shown, pair))}."
         )
-        answers.append(
-            [_number(part, what) for part, what in zip(pair, ("The scale", "The zero point"), strict=True)]
-        )
+        answers.append([_number(pair[0], "The scale"), _number(pair[1], "The zero point")])
 
     def compute(way: Mapping[str, Any], low: float, high: float, bits: int) -> list[float]:
         low, high = way["range"](low, high)
         scale = way["scale"](low, high, bits)
+        step = (high - low) / (2**bits - 1)
         # The zero point may be right though the scale is upside down.
-        return [scale, way["zero"](low, high, min(scale, 1 / scale) if scale > 10 else scale, bits)]
+        return [scale, way["zero"](low, high, step if np.isclose(scale * step, 1) else scale, bits)]
 
-    judge_ways(
-        "range_to_integers",
-        answers,
-        cases,
-        RANGE,
-        compute,
-        lambda one, two: np.allclose(one, two, rtol=1e-5, atol=1e-9),
-    )
+    def alike(one: Any, two: Any) -> bool:
+        return np.allclose(one, two, rtol=1e-5, atol=1e-9)
+
+    judge_ways("range_to_integers", answers, cases, RANGE, compute, alike)
     passed("scale and zero point, and 0 always has an integer of its own.")
 
 
@@ -392,7 +386,9 @@ def check_integer_vgg(*functions: Callable[..., Any]) -> None:
         logits = call(chapter06_network.integer_vgg, told.network, told.ranges, told.images, *functions)
     mine, floating = told.accuracy(logits), told.accuracy(told.logits["float32"])
     equal = (logits == told.logits["int8"]).double().mean().item()
-    figures = f"accuracy {mine:.1%}, in float32 {floating:.1%}; {equal:.2%} of the logits equal ONNX Runtime's"
+    figures = (
+        f"accuracy {mine:.1%}, in float32 {floating:.1%}; {equal:.2%} of the logits equal ONNX Runtime's"
+    )
     expect(abs(mine - floating) <= 0.005 + 1e-9, f"Not within half a point: {figures}.")
     expect(
         equal >= 0.99,
