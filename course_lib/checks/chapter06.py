@@ -11,18 +11,8 @@ from torch import Tensor, nn
 
 from course_lib.checks import NotYet, call, exercise, expect, passed
 from course_lib.checks.quantized import BIASES, CLIPS, INTEGERS, PERCENTILE, RANGE, ROUNDINGS, SUMS, ZEROS
-from course_lib.checks.ways import RIGHT, Part, judge_ways, shown
+from course_lib.checks.ways import RIGHT, Part, judge_ways, number, shown
 from course_lib.experiments import chapter06_network
-
-
-def _number(value: Any, what: str) -> float:
-    """A number of Python, NumPy or PyTorch as float."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise NotYet(f"{what} is {value!r:.60} ({type(value).__name__}); it must be a number.") from error
-    expect(np.isfinite(number), f"{what} is {number}; it must be a finite number. Is something divided by 0?")
-    return number
 
 
 @exercise(
@@ -54,7 +44,7 @@ def check_range_to_integers(range_to_integers: Callable[[float, float, int], tup
         expect(
             len(pair) == 2, f"Return two numbers, scale and zero point; not {', '.join(map(shown, pair))}."
         )
-        answers.append([_number(pair[0], "The scale"), _number(pair[1], "The zero point")])
+        answers.append([number(pair[0], "The scale"), number(pair[1], "The zero point")])
 
     def compute(way: Mapping[str, Any], low: float, high: float, bits: int) -> list[float]:
         low, high = way["range"](low, high)
@@ -134,7 +124,7 @@ def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], fl
     counts = np.array([50, 30, 0, 15, 4, 1])
     cases = [{"counts": counts, "width": 0.25, "percent": p} for p in (90.0, 75.0, 80.0, 99.5)]
     answers = [
-        _number(call(percentile_threshold, *(case | {"counts": counts.copy()}).values()), "The threshold")
+        number(call(percentile_threshold, *(case | {"counts": counts.copy()}).values()), "The threshold")
         for case in cases
     ]
 
@@ -192,7 +182,7 @@ def check_integer_neuron(
             np.size(answer) == 1 if not isinstance(answer, Tensor) else answer.numel() == 1,
             f"Return one integer, the sum over all inputs; not {answer!r:.60}.",
         )
-        answers.append(_number(answer, "The result"))
+        answers.append(number(answer, "The result"))
     parts = {"sum": SUMS, "bias": BIASES, "round": ROUNDINGS, "zero": ZEROS, "clip": CLIPS}
 
     def compute(way: Mapping[str, Any], **case: Any) -> float:
@@ -380,6 +370,13 @@ def check_integer_vgg(*functions: Callable[..., Any]) -> None:
 
     Raises:
         NotYet: it is further than half a point from float32, or more than one logit of 100 differs from ONNX Runtime's.
+
+    Example:
+        >>> from course_lib.experiments.chapter06_tables import range_to_integers, to_integers
+        >>> check_integer_vgg(range_to_integers, to_integers, lambda conv, norm: conv.weight)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: integer_vgg raised TypeError: ...
     """
     told = chapter06_network.deployed()
     with torch.no_grad():

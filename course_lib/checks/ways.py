@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from course_lib.checks import Case, NotYet
+from course_lib.checks import Case, NotYet, expect
 
-__all__ = ["RIGHT", "Part", "judge_ways", "shown", "ways"]
+__all__ = ["RIGHT", "Part", "judge_ways", "number", "shown", "ways"]
 
 RIGHT = ""
 Part = Mapping[str, Any]
@@ -17,7 +17,12 @@ Part = Mapping[str, Any]
 
 
 def ways(parts: Mapping[str, Part]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The right way and all with one or two mistakes: (the hint, the way of each part), fewest mistakes first."""
+    """The right way and all with one or two mistakes: (the hint, the way of each part), fewest mistakes first.
+
+    Example:
+        >>> [hint for hint, _ in ways({"a": {"": 0, "one": 1}, "b": {"": 0, "ten": 10}})]
+        ['', 'one', 'ten', 'one And: ten']
+    """
     yield RIGHT, {name: part[RIGHT] for name, part in parts.items()}
     wrong = {name: [hint for hint in part if hint] for name, part in parts.items()}
     for count in (1, 2):
@@ -38,7 +43,14 @@ def judge_ways(
     compute: Callable[..., Any],
     alike: Callable[[Any, Any], bool] = np.array_equal,
 ) -> None:
-    """Raise NotYet unless the answers are right, with the hint of the mistake or pair that explains all of them."""
+    """Raise NotYet unless the answers are right, with the hint of the mistake or pair that explains all of them.
+
+    Example:
+        >>> judge_ways("double", [3], [{"x": 2}], {"by": {"": 2, "Times two.": 1.5}}, lambda way, x: way["by"] * x)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Times two.
+    """
     every = ways(parts)
     _, right = next(every)
     wanted = [compute(right, **case) for case in cases]
@@ -58,6 +70,29 @@ def judge_ways(
 
 
 def shown(value: Any) -> str:
-    """Write a number, an array or a tensor short."""
+    """Write a number, an array or a tensor short.
+
+    Example:
+        >>> shown(np.array([1, 2])), shown(0.1 + 0.2)
+        ('[1, 2]', '0.3')
+    """
     value = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
     return f"{value:.6g}" if isinstance(value, float) else f"{value}"
+
+
+def number(value: Any, what: str) -> float:
+    """Convert a number of Python, NumPy or PyTorch to a float.
+
+    Raises:
+        NotYet: it is no number, or not finite.
+
+    Example:
+        >>> number(np.int64(3), "The scale")
+        3.0
+    """
+    try:
+        found = float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise NotYet(f"{what} is {value!r:.60} ({type(value).__name__}); it must be a number.") from error
+    expect(np.isfinite(found), f"{what} is {found}; it must be a finite number. Is something divided by 0?")
+    return found
