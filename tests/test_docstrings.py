@@ -98,6 +98,7 @@ WITHOUT_EXAMPLE = {
         "course_lib.plots.quantization.histogram_with_thresholds",
         "course_lib.plots.quantization.integer_maps",
         "course_lib.plots.quantization.number_lines",
+        "course_lib.plots.quantization.threshold_curves",
     ),
 }
 """Public functions that go without an example, by reason."""

@@ -1,184 +1,149 @@
 """Checks of the exercises of chapter 06, post-training quantization."""
 
-import math
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from course_lib.checks import call, exercise, expect, passed
-
-_UNSIGNED = 255  # the largest integer of the exercises, which are about uint8
+from course_lib.checks import NotYet, call, exercise, expect, passed
+from course_lib.checks.quantized import BIASES, CLIPS, INTEGERS, PERCENTILE, RANGE, ROUNDINGS, SUMS, ZEROS
+from course_lib.checks.ways import RIGHT, Part, judge_ways, number, shown
+from course_lib.experiments import chapter06_network
 
 
 @exercise(
-    again="Widen the range so that it holds zero. 255 steps lie between its ends, and the zero point is the "
+    again="Widen the range so that it holds zero. How many steps lie between 2**bits integers? The zero point is the "
     "whole number on which 0.0 falls.",
-    read="The mapping for seven numbers",
+    read="Seven numbers",
 )
-def check_range_to_integers(range_to_integers: Callable[[float, float], tuple[float, int]]) -> None:
-    """Check a learner's asymmetric map to uint8, `range_to_integers(low, high) -> (scale, zero_point)`.
+def check_range_to_integers(range_to_integers: Callable[[float, float, int], tuple[float, int]]) -> None:
+    """Check a learner's asymmetric map, `range_to_integers(low, high, bits) -> (scale, zero_point)`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
-        >>> check_range_to_integers(lambda low, high: (high - low) / 255)
+        >>> check_range_to_integers(lambda low, high, bits: (high - low) / 255)
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: Return two numbers: scale and zero point.
+        course_lib.checks.NotYet: Return two numbers, scale and zero point; not 0.0156863.
     """
-    for low, high in ((-1.0, 3.0), (-0.3, 0.2), (2.0, 6.0), (-5.0, -1.0)):
-        answer = call(range_to_integers, low, high)
-        shown = f"range_to_integers({low:g}, {high:g})"
+    ranges = ((-1.0, 3.0, 8), (-0.3, 0.2, 8), (2.0, 6.0, 8), (-5.0, -1.0, 8), (-1.0, 3.0, 4))
+    cases = [dict(zip(("low", "high", "bits"), case, strict=True)) for case in ranges]
+    answers = []
+    for case in cases:
+        pair = call(range_to_integers, *case.values())
+        try:
+            pair = list(pair)
+        except TypeError:
+            pair = [pair]
         expect(
-            isinstance(answer, Sequence | np.ndarray) and len(answer) == 2,
-            "Return two numbers: scale and zero point.",
+            len(pair) == 2, f"Return two numbers, scale and zero point; not {', '.join(map(shown, pair))}."
         )
-        scale, zero_point = (float(part) for part in answer)
-        wide_low, wide_high = min(low, 0.0), max(high, 0.0)
-        right = (wide_high - wide_low) / _UNSIGNED
-        scales = {
-            "256 integers have 255 steps between them: divide by 255.": (wide_high - wide_low) / 256,
-            "The range does not hold 0. Widen it first, so that 0 has an integer of its own.": (high - low)
-            / _UNSIGNED,
-            "That is the symmetric scale for int8, max(|low|, |high|) / 127.": max(-low, high) / 127,
-            "Upside down: the scale is the real distance of two neighbouring integers.": 1 / right,
-        }
-        if not math.isclose(scale, right, rel_tol=1e-6):
-            for hint, wrong in scales.items():
-                expect(not math.isclose(scale, wrong, rel_tol=1e-6), f"{shown}: {hint}")
-            expect(False, f"{shown} gives the scale {scale:g}; it should be {right:g}.")
-        exact = -wide_low / right
-        expect(
-            zero_point == round(exact) or abs(zero_point + exact) > 0.5 or exact < 0.5,
-            f"{shown}: the zero point has the wrong sign. It is the integer of 0, counted up from `low`.",
-        )
-        expect(
-            zero_point == round(zero_point),
-            f"{shown}: the zero point {zero_point:g} is no whole number. Round it, or 0 has no integer.",
-        )
-        expect(
-            zero_point == round(exact),
-            f"{shown} gives the zero point {zero_point:g}; it should be {round(exact)}, since {-wide_low:g} / "
-            f"{right:.5f} = {exact:.2f}.",
-        )
+        answers.append([number(pair[0], "The scale"), number(pair[1], "The zero point")])
+
+    def compute(way: Mapping[str, Any], low: float, high: float, bits: int) -> list[float]:
+        low, high = way["range"](low, high)
+        scale = way["scale"](low, high, bits)
+        step = (high - low) / (2**bits - 1)
+        # The zero point may be right though the scale is upside down.
+        return [scale, way["zero"](low, high, step if np.isclose(scale * step, 1) else scale, bits)]
+
+    def alike(one: Any, two: Any) -> bool:
+        return np.allclose(one, two, rtol=1e-5, atol=1e-9)
+
+    judge_ways("range_to_integers", answers, cases, RANGE, compute, alike)
     passed("scale and zero point, and 0 always has an integer of its own.")
 
 
 @exercise(
-    again="In this order: divide by the scale, round half to even (np.rint), add the zero point, clip to 0 and "
-    "255.",
-    read="The mapping for seven numbers",
+    again="What is the value in units of the scale? Round that first.",
+    read="Seven numbers",
 )
-def check_to_integers(to_integers: Callable[[Sequence[float], float, int], Sequence[int]]) -> None:
-    """Check a learner's quantization to uint8, `to_integers(values, scale, zero_point) -> integers`.
+def check_to_integers(to_integers: Callable[[np.ndarray, float, int, int], Sequence[int]]) -> None:
+    """Check a learner's quantization, `to_integers(values, scale, zero_point, bits) -> integers`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
-        >>> check_to_integers(lambda values, scale, zero_point: np.rint(values / scale) + zero_point)
+        >>> check_to_integers(lambda values, scale, zero_point, bits: np.rint(values / scale) + zero_point)
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: Values outside the range must saturate: clip to [0, 255].
+        course_lib.checks.NotYet: Values outside the range must saturate: clip to [0, 2**bits - 1].
     """
-    values, scale = np.array([-9.0, -0.75, -0.25, 0.0, 0.25, 0.4, 0.75, 1.25, 999.0]), 0.5
-    for zero_point in (3, 4):
-        answer = np.asarray(call(to_integers, values.copy(), scale, zero_point), dtype=float)
+    values = np.array([-999.0, -9.0, -0.75, -0.25, 0.0, 0.25, 0.4, 0.75, 1.25, 126.6, 999.0])
+    cases = [
+        {"values": values, "scale": 0.5, "zero_point": zero_point, "bits": bits}
+        for zero_point, bits in ((3, 8), (4, 8), (3, 4))
+    ]
+    answers = []
+    for case in cases:
+        answer = call(to_integers, *(case | {"values": values.copy()}).values())
+        try:
+            answer = np.asarray(answer, dtype=float)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise NotYet(f"Return an array of whole numbers, not {answer!r:.60}.") from error
         expect(
             answer.shape == values.shape,
             f"Return {len(values)} integers, one for each value; not {list(answer.shape)}.",
         )
-        steps = values / scale
-        right = np.clip(np.rint(steps) + zero_point, 0, _UNSIGNED)
-        mistakes = {
-            "Values outside the range must saturate: clip to [0, 255].": np.rint(steps) + zero_point,
-            "Integers above 255 must saturate too: clip at both ends.": np.maximum(
-                np.rint(steps) + zero_point, 0
-            ),
-            "Outside the range your integers wrap around instead of saturating. Clip before you convert.": (
-                np.rint(steps) + zero_point
-            )
-            % 256,
-            "Round to the nearest integer; cutting off the fraction moves every value towards 0.": np.clip(
-                np.trunc(steps) + zero_point, 0, _UNSIGNED
-            ),
-            "Rounding down moves every value by half a step on average. Round to the nearest.": np.clip(
-                np.floor(steps) + zero_point, 0, _UNSIGNED
-            ),
-            "Halves go to the even integer (np.round, torch.round); yours go up.": np.clip(
-                np.floor(steps + 0.5) + zero_point, 0, _UNSIGNED
-            ),
-            "Round first, then add the zero point: an odd one turns the halves around.": np.clip(
-                np.rint(steps + zero_point), 0, _UNSIGNED
-            ),
-            "The zero point is missing.": np.clip(np.rint(steps), 0, _UNSIGNED),
-            "These are the integers of signed int8. uint8 runs from 0 to 255.": np.clip(
-                np.rint(steps) + zero_point, -128, 127
-            ),
-        }
-        if not np.array_equal(answer, right):
-            for hint, wrong in mistakes.items():
-                expect(not np.array_equal(answer, wrong), hint)
-            place = int(np.flatnonzero(answer != right)[0])
-            expect(
-                False,
-                f"{values[place]:g} with scale {scale} and zero point {zero_point} gives {answer[place]:g}; "
-                f"it should be {right[place]:g}.",
-            )
+        expect(not np.isnan(answer).any(), "Your integers hold NaN.")
+        answers += [answer]
+
+    def compute(
+        way: Mapping[str, Any], values: np.ndarray, scale: float, zero_point: int, bits: int
+    ) -> np.ndarray:
+        q = way["zero"](way["steps"](values, scale), zero_point, way["round"])
+        return way["clip"](q, zero_point, 2**bits - 1)
+
+    judge_ways("to_integers", answers, cases, INTEGERS, compute)
     passed("rounded to the nearest, halves to even, and saturated at both ends.")
 
 
 @exercise(
-    again="np.cumsum(counts) over their sum says what share each bin reaches. Take the first bin with at least "
-    "percent / 100, and its left edge: its index times the width.",
-    read="Wide or narrow",
+    again="np.cumsum(counts) over their sum says what share each bin reaches. Which is the first with enough?",
+    read="What a threshold costs",
 )
 def check_percentile_threshold(percentile_threshold: Callable[[Sequence[int], float, float], float]) -> None:
     """Check a learner's threshold, `percentile_threshold(counts, width, percent) -> threshold`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
-        >>> check_percentile_threshold(lambda counts, width, percent: len(counts) * width)  # doctest: +ELLIPSIS
+        >>> check_percentile_threshold(lambda counts, width, percent: len(counts) * width)
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: percentile_threshold(...): That is the largest value: nothing is clipped. Add up ...
+        course_lib.checks.NotYet: That is the largest value: nothing is clipped. Add up the counts from the left.
     """
-    counts, width = np.array([50, 30, 0, 15, 4, 1]), 0.25
-    for percent, place in ((90.0, 3), (75.0, 1), (80.0, 1), (99.5, 5)):
-        answer = float(call(percentile_threshold, counts.copy(), width, percent))
-        right = place * width
-        shown = f"percentile_threshold({counts.tolist()}, {width}, {percent:g})"
-        mistakes = {
-            "That is the right edge of the bin. The value lies somewhere in it; NVIDIA's rule takes the left edge.": (
-                right + width
-            ),
-            "That is the number of the bin. Times the width it is a value.": float(place),
-            "That is the largest value: nothing is clipped. Add up the counts from the left.": len(counts)
-            * width,
-            "That many percent of the *range*. It is the share of the *values* that counts.": percent
-            / 100
-            * len(counts)
-            * width,
-            '"At least" that share: a bin that reaches it exactly is the one.': (
-                int(np.searchsorted(counts.cumsum(), percent, side="right")) * width
-            ),
-            "You add up from the right: that is where the first values lie, not the last.": (
-                int(np.searchsorted(counts[::-1].cumsum(), percent)) * width
-            ),
-        }
-        if not math.isclose(answer, right, abs_tol=1e-9):
-            for hint, wrong in mistakes.items():
-                expect(not math.isclose(answer, wrong, abs_tol=1e-9), f"{shown}: {hint}")
-            expect(False, f"{shown} gives {answer:g}; it should be {right:g}.")
+    counts = np.array([50, 30, 0, 15, 4, 1])
+    cases = [{"counts": counts, "width": 0.25, "percent": p} for p in (90.0, 75.0, 80.0, 99.5)]
+    answers = [
+        number(call(percentile_threshold, *(case | {"counts": counts.copy()}).values()), "The threshold")
+        for case in cases
+    ]
+
+    def compute(way: Mapping[str, Any], counts: np.ndarray, width: float, percent: float) -> float:
+        return float(way["edge"](way["bin"](counts, percent), width))
+
+    judge_ways(
+        "percentile_threshold",
+        answers,
+        cases,
+        PERCENTILE,
+        compute,
+        lambda one, two: bool(np.isclose(one, two)),
+    )
     passed("the left edge of the bin in which the share of the values is reached.")
 
 
 @exercise(
-    again="Cast to int32 before anything else. The sum over weight * (x - x_zero_point), plus the bias; times "
-    "the multiplier; rint; plus y_zero_point; clip.",
+    again="Cast to int32 before anything else. Which sum stands in the brackets of the formula?",
     read="A neuron in integers",
 )
 def check_integer_neuron(
@@ -187,67 +152,243 @@ def check_integer_neuron(
     """Check a learner's integer neuron, `integer_neuron(x, x_zero_point, weight, bias, multiplier, y_zero_point)`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
 
     Example:
         >>> def neuron(x, x_zero_point, weight, bias, multiplier, y_zero_point):
         ...     total = (weight.astype(int) * (x.astype(int) - x_zero_point)).sum()
-        ...     return round(total * multiplier) + y_zero_point
+        ...     return np.clip(round(total * multiplier) + y_zero_point, 0, 255)
         >>> check_integer_neuron(neuron)
         Traceback (most recent call last):
             ...
         course_lib.checks.NotYet: The bias is missing.
     """
-    cases = [
+    names = "x", "x_zero_point", "weight", "bias", "multiplier", "y_zero_point"
+    numbers = (
         ([200, 180, 3], 10, [90, -120, 7], 9100, 0.01, 128),
         ([255, 255, 255], 0, [127, 127, 127], -80_000, 0.02, 0),
         ([0, 40, 5], 20, [-3, 5, 1], 36, 0.5, 3),  # a sum of 181, and 90.5 goes to 90
-    ]
-    for x, x_zero, weight, bias, multiplier, y_zero in cases:
-        answer = call(
-            integer_neuron, np.array(x, np.uint8), x_zero, np.array(weight, np.int8), bias, multiplier, y_zero
+        ([0, 40, 5], 20, [-3, 5, 1], 38, 0.5, 3),  # 91.5 goes to 92
+        ([9, 40, 5], 20, [-3, -5, 1], 3, 0.5, 60),  # below 0
+        ([9, 4, 5], 2, [-100, -50, 1], 3, 0.5, 60),  # below 0 with its zero point
+    )
+    cases = [dict(zip(names, case, strict=True)) for case in numbers]
+    for case in cases:
+        case["x"], case["weight"] = np.array(case["x"], np.uint8), np.array(case["weight"], np.int8)
+    answers = []
+    for case in cases:
+        answer = call(integer_neuron, *(copy.copy(value) for value in case.values()))
+        expect(
+            np.size(answer) == 1 if not isinstance(answer, Tensor) else answer.numel() == 1,
+            f"Return one integer, the sum over all inputs; not {answer!r:.60}.",
         )
-        q, w = np.array(x, np.int64), np.array(weight, np.int64)
-        total = int((w * (q - x_zero)).sum()) + bias
+        answers.append(number(answer, "The result"))
+    parts = {"sum": SUMS, "bias": BIASES, "round": ROUNDINGS, "zero": ZEROS, "clip": CLIPS}
 
-        def integer(total: float, multiplier: float = multiplier, y_zero: int = y_zero) -> float:
-            return float(np.clip(np.rint(total * multiplier) + y_zero, 0, _UNSIGNED))
+    def compute(way: Mapping[str, Any], **case: Any) -> float:
+        total = way["bias"](way["sum"](case["weight"], case["x"], case["x_zero_point"]), case["bias"])
+        q = way["zero"](total, case["multiplier"], case["y_zero_point"], way["round"])
+        return float(way["clip"](q))
 
-        right = integer(total)
-        wrapped = int(np.sum((w * (q - x_zero)).astype(np.int8), dtype=np.int8)) + bias
-        with np.errstate(over="ignore"):
-            raw = int((np.array(weight, np.int8) * (np.array(x, np.uint8) - np.uint8(x_zero))).sum()) + bias
-        narrow_bias = int(np.int64(bias).astype(np.int8))
-        mistakes = {
-            "The products do not fit into 8 bits. Convert to a wider integer (int32) before you multiply.": integer(
-                wrapped
-            ),
-            "x minus its zero point wraps around in uint8. Convert to int32 before you subtract.": integer(
-                raw
-            ),
-            "The zero point of x is not subtracted.": integer(int((w * q).sum()) + bias),
-            "The bias is missing.": integer(total - bias),
-            "The bias is cut to 8 bits; it belongs to the sum, in 32 bits.": integer(
-                total - bias + narrow_bias
-            ),
-            "The zero point of y is missing, or added before the multiplication.": integer(total, y_zero=0),
-            "Add the zero point of y after the multiplication.": float(
-                np.clip(np.rint((total + y_zero) * multiplier), 0, _UNSIGNED)
-            ),
-            "Halves go to the even integer (round, np.rint); yours go up.": float(
-                np.clip(np.floor(total * multiplier + 0.5) + y_zero, 0, _UNSIGNED)
-            ),
-            "Round to the nearest; int() cuts the fraction off.": float(
-                np.clip(np.trunc(total * multiplier) + y_zero, 0, _UNSIGNED)
-            ),
-            "Saturate: clip to [0, 255] at the end.": float(np.rint(total * multiplier) + y_zero),
-        }
-        if float(answer) != right:
-            for hint, wrong in mistakes.items():
-                expect(float(answer) != wrong, hint)
-            expect(
-                False,
-                f"integer_neuron({x}, {x_zero}, {weight}, {bias}, {multiplier}, {y_zero}) gives {answer}; it should be "
-                f"{right:g}, from a sum of {total:,}.",
-            )
+    judge_ways("integer_neuron", answers, cases, parts, compute, lambda one, two: one == two)
     passed("a 32-bit sum of 8-bit products, brought back to 8 bits.")
+
+
+@exercise(
+    again="Write what batch norm does to an output of the convolution. What multiplies the weight, what is left over?",
+    read="An int8 network of your own",
+)
+def check_fold(fold: Callable[[nn.Module, nn.Module], tuple[Tensor, Tensor]]) -> None:
+    """Check a learner's folding, `fold(conv, norm) -> (weight, bias)`.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
+
+    Example:
+        >>> check_fold(lambda conv, norm: (conv.weight, norm.bias))
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The weight is that of the convolution: nothing is folded into it.
+    """
+    generator = torch.Generator().manual_seed(0)
+    conv, norm = nn.Conv2d(2, 3, 3, bias=False), nn.BatchNorm2d(3, eps=0.1).eval()
+    with torch.no_grad():
+        conv.weight.copy_(torch.randn(conv.weight.shape, generator=generator))
+        for values in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            values.copy_(torch.rand(3, generator=generator) + 0.3)
+    before = [value.clone() for value in (conv.weight, *norm.state_dict().values())]
+    answer = call(fold, conv, norm)
+    expect(isinstance(answer, tuple | list) and len(answer) == 2, "Return two tensors: weight and bias.")
+    for value, like, name in zip(answer, (conv.weight, norm.bias), ("weight", "bias"), strict=True):
+        expect(isinstance(value, Tensor), f"The {name} is {type(value).__name__}; it must be a tensor.")
+        expect(
+            value.shape == like.shape,
+            f"The {name} has shape {list(value.shape)}; it must be {list(like.shape)}.",
+        )
+    unchanged = zip(before, (conv.weight, *norm.state_dict().values()), strict=True)
+    expect(
+        all(map(torch.equal, *zip(*unchanged, strict=True))), "The layers have changed. Return new tensors."
+    )
+    expect(
+        not torch.equal(answer[0], conv.weight),
+        "The weight is that of the convolution: nothing is folded into it.",
+    )
+    parts: dict[str, Part] = {
+        "deviation": {
+            RIGHT: lambda: (norm.running_var + norm.eps).sqrt(),
+            "eps is missing: batch norm adds it to the variance.": lambda: norm.running_var.sqrt(),
+            "eps belongs under the root, to the variance.": lambda: norm.running_var.sqrt() + norm.eps,
+            "You divide by the variance. Divide by the standard deviation.": lambda: (
+                norm.running_var + norm.eps
+            ),
+        },
+        "gamma": {
+            RIGHT: lambda deviation: norm.weight / deviation,
+            "Gamma, the weight of batch norm, is missing.": lambda deviation: 1 / deviation,
+        },
+        "shift": {
+            RIGHT: lambda factor: norm.bias - factor * norm.running_mean,
+            "The mean goes through the factor too: beta - factor * mean.": lambda factor: (
+                norm.bias - norm.running_mean
+            ),
+            "The mean has the wrong sign.": lambda factor: norm.bias + factor * norm.running_mean,
+            "Beta, the bias of batch norm, is missing.": lambda factor: -factor * norm.running_mean,
+            "The mean is missing.": lambda factor: norm.bias,
+            "Beta does not go through the factor.": lambda factor: factor * (norm.bias - norm.running_mean),
+        },
+        "axis": {
+            RIGHT: lambda factor: factor[:, None, None, None],
+            "The factor runs along the columns of the kernel. It belongs to the output channels: "
+            "factor[:, None, None, None].": lambda factor: factor,
+        },
+    }
+
+    def compute(way: Mapping[str, Any]) -> np.ndarray:
+        factor = way["gamma"](way["deviation"]())
+        weight, bias = conv.weight * way["axis"](factor), way["shift"](factor)
+        return torch.cat([weight.flatten(), bias]).detach().numpy()
+
+    found = torch.cat([value.detach().flatten().float() for value in answer]).numpy()
+    judge_ways(
+        "fold", [found], [{}], parts, compute, lambda one, two: np.allclose(one, two, rtol=1e-4, atol=1e-5)
+    )
+    passed("the folded convolution gives what convolution and batch norm give.")
+
+
+@exercise(
+    again="F.conv2d pads with 0. Of which tensor is 0 the right padding: of x, or of x minus its zero point?",
+    read="An int8 network of your own",
+)
+def check_quantized_conv2d(quantized_conv2d: Callable[..., Tensor]) -> None:
+    """Check a learner's integer convolution, `quantized_conv2d(x, x_zero_point, weight, bias, multiplier, ...)`.
+
+    Raises:
+        NotYet: the answer is not right; the message names the likely mistake, or two that come together.
+
+    Example:
+        >>> check_quantized_conv2d(lambda x, *rest: x)
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: The result has shape [2, 2, 5, 5]; it must be [2, 3, 5, 5].
+    """
+    generator = torch.Generator().manual_seed(0)
+    cases = []
+    for size, zeros in ((3, (60, 31)), (1, (0, 0))):
+        multiplier = torch.tensor([0.004, 0.02, 0.5 if size == 1 else 0.001])
+        cases.append(
+            {
+                "x": torch.randint(256, (2, 2, 5, 5), generator=generator).byte(),
+                "x_zero_point": zeros[0],
+                "weight": torch.randint(-127, 128, (3, 2, size, size), generator=generator).to(torch.int8),
+                "bias": torch.tensor([3000, -5000, 4001], dtype=torch.int32),
+                "multiplier": multiplier,
+                "y_zero_point": zeros[1],
+            }
+        )
+    answers = []
+    for case in cases:
+        copies = {name: value.clone() if isinstance(value, Tensor) else value for name, value in case.items()}
+        answer = call(quantized_conv2d, *copies.values())
+        expect(isinstance(answer, Tensor), f"Return a tensor, not {type(answer).__name__}.")
+        padding = "" if answer.shape[-2:] == (5, 5) else " Pad with k // 2 on each side."
+        expect(
+            answer.shape == (2, 3, 5, 5),
+            f"The result has shape {list(answer.shape)}; it must be [2, 3, 5, 5].{padding}",
+        )
+        expect(
+            answer.dtype == torch.uint8,
+            f"The result is {answer.dtype}; it must be torch.uint8 (clamp, then .byte()).",
+        )
+        answers.append(answer.numpy().astype(float))
+
+    def convolved(x: Tensor, weight: Tensor, pad: int, value: float) -> np.ndarray:
+        return F.conv2d(F.pad(x, (pad,) * 4, value=value), weight.double()).numpy()
+
+    parts: dict[str, Part] = {
+        "sum": {
+            RIGHT: lambda x, w, z, pad: convolved(x.double() - z, w, pad, 0.0),
+            "The padding is 0 in integers, which does not stand for 0. Subtract the zero point before you pad.": (
+                lambda x, w, z, pad: convolved(x.double() - z, w, pad, -float(z))
+            ),
+            "The zero point of x is not subtracted.": lambda x, w, z, pad: convolved(x.double(), w, pad, 0.0),
+            "x minus its zero point wraps around in uint8. Convert to double before you subtract.": (
+                lambda x, w, z, pad: convolved((x - z).double(), w, pad, 0.0)
+            ),
+        },
+        "bias": {
+            RIGHT: lambda total, bias: total + bias,
+            "The bias is missing.": lambda total, bias: total,
+        },
+        "round": ROUNDINGS,
+        "zero": ZEROS,
+        "clip": {
+            RIGHT: lambda q: np.clip(q, 0, 255),
+            "The result wraps around in uint8. Clamp to [0, 255] before you convert.": lambda q: q % 256,
+        },
+    }
+
+    def compute(way: Mapping[str, Any], **case: Any) -> np.ndarray:
+        weight = case["weight"]
+        total = way["sum"](case["x"], weight, case["x_zero_point"], weight.shape[-1] // 2)
+        total = way["bias"](total, case["bias"].numpy()[:, None, None]).astype(np.float32)
+        multiplier = case["multiplier"].numpy()[:, None, None]
+        return way["clip"](way["zero"](total, multiplier, case["y_zero_point"], way["round"])).astype(float)
+
+    judge_ways("quantized_conv2d", answers, cases, parts, compute)
+    passed("a convolution in integers, padded with what stands for 0.")
+
+
+@exercise(
+    again="Let the checks of the four functions pass first, each on its own.",
+    read="An int8 network of your own",
+)
+def check_integer_vgg(*functions: Callable[..., Any]) -> None:
+    """Run the VGG by a learner's four functions, and compare it with float32 and with ONNX Runtime.
+
+    Args:
+        functions: range_to_integers, to_integers, fold and quantized_conv2d.
+
+    Raises:
+        NotYet: it is further than half a point from float32, or more than one logit of 100 differs from ONNX Runtime's.
+
+    Example:
+        >>> from course_lib.experiments.chapter06_tables import range_to_integers, to_integers
+        >>> check_integer_vgg(range_to_integers, to_integers, lambda conv, norm: conv.weight)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: integer_vgg raised TypeError: ...
+    """
+    told = chapter06_network.deployed()
+    with torch.no_grad():
+        logits = call(chapter06_network.integer_vgg, told.network, told.ranges, told.images, *functions)
+    mine, floating = told.accuracy(logits), told.accuracy(told.logits["float32"])
+    equal = (logits == told.logits["int8"]).double().mean().item()
+    figures = (
+        f"accuracy {mine:.1%}, in float32 {floating:.1%}; {equal:.2%} of the logits equal ONNX Runtime's"
+    )
+    expect(abs(mine - floating) <= 0.005 + 1e-9, f"Not within half a point: {figures}.")
+    expect(
+        equal >= 0.99,
+        f"Near, but not the same integers: {figures}. Is the sum multiplied as float32, and rounded to even?",
+    )
+    passed(f"{figures}.")

@@ -27,7 +27,12 @@ from course_lib.plots.pruning import (
     weight_histograms,
     width_bars,
 )
-from course_lib.plots.quantization import histogram_with_thresholds, integer_maps, number_lines
+from course_lib.plots.quantization import (
+    histogram_with_thresholds,
+    integer_maps,
+    number_lines,
+    threshold_curves,
+)
 from course_lib.plots.style import COLOURS, in_style, styled
 
 __all__ = [
@@ -62,6 +67,7 @@ __all__ = [
     "scales_over_epochs",
     "score_scatter",
     "styled",
+    "threshold_curves",
     "time_against_macs",
     "weight_histograms",
     "width_bars",

@@ -23,7 +23,7 @@ def accuracy_against_cost(
 ) -> Figure:
     """Draw networks as points, test accuracy over cost; the best lie at the top left.
 
-    Shared: chapters 00, 01, 02, 03, 04, 05, 07 and 08 draw it.
+    Shared: chapters 00, 01, 02, 03, 04, 05, 06, 07 and 08 draw it.
 
     Args:
         points: {network: (cost, accuracy in [0, 1])}.

@@ -93,3 +93,43 @@ def histogram_with_thresholds(
         axis.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.01, 0.5))  # lines may stand anywhere
     axes[-1].set_xlabel(xlabel)
     return figure
+
+
+@styled
+def threshold_curves(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float], Mapping[str, float]]],
+    *,
+    xlabel: str,
+    ylabel: str,
+) -> Figure:
+    """Draw what rounding and clipping cost over the threshold, and their sum, with the threshold of each method.
+
+    Errors are root mean squares: the squares of the two add up to that of the sum. Methods have the colours of
+    `histogram_with_thresholds`.
+
+    Chapter 06 draws it.
+
+    Args:
+        panels: {panel title: (thresholds, errors of rounding, errors of clipping, {method: threshold})}, side by side,
+            each with a vertical axis of its own.
+        xlabel: with its unit.
+        ylabel: with its unit.
+    """
+    figure = Figure(figsize=(7.2, 3.4))
+    axes = figure.subplots(1, len(panels), sharex=True, squeeze=False)[0]
+    for axis, (name, (cuts, rounding, clipping, thresholds)) in zip(axes, panels.items(), strict=True):
+        together = np.hypot(rounding, clipping)
+        for label, values, style in (("rounding", rounding, "--"), ("clipping", clipping, ":")):
+            axis.plot(cuts, values, style, color="#777777", label=label, marker="")
+        axis.plot(cuts, together, color="black", label="together", marker="")
+        for number, (method, threshold) in enumerate(thresholds.items()):
+            colour, style = COLOURS[number % len(COLOURS)], ("-", "--", "-.", ":")[number % 4]
+            axis.axvline(threshold, color=colour, linestyle=style, linewidth=1.4, label=method)
+        axis.set_ylim(0, 2.5 * float(np.max(rounding)) if np.max(rounding) > 0 else None)
+        axis.set_title(name, fontsize=10, loc="center")
+        axis.tick_params(labelsize=9)
+    axes[0].set_ylabel(ylabel)
+    figure.supxlabel(xlabel, fontsize=11)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=9)
+    return figure

@@ -196,7 +196,14 @@ def test_every_experiment_is_found_by_its_record():
         find("01-lable")
 
 
-@pytest.mark.parametrize("name", experiments())
+TRACED = "06", "07", "08"  # torch.fx hands proxies through networks, which the type checker would refuse
+BY_NAME = [
+    pytest.param(name, marks=pytest.mark.bad_input if name.startswith(TRACED) else ())
+    for name in experiments()
+]
+
+
+@pytest.mark.parametrize("name", BY_NAME)
 def test_the_code_that_measures_runs_for_two_steps(name):
     experiment = find(name)
     runs = experiment.runs

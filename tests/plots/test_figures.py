@@ -160,6 +160,14 @@ EXAMPLES = {
     "histogram_with_thresholds": lambda: plots.histogram_with_thresholds(
         {"layer 1": ([5, 0, 2], 0.5, {"max": 1.5, "entropy": 0.5}), "layer 2": ([1, 1], 2.0, {"max": 4.0})}
     ),
+    "threshold_curves": lambda: plots.threshold_curves(
+        {
+            "8 bits": ([1.0, 2.0], [0.3, 0.6], [0.4, 0.0], {"max": 2.0, "mse": 1.5}),
+            "4 bits": ([1.0, 2.0], [3.0, 6.0], [4.0, 0.0], {"max": 2.0, "mse": 1.0}),
+        },
+        xlabel="threshold",
+        ylabel="error",
+    ),
     "layer_shares": lambda: plots.layer_shares(
         {"one for all": {"a": 0.5, "b": 0.001}, "one a layer": {"a": 1.0, "b": 0.0}}
     ),
@@ -658,6 +666,16 @@ def test_thresholds_stand_in_the_histogram_of_their_panel():
     assert (values.tolist(), edges.tolist()) == ([5, 0, 2], [0, 0.5, 1, 1.5])
     assert first.get_legend_handles_labels()[1] == ["max: 1.50", "entropy: 0.50"]
     assert first.get_yscale() == "log"
+
+
+def test_both_errors_of_a_threshold_make_up_the_third_curve():
+    first, second = EXAMPLES["threshold_curves"]().axes
+    curves = {line.get_label(): line.get_ydata() for line in first.lines}
+    assert np.allclose(curves["together"], [0.5, 0.6])
+    assert [line.get_xdata()[0] for line in second.lines[3:]] == [2.0, 1.0]
+    histogram = plots.histogram_with_thresholds({"layer": ([5, 2], 1.0, {"max": 2.0, "mse": 1.5})})
+    same = zip(first.lines[3:], histogram.axes[0].lines, strict=True)
+    assert all(one.get_color() == two.get_color() for one, two in same)
 
 
 @pytest.fixture

@@ -1,0 +1,252 @@
+"""What chapter 06 measures with: its own threshold beside the library's, forms of the map, bugs, a VGG by hand."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+
+from course_lib import checkpoints, data, training
+from course_lib.data import to_float
+from course_lib.experiments import chapter06, chapter06_network, chapter06_real, chapter06_studies
+from course_lib.experiments.common import drawn
+from course_lib.quantization import affine, workflow
+from course_lib.quantization.calibration import Histogram
+
+pytestmark = (
+    pytest.mark.bad_input
+)  # torch.fx hands proxies through networks, which the type checker would refuse
+
+
+@pytest.fixture(scope="module")
+def glyphs():
+    return data.load_dataset("glyphs")
+
+
+@pytest.fixture(scope="module")
+def vgg():
+    return checkpoints.load("glyphs-vgg")
+
+
+@pytest.fixture(scope="module")
+def found(vgg, glyphs):
+    return workflow.collect(vgg, chapter06.calibration(glyphs, 0, 100))
+
+
+def shared_of(name, network, found, glyphs):
+    """On few images, so that a run takes a moment."""
+    small = chapter06.cut(glyphs, chapter06.Scale(images=200))
+    return chapter06.Shared(small, {name: network}, {(name, 0, chapter06.CALIBRATION): found}, {})
+
+
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_the_threshold_by_hand_is_that_of_the_library(found, bits):
+    assert chapter06.ranges_for(found, "mse", bits) == workflow.calibrate(found, "mse", bits=bits)
+
+
+def test_errors_of_rounding_and_clipping_make_up_the_whole_error():
+    counts = np.array([10, 0, 4, 2, 1])
+    values = np.repeat(np.arange(5) + 0.5, counts)  # at the centres of bins of width 1
+    rounding, clipping = chapter06.errors(counts, 1.0, 3.0, 4)
+    params = affine.choose_params(0.0, 3.0, bits=2, symmetric=False)
+    back = affine.fake_quantize(torch.tensor(values), params).numpy()
+    assert rounding + clipping == pytest.approx(((back - values) ** 2).mean())
+    assert clipping == pytest.approx(((3.0 - values[values > 3]) ** 2).sum() / len(values))
+
+
+def test_a_wide_range_clips_nothing_and_a_narrow_one_hardly_rounds():
+    counts = np.ones(1000, dtype=int)
+    narrow, wide = (chapter06.errors(counts, 0.01, t, 16) for t in (1.0, 10.0))
+    assert wide[1] == 0 < narrow[1]
+    assert 0 < narrow[0] < wide[0]
+
+
+def test_other_errors_give_other_ranges(found):
+    def clips_for_free(counts, width, threshold, levels):
+        return chapter06.errors(counts, width, threshold, levels)[0], 0.0
+
+    usual, changed = (chapter06.ranges_for(found, "mse", 4, f) for f in (chapter06.errors, clips_for_free))
+    assert changed["0"][1] < usual["0"][1]
+    assert changed["logits"] == usual["logits"]
+
+
+def test_symmetric_ranges_have_their_zero_in_the_middle(found):
+    for bits in (8, 4):
+        for name, (low, high) in chapter06.symmetric_ranges(found, bits).items():
+            wide = 8 if name == "logits" else bits
+            params = affine.choose_params(low, high, bits=wide, symmetric=False)
+            assert int(params.zero_point) == 2 ** (wide - 1)
+            assert float(params.scale) == pytest.approx(high / (2 ** (wide - 1) - 1))
+
+
+def test_one_scale_a_weight_and_symmetric_activations_are_other_networks(vgg, found, glyphs):
+    shared = shared_of("vgg", vgg, found, glyphs)
+    runs = [{"network": "vgg", "seed": 0, "bits": 3, "form": form} for form in chapter06.FORM_ARMS]
+    usual, symmetric, one = (chapter06.measure_forms(run, shared, None) for run in runs)
+    assert usual["test"] > symmetric["test"] != one["test"]
+
+
+def test_a_codebook_of_few_bits_has_so_few_numbers_in_each_layer(vgg, found, glyphs):
+    images = chapter06.calibration(glyphs, 0, 20)
+    ranges = chapter06.ranges_for(found, "max", 8)
+    for by, most in (("codebook", 8), ("rounding", None), ("GPTQ", None)):
+        weight = chapter06.with_few_bits(vgg, ranges, by, 3, images).network.get_submodule("3").weight
+        if most:
+            assert len(weight.unique()) <= most
+        else:  # of each channel, on its own grid
+            assert all(len(channel.unique()) <= 7 for channel in weight)
+
+
+def test_gptq_moves_the_output_of_the_first_layer_less_than_rounding_to_nearest(vgg, found, glyphs):
+    images = chapter06.calibration(glyphs, 0, 50)
+    ranges = chapter06.ranges_for(found, "max", 8)
+    x, folded = to_float(images), workflow.fold_batch_norm(vgg, to_float(images[:1]))
+
+    def apart(by):
+        weight = chapter06.with_few_bits(vgg, ranges, by, 3, images).network[0].weight
+        return torch.nn.functional.conv2d(x, weight - folded[0].weight, padding=1).norm().item()
+
+    assert apart("GPTQ") < apart("range by MSE")
+
+
+def test_corrected_biases_are_other_biases_on_the_same_weights(vgg, found, glyphs):
+    images = chapter06.calibration(glyphs, 0, 20)
+    ranges = chapter06.ranges_for(found, "max", 8)
+    one, two = (
+        chapter06.with_few_bits(vgg, ranges, by, 3, images).network
+        for by in ("range by MSE", "range by MSE, biases corrected")
+    )
+    assert torch.equal(one[3].weight, two[3].weight)
+    assert not torch.equal(one[3].bias, two[3].bias)
+
+
+def test_each_bug_changes_what_it_names_and_nothing_else(vgg, found, glyphs, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        chapter06, "judged", lambda small, dataset: seen.update({by: copy.deepcopy(small)}) or {}
+    )
+    shared = shared_of("vgg", vgg, found, glyphs)
+    for by in chapter06.BUG_ARMS:
+        chapter06.measure_bugs({"network": "vgg", "seed": 0, "by": by}, shared, None)
+    right = seen.pop("right")
+
+    def differs(small):
+        return {
+            name
+            for name in right.activations
+            if small.activations[name].scale != right.activations[name].scale
+        }
+
+    assert differs(seen["logits clipped"]) == {"logits"}
+    assert differs(seen["bias in 8 bits"]) == set()
+    assert not torch.equal(seen["bias in 8 bits"].network[0].bias, right.network[0].bias)
+    assert differs(seen["batch norm not folded"]) == {"0", "3", "7", "10", "14", "17"}
+    assert "0" in differs(seen["calibrated on test images"])
+
+
+def test_published_entropy_collapses_on_the_slimmed_network(glyphs):
+    network = chapter06.network_of("slimmed")
+    counted = workflow.collect(network, chapter06.calibration(glyphs, 0))
+    shared = shared_of("slimmed", network, counted, glyphs)
+    tests = {
+        by: chapter06.measure_bugs({"network": "slimmed", "seed": 0, "by": by}, shared, None)["test"]
+        for by in chapter06.COLLAPSE_ARMS
+    }
+    assert tests["published entropy"] < 0.5 < tests["float32"] - 0.05 < min(tests["entropy"], tests["mse"])
+
+
+def test_one_layer_alone_leaves_the_others_as_they_are(vgg, found, glyphs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(chapter06_studies, "judged", lambda small, dataset: seen.append(small) or {})
+    shared = shared_of("vgg", vgg, found, glyphs)
+    chapter06_studies.measure_layers({"network": "vgg", "layer": "7", "seed": 0}, shared, None)
+    assert list(seen[0].weights) == ["7"]
+    assert set(seen[0].activations) == {"3", "7"}
+
+
+def test_the_vgg_by_hand_is_the_integer_network_of_the_library(vgg, found, glyphs):
+    def range_to_integers(low, high, bits):
+        params = affine.choose_params(low, high, bits=bits, symmetric=False)
+        return params.scale.item(), int(params.zero_point)
+
+    def to_integers(values, scale, zero_point, bits):
+        return np.clip(np.rint(values / np.float32(scale)) + zero_point, 0, 2**bits - 1)
+
+    def fold(conv, norm):
+        factor = norm.weight / (norm.running_var + norm.eps).sqrt()
+        return conv.weight * factor[:, None, None, None], norm.bias - factor * norm.running_mean
+
+    def quantized_conv2d(x, x_zero_point, weight, bias, multiplier, y_zero_point):
+        padded = torch.nn.functional.pad(x.double() - x_zero_point, (weight.shape[-1] // 2,) * 4)
+        total = torch.nn.functional.conv2d(padded, weight.double(), bias.double())
+        return ((total.float() * multiplier[:, None, None]).round() + y_zero_point).clamp(0, 255).byte()
+
+    ranges = workflow.calibrate(found, "mse")
+    images = drawn(glyphs.test, 100).images
+    functions = (range_to_integers, to_integers, fold, quantized_conv2d)
+    with torch.no_grad():
+        ours = chapter06_network.integer_vgg(vgg, ranges, images, *functions)
+        library = workflow.to_integer(workflow.quantize_model(vgg, ranges))(to_float(images))
+    assert (ours == library).double().mean() > 0.995
+    assert (ours - library).abs().max() < 0.5
+
+
+def test_the_file_says_what_the_network_says(vgg, glyphs):
+    told = chapter06_network.deployed(100)
+    assert told.accuracy(told.logits["float32"]) == training.evaluate(vgg, drawn(glyphs.test, 100))
+    assert (told.logits["float32"] - told.logits["int8"]).abs().max() < 2
+    assert told.sizes["int8"] < 0.27 * told.sizes["float32"]
+
+
+@pytest.fixture(scope="module")
+def noise():
+    runs = [{"seed": 0}]
+    return chapter06_real.prepare_cifar10(runs, chapter06.Scale(images=64))
+
+
+def test_a_remedy_changes_the_layer_that_it_names(noise):
+    ranges = chapter06.ranges_for(noise.histograms[0], "mse", 3)
+    simulated = workflow.quantize_model(noise.network, ranges, weight_bits=3, activation_bits=3)
+    before = copy.deepcopy(simulated.network)
+
+    def changed(remedy):
+        mended = chapter06_real.remedied(simulated, remedy, noise, 0).network
+        return [
+            name
+            for (name, one), two in zip(before.named_parameters(), mended.parameters(), strict=True)
+            if not torch.equal(one, two)
+        ]
+
+    assert changed("none") == []
+    assert changed("first weights in 8 bits") == ["0.weight", "0.bias"]
+    assert changed("first bias corrected") == ["0.bias"]
+    every = changed("all biases corrected")
+    assert len(every) > 3
+    assert all(name.endswith("bias") for name in every)
+    assert all(
+        torch.equal(a, b) for a, b in zip(before.parameters(), simulated.network.parameters(), strict=True)
+    )
+
+
+def test_the_other_method_is_put_in_one_tensor_alone(noise, monkeypatch):
+    seen = []
+
+    def watch(simulated, remedy, shared, seed):
+        seen.append(simulated)
+        return simulated
+
+    monkeypatch.setattr(chapter06_real, "remedied", watch)
+    for but in ("nowhere", "4"):
+        chapter06_real.measure_why({"method": "max", "but": but, "remedy": "none", "seed": 0}, noise, None)
+    whole, swapped = (simulated.activations for simulated in seen)
+    assert [name for name in whole if whole[name].scale != swapped[name].scale] == ["4"]
+
+
+def test_the_tensors_that_are_tried_are_all_but_the_logits(noise):
+    assert [*chapter06_real.TENSORS, "logits"] == list(noise.histograms[0])
+
+
+def test_a_histogram_of_zeros_keeps_its_range():
+    histogram = Histogram()
+    histogram.update(torch.zeros(10))
+    assert chapter06.ranges_for({"images": histogram}, "mse", 8) == {"images": (0.0, 0.0)}
