@@ -26,6 +26,7 @@ __all__ = [
     "LENGTHS",
     "LOW_RANK",
     "SHARES",
+    "SHORT",
     "SIZES",
     "file_bytes",
     "hashed_mlp",
@@ -215,7 +216,10 @@ def measure_low_rank(run: Run, shared: Shared, method: Callable[..., nn.Module])
     return found | train(network, recipe, shared)
 
 
-_GRID = {"mlp": (0.00025, 0.0005, 0.001, 0.002, 0.004), "vgg": (0.003, 0.01, 0.03, 0.1)}
+_GRID = {
+    "mlp": (0.00003, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004),
+    "vgg": (0.001, 0.003, 0.01, 0.03, 0.1),
+}
 _BEST = {
     ("mlp", "channel", "whole"): 0.001,
     ("mlp", "channel", "1/2"): 0.001,
@@ -246,7 +250,8 @@ LOW_RANK = Experiment(
 
 
 SIZES = {"1/8": 1 / 8, "1/64": 1 / 64}
-LENGTHS = (10, 30, 60)
+LENGTHS = (10, 30, 120)
+SHORT = (30, 60)
 FROM_SCRATCH = Recipe(optimizer="adam", augment="shift")
 
 
@@ -374,7 +379,7 @@ HASHING = Experiment(
             rate,
         )
         for (kind, share), rate in _RATE_OF.items()
-        for epochs in (LENGTHS if share != "1/64" else LENGTHS[1:])
+        for epochs in (SHORT if share == "1/64" else LENGTHS)
     ),
     measure_hashing,
     prepare_hashing,

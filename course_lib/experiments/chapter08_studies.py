@@ -27,8 +27,7 @@ __all__ = ["BUGS", "BUG_NAMES", "no_gradient_of_weights"]
 BUG_NAMES = (
     "no straight-through on the weights",
     "rounded at the end",
-    "learning rate of float32, folded",
-    "learning rate of float32, usual",
+    "learning rate of float32",
 )
 
 _RIGHT = aware.straight_through
@@ -75,8 +74,7 @@ _THREE = start(3)
 _SETTINGS = {
     "no straight-through on the weights": tuned(TRAINED, form="folded", **_THREE),
     "rounded at the end": tuned(TRAINED, form="float32", bits=32) | _THREE,
-    "learning rate of float32, folded": {"form": "folded", "rate": 0.1} | _THREE,
-    "learning rate of float32, usual": {"form": "usual", "rate": 0.1} | _THREE,
+    "learning rate of float32": {"form": "folded", "rate": 0.1} | _THREE,
 }
 BUGS = Experiment(
     "08-bugs",
