@@ -28,6 +28,7 @@ __all__ = [
     "SHARES",
     "SHORT",
     "SIZES",
+    "decoding_mlp",
     "file_bytes",
     "hashed_mlp",
     "low_rank_network",
@@ -312,6 +313,15 @@ def hashed_mlp(
         buckets = round(SIZES[share] * layer.weight.numel())
         network[int(key)] = Hashed(layer, buckets, 2 * seed + number, method)
     return started(network, seed)
+
+
+def decoding_mlp(share: str, seed: int) -> nn.Module:
+    """The same network in the library's form, which keeps no places and decodes at each call."""
+    network = hashed_mlp(share, seed)
+    counts = {key: len(network[int(key)].buckets) for key in LAYERS["mlp"]}
+    library = hashing.hash_layers(whole_mlp(seed), counts, seed=2 * seed)
+    library.load_state_dict(network.state_dict())
+    return library.eval()
 
 
 def file_bytes(network: nn.Module) -> int:

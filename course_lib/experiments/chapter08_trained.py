@@ -28,6 +28,8 @@ __all__ = [
     "Rounded",
     "by_scale",
     "calibration_images",
+    "losses_at_two_bits",
+    "passing",
     "prepared",
     "ranged",
     "rounded",
@@ -259,8 +261,28 @@ def by_scale(
     return rounded_by_scale
 
 
+def passing(x: Tensor, scale: Tensor, low: int, high: int) -> Tensor:
+    """Round and clip; the gradient passes everywhere, beyond the range too."""
+    value = (x / scale).round().clamp(low, high) * scale
+    return x + (value - x).detach()
+
+
 def trained_at_two_bits(rounding: Callable[[Tensor, Tensor, int, int], Tensor]) -> float:
     """Train the MLP for two epochs with its weights rounded to two bits; accuracy on validation images."""
     network = with_rounded_weights(checkpoints.load(CHECKPOINT["mlp"]), 2, by_scale(rounding))
     training.fit(network, glyphs(), TWO_BITS, validate=False)
     return training.evaluate(network, glyphs().validation)
+
+
+def losses_at_two_bits(rounding: Callable[[Tensor, Tensor, int, int], Tensor]) -> list[float]:
+    """The same training; the loss, as means of ten updates."""
+    values: list[float] = []
+
+    def keep(logits: Tensor, batch: training.Batch) -> Tensor:
+        value = nn.functional.cross_entropy(logits, batch.labels)
+        values.append(value.item())
+        return value
+
+    network = with_rounded_weights(checkpoints.load(CHECKPOINT["mlp"]), 2, by_scale(rounding))
+    training.fit(network, glyphs(), TWO_BITS, loss=keep, validate=False)
+    return [sum(values[first : first + 10]) / 10 for first in range(0, len(values) - 9, 10)]
