@@ -19,12 +19,15 @@ from course_lib.jobs import run_parallel
 from course_lib.training import Recipe
 
 __all__ = [
+    "BEST",
     "CHECKPOINT",
+    "CHOSEN",
     "FORMS",
     "HASHING",
     "LAYERS",
     "LENGTHS",
     "LOW_RANK",
+    "RATE_OF",
     "SHARES",
     "SHORT",
     "SIZES",
@@ -43,11 +46,9 @@ __all__ = [
 ]
 
 CHECKPOINT = {"mlp": "glyphs-mlp", "vgg": "glyphs-vgg", "narrow": "glyphs-vgg-narrow"}
-BASE_EPOCHS = 30
-"""Of another MLP, by the recipe of its checkpoint."""
+BASE_EPOCHS = 30  # of another MLP, by the recipe of its checkpoint
 
-LAYERS = {"mlp": ("1", "3"), "vgg": ("3", "7", "10", "14", "17")}
-"""The layers that are replaced: all but the first convolution and the last linear layer."""
+LAYERS = {"mlp": ("1", "3"), "vgg": ("3", "7", "10", "14", "17")}  # all but the first convolution and the last layer
 
 
 # The methods, as the chapter shows them
@@ -221,7 +222,7 @@ _GRID = {
     "mlp": (0.00003, 0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.004),
     "vgg": (0.001, 0.003, 0.01, 0.03, 0.1),
 }
-_BEST = {
+BEST = {
     ("mlp", "channel", "whole"): 0.0001,
     ("mlp", "channel", "1/2"): 0.00025,
     ("mlp", "channel", "1/3"): 0.00025,
@@ -236,7 +237,7 @@ LOW_RANK = Experiment(
     "08-low-rank",
     trials(
         ({"network": name, "form": form, "share": share}, _GRID[name], best)
-        for (name, form, share), best in _BEST.items()
+        for (name, form, share), best in BEST.items()
     ),
     measure_low_rank,
     prepare,
@@ -369,10 +370,9 @@ def measure_hashing(run: Run, shared: Shared, method: Callable[..., Any]) -> dic
 
 
 _RATES = (0.001, 0.002, 0.005, 0.01)
-CHOSEN = 30
-"""Epochs of the runs in which each kind of MLP is given its learning rate."""
+CHOSEN = 30  # epochs of the runs in which each kind of MLP is given its learning rate
 
-_RATE_OF = {
+RATE_OF = {
     ("whole", "1"): 0.002,
     ("hashed", "1/8"): 0.005,
     ("narrow", "1/8"): 0.005,
@@ -388,7 +388,7 @@ HASHING = Experiment(
             _RATES if epochs == CHOSEN else (rate,),
             rate,
         )
-        for (kind, share), rate in _RATE_OF.items()
+        for (kind, share), rate in RATE_OF.items()
         for epochs in (SHORT if share == "1/64" else LENGTHS)
     ),
     measure_hashing,

@@ -18,10 +18,12 @@ from course_lib.quantization.calibration import Histogram
 from course_lib.training import Recipe
 
 __all__ = [
+    "BEST",
     "BITS",
     "CALIBRATED",
     "METHODS",
     "QAT",
+    "START",
     "TARGET",
     "TRAINED",
     "TWO_BITS",
@@ -210,7 +212,7 @@ START = {4: ("mse", "mse"), 3: ("mse", "max"), 2: ("mse", "mse")}
 """{bits: ranges of activations and of weights}: what is best by calibration alone, on validation images."""
 
 _GRID = (0.003, 0.01, 0.03, 0.1)
-_BEST = {
+BEST = {
     ("float32", 32): 0.03,
     ("folded", 4): 0.01,
     ("folded", 3): 0.01,
@@ -229,7 +231,7 @@ def start(bits: int) -> dict[str, Any]:
 
 TRAINED = Experiment(
     "08-trained",
-    trials(({"form": form} | start(bits), _GRID, best) for (form, bits), best in _BEST.items()),
+    trials(({"form": form} | start(bits), _GRID, best) for (form, bits), best in BEST.items()),
     measure_trained,
     prepare,
     live=(),
