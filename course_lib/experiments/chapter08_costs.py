@@ -138,7 +138,7 @@ def points(
 ) -> dict[str, tuple[float, float]]:
     """MACs and mean test accuracy of networks of low rank."""
     found = {}
-    for title in ("MLP, 1/3", "VGG, spatial form, 1/2", "VGG, spatial form, 1/3"):
+    for title in ("MLP, 1/3", "VGG, spatial form, 1/3"):
         name, form, share = ARMS[title]
         whole = {"mlp": mlp, "vgg": vgg}[name]
         part = chapter08.low_rank_network(whole, name, share, form, method)

@@ -75,7 +75,7 @@ def ranks_wanted(
         values = factorization.singular_values(layer).tolist()
         most = by_size(*factorization.matricized(layer).shape)
         found[name] = ENERGIES, [by_energy(values, share) / most for share in ENERGIES]
-    return found | {"nothing is saved": (ENERGIES, [1.0] * len(ENERGIES))}
+    return found
 
 
 def losses(results: Results) -> dict[str, Interval]:
