@@ -186,3 +186,30 @@ def test_without_straight_through_only_biases_have_a_gradient(shared, monkeypatc
         if isinstance(layer, nn.Conv2d | nn.Linear):
             assert not layer.weight.grad.any()
             assert layer.bias.grad.any()
+
+
+# What is chosen is what the records say
+
+
+@pytest.mark.parametrize(
+    ("experiment", "arm"),
+    [
+        (chapter08.LOW_RANK, dict(zip(("network", "form", "share"), key, strict=True)))
+        for key in chapter08.BEST
+    ]
+    + [(chapter08.HASHING, {"kind": kind, "share": share, "epochs": 30}) for kind, share in chapter08.RATE_OF]
+    + [(chapter08_trained.TRAINED, {"form": form, "bits": bits}) for form, bits in chapter08_trained.BEST],
+)
+def test_the_rate_of_an_arm_is_the_best_on_validation_images_and_no_end_of_its_grid(experiment, arm):
+    frame = experiment.recorded().frame
+    tried = frame[(frame["seed"] == 0) & (frame[list(arm)] == list(arm.values())).all(axis=1)]
+    chosen = chapter08.tuned(experiment, **arm)["rate"]
+    assert float(tried[tried["rate"] == chosen]["validation"].iloc[0]) == tried["validation"].max()
+    assert tried["rate"].min() < chosen < tried["rate"].max()
+
+
+@pytest.mark.parametrize("bits", chapter08_trained.BITS)
+def test_training_starts_from_the_calibration_that_is_best_on_validation_images(bits):
+    frame = chapter08_trained.CALIBRATED.recorded().frame
+    means = frame[frame["bits"] == bits].groupby(["activations", "weights"])["validation"].mean()
+    assert means.idxmax() == chapter08_trained.START[bits]
