@@ -91,9 +91,9 @@ def losses(results: Results) -> dict[str, Interval]:
 def low_rank_prose(results: Results, lost: Mapping[str, Interval]) -> dict[str, Any]:
     """Figures of the prose about low rank, as `page.figures` takes them."""
 
-    def accuracy(metric: str, *arm: str) -> tuple[Interval, str]:
+    def accuracy(metric: str, *arm: str) -> tuple[float, str]:
         named = dict(zip(("network", "form", "share"), arm, strict=True))
-        return results.interval(metric, **chapter08.tuned(chapter08.LOW_RANK, **named)), ".1%"
+        return results.interval(metric, **chapter08.tuned(chapter08.LOW_RANK, **named)).mean, ".1%"
 
     return {
         "mlp_cut": accuracy("cut", "mlp", "channel", "1/3"),
@@ -180,7 +180,7 @@ def leads(
     }
     rows = [
         {"epochs": str(epochs), "your guess": f"{guess[epochs]:+.1f}" if epochs in guess else ""}
-        | {f"hashed over {kind}": f"{gains[epochs, kind]:+.1%}" for kind in ("narrow", "low rank")}
+        | {"hashed over narrow": f"{gains[epochs, 'narrow']:+.1%}"}
         for epochs in chapter08.LENGTHS
     ]
     return rows, gains
@@ -263,6 +263,6 @@ def bug_rows(
     for name in chapter08_studies.BUG_NAMES:
         prices[name] = bugs.over(trained, "test", of={"by": name}, over=right)
         over = bugs.over(calibrated, "test", of={"by": name}, over=three)
-        told = {"against right": f"{prices[name]:+.1%}", "over calibration alone": f"{over:+.1%}"}
+        told = {"against right": f"{prices[name]:+.1%}", "over calibration alone": f"{over.mean:+.1%}"}
         rows.append({"3 bits": name} | told)
     return rows, prices
