@@ -48,10 +48,8 @@ __all__ = [
 CHECKPOINT = {"mlp": "glyphs-mlp", "vgg": "glyphs-vgg", "narrow": "glyphs-vgg-narrow"}
 BASE_EPOCHS = 30  # of another MLP, by the recipe of its checkpoint
 
-LAYERS = {
-    "mlp": ("1", "3"),
-    "vgg": ("3", "7", "10", "14", "17"),
-}  # all but the first convolution and the last layer
+# All but the first convolution and the last linear layer
+LAYERS = {"mlp": ("1", "3"), "vgg": ("3", "7", "10", "14", "17")}
 
 
 # The methods, as the chapter shows them

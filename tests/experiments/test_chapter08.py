@@ -40,7 +40,7 @@ def shared(glyphs):
 def test_two_thin_layers_are_those_of_the_library(layer, x):
     before = copy.deepcopy(layer.state_dict())
     ours, library = chapter08.thin(layer, 10), factorization.factorize_layer(layer, 10)
-    torch.testing.assert_close(ours(x), library(x), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours(x), library(x), atol=1e-4, rtol=1e-3)
     assert [p.shape for p in ours.parameters()] == [p.shape for p in library.parameters()]
     ours[0].weight.data.zero_()
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
