@@ -48,8 +48,7 @@ __all__ = [
 CHECKPOINT = {"mlp": "glyphs-mlp", "vgg": "glyphs-vgg", "narrow": "glyphs-vgg-narrow"}
 BASE_EPOCHS = 30  # of another MLP, by the recipe of its checkpoint
 
-# All but the first convolution and the last linear layer
-LAYERS = {"mlp": ("1", "3"), "vgg": ("3", "7", "10", "14", "17")}
+LAYERS = {"mlp": ("1", "3"), "vgg": ("3", "7", "10", "14", "17")}  # not the first and the last
 
 
 # The methods, as the chapter shows them
