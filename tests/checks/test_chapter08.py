@@ -5,17 +5,14 @@ import pytest
 import torch
 
 from course_lib.checks import NotYet, chapter08
+from course_lib.experiments import chapter08_trained
 from course_lib.factorization import break_even_rank, rank_for_energy
 from course_lib.hashing import HashedLinear, assignment
 from course_lib.quantization import affine, aware
 from tests.checks import solutions
 
 RIGHT = solutions.of("08")
-largest, by_energy, of_rounding = (
-    RIGHT["largest-rank"],
-    RIGHT["rank-by-energy"],
-    RIGHT["gradient-of-rounding"],
-)
+largest, by_energy, of_rounding = RIGHT["largest-rank"], RIGHT["rank-by-energy"], RIGHT["my-rounding"]
 
 
 def of_buckets(*arguments):
@@ -33,11 +30,11 @@ def library_by_energy(values, share):
     return rank_for_energy(layer, share)
 
 
-def library_of_rounding(gradient, x, scale, low, high):
-    x = torch.tensor(x, dtype=torch.float32, requires_grad=True)
-    params = affine.choose_params(low * scale, high * scale, bits=4, symmetric=True)
-    aware.straight_through(x, params).backward(torch.tensor(gradient, dtype=torch.float32))
-    return x.grad.numpy()
+def library_of_rounding(x, scale, low, high):
+    """The library's, with ranges that have these scales: one for each row or filter."""
+    ends = high * scale.detach().flatten()
+    params = affine.choose_params(-ends, ends, bits=high.bit_length() + 1, symmetric=True, axis=0)
+    return aware.straight_through(x, params)
 
 
 def test_a_gradient_may_be_a_tensor():
@@ -51,7 +48,7 @@ def test_a_gradient_may_be_a_tensor():
 def test_the_library_passes_the_checks():
     chapter08.check_largest_rank(library_largest)
     chapter08.check_rank_by_energy(library_by_energy)
-    chapter08.check_gradient_of_rounding(library_of_rounding)
+    chapter08.check_my_rounding(library_of_rounding)
 
 
 def test_the_gradient_of_buckets_is_that_of_the_library():
@@ -126,6 +123,15 @@ def added_once(gradient, places, signs, buckets):
         (lambda g, p, s, k: np.bincount(p.flatten(), (s * g).flatten()), "one number for each of the 5"),
         (lambda g, p, s, k: s * g, "shape \\[2, 3\\]"),
         (lambda g, p, s, k: of_buckets(g, p, s, k) + 1, "Bucket 0 gets"),
+        (
+            lambda g, p, s, k: (
+                of_buckets(g, p, np.ones_like(s), k) / np.maximum(np.bincount(p.flatten(), minlength=k), 1)
+            ),
+            "signs are missing. And: that is the mean",
+        ),
+        (lambda g, p, s, k: added_once(g, p, np.ones_like(s), k), "signs are missing. And: of the weights"),
+        (lambda g, p, s, k: of_buckets(g, p, s, k) * np.nan, "holds NaN"),
+        (lambda g, p, s, k: "buckets", "Return numbers"),
         (lambda g, p, s, k: None, "returned None"),
     ],
 )
@@ -134,23 +140,92 @@ def test_bucket_gradient_names_the_mistake(wrong, hint):
         chapter08.check_bucket_gradient(wrong)
 
 
+def rounding(gradient_of, forward=lambda x, s, lo, hi: (x / s).round().clamp(lo, hi) * s):
+    """A learner's function with another gradient, (gradient, x, scale, low, high) -> gradient, or another forward."""
+
+    def wrong(x, scale, low, high):
+        class Function(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                ctx.save_for_backward(x)
+                return forward(x, scale, low, high)
+
+            @staticmethod
+            def backward(ctx, gradient):
+                (x,) = ctx.saved_tensors
+                return gradient_of(gradient, x, scale, low, high)
+
+        return Function.apply(x)
+
+    return wrong
+
+
+def inside(x, s, lo, hi):
+    integers = (x / s).round()
+    return (integers >= lo) & (integers <= hi)
+
+
+OUTSIDE, SCALED = "It passes outside the range too", "The scale is in the gradient"
+
+
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        (lambda g, x, s, lo, hi: 0 * g, "nothing would be learned"),
-        (lambda g, x, s, lo, hi: g, "passes outside the range"),
-        (lambda g, x, s, lo, hi: g * ((x >= lo) & (x <= hi)), "Divide by the scale"),
-        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo + 1, hi - 1), "<= and >="),
-        (lambda g, x, s, lo, hi: g * ((x / s >= lo) & (x / s <= hi)), "Round before you compare"),
-        (lambda g, x, s, lo, hi: g - of_rounding(g, x, s, lo, hi), "Turned around"),
-        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) * s, "scale is in the gradient"),
-        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) / s, "divided by the scale"),
-        (lambda g, x, s, lo, hi: of_rounding(np.ones_like(g), x, s, lo, hi), "Times the gradient"),
-        (lambda g, x, s, lo, hi: of_rounding(g, x, s, lo, hi) + 1, "it should be"),
-        (lambda g, x, s, lo, hi: g[:2], r"not \[2\]"),
-        (lambda g, x, s, lo, hi: None, "returned None"),
+        (lambda x, s, lo, hi: (x / s).round().clamp(lo, hi) * s, "nothing is learned"),
+        (rounding(lambda g, x, s, lo, hi: 0 * g), "nothing is learned"),
+        (rounding(lambda g, x, s, lo, hi: g), OUTSIDE),
+        (chapter08_trained.passing, OUTSIDE),
+        (rounding(lambda g, x, s, lo, hi: g * ((x >= lo) & (x <= hi))), "Divide by the scale"),
+        (rounding(lambda g, x, s, lo, hi: g * inside(x, s, lo + 1, hi - 1)), "<= and >="),
+        (rounding(lambda g, x, s, lo, hi: g * ((x / s >= lo) & (x / s <= hi))), "Round before you compare"),
+        (rounding(lambda g, x, s, lo, hi: g * ~inside(x, s, lo, hi)), "Turned around"),
+        (rounding(lambda g, x, s, lo, hi: g * inside(x, s, lo, hi) * s), f"^{SCALED}"),
+        (rounding(lambda g, x, s, lo, hi: g * inside(x, s, lo, hi) / s), "divided by the scale"),
+        (rounding(lambda g, x, s, lo, hi: inside(x, s, lo, hi).float()), "Times the gradient"),
+        (rounding(lambda g, x, s, lo, hi: g * s), f"{OUTSIDE}.* And: {SCALED}"),
+        (rounding(lambda g, x, s, lo, hi: g * inside(x, s, lo, hi) + 1), "it should be"),
+        (rounding(lambda g, x, s, lo, hi: None), "No gradient arrives at x"),
+        (rounding(lambda g, *_: g, lambda x, s, lo, hi: (x / s).round() * s), "not clipped"),
+        (
+            rounding(lambda g, *_: g, lambda x, s, lo, hi: (x / s).round().clamp(lo, hi)),
+            "These are the integers",
+        ),
+        (rounding(lambda g, *_: g, lambda x, s, lo, hi: x.round().clamp(lo, hi)), "without its scale"),
+        (
+            rounding(lambda g, *_: g, lambda x, s, lo, hi: (x / s).floor().clamp(lo, hi) * s),
+            "floor goes down",
+        ),
+        (
+            rounding(lambda g, *_: g, lambda x, s, lo, hi: (x / s).trunc().clamp(lo, hi) * s),
+            "cut off, not rounded",
+        ),
+        (
+            rounding(lambda g, *_: g, lambda x, s, lo, hi: (x.clamp(lo, hi) / s).round() * s),
+            "before it is divided",
+        ),
+        (rounding(lambda g, *_: g, lambda x, s, lo, hi: x.clone()), "x itself"),
+        (rounding(lambda g, *_: g, lambda x, s, lo, hi: x * torch.nan), "holds NaN"),
+        (rounding(lambda g, *_: g, lambda x, s, lo, hi: x.flatten()), r"has shape \[9\]"),
+        (lambda x, s, lo, hi: of_rounding(x, s, lo, hi).double(), "has dtype torch.float64"),
+        (lambda x, s, lo, hi: of_rounding(x, s, lo, hi).detach(), "no gradient at all"),
+        (lambda x, s, lo, hi: of_rounding(x, s, lo, hi).detach().numpy(), "is a ndarray"),
+        (lambda x, s, lo, hi: of_rounding(x, s, lo, hi) + 1, "becomes"),
+        (lambda x, s, lo, hi: None, "returned None"),
     ],
 )
-def test_gradient_of_rounding_names_the_mistake(wrong, hint):
+def test_my_rounding_names_the_mistake(wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        chapter08.check_gradient_of_rounding(wrong)
+        chapter08.check_my_rounding(wrong)
+
+
+def test_a_rounding_that_does_not_train_says_what_it_reached(monkeypatch):
+    monkeypatch.setattr(chapter08_trained, "trained_at_two_bits", lambda rounding: 0.123)
+    with pytest.raises(NotYet, match=r"reaches 12\.3 % .* 50 % are wanted"):
+        chapter08.check_my_rounding(of_rounding)
+
+
+def test_without_a_gradient_two_bits_stay_below_the_target():
+    reached = chapter08_trained.trained_at_two_bits(
+        lambda x, s, lo, hi: (x.detach() / s).round().clamp(lo, hi) * s + 0 * x
+    )
+    assert reached < 0.5 * chapter08_trained.TARGET

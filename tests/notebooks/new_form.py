@@ -15,5 +15,7 @@ NEW_FORM: tuple[str, ...] = (
     "studies/05-eagleeye",
     "06-post-training-quantization",
     "studies/06-post-training-quantization",
+    "08-low-rank-hashing-qat",
+    "studies/08-low-rank-hashing-qat",
 )
 """Names as in notebooks.book(), such as "05-eagleeye" and "studies/05-eagleeye"."""
