@@ -210,9 +210,24 @@ def measure(run: Run, shared: Shared, method: Callable[..., nn.Module]) -> dict[
 CHOOSING = 5
 """The seed that chooses; it takes no part in the comparisons."""
 
-GRID = (0.03, 0.1, 0.3, 1.0)
-FEW_GRID = (0.01, 0.03, 0.1, 0.3)
+GRIDS: Mapping[tuple[str, int | None], tuple[float, ...]] = {
+    ("cut", None): (0.01, 0.03, 0.1, 0.3, 1.0),
+    ("new", None): (0.03, 0.1, 0.3, 1.0),
+    ("narrow", None): (0.03, 0.1, 0.3, 1.0, 3.0),
+    ("cut", 100): (0.003, 0.01, 0.03, 0.1, 0.3),
+    ("cut", 1000): (0.003, 0.01, 0.03, 0.1, 0.3),
+    ("narrow", 100): (0.01, 0.03, 0.1, 0.3, 1.0),
+    ("narrow", 1000): (0.01, 0.03, 0.1, 0.3, 1.0),
+}
+"""{(start, labelled images): learning rates}; none is chosen at an end."""
+
+LENGTHS = {"cut": (1, 10), "new": (2, 25), "narrow": (2, 25)}
+"""{start: epochs that stand for short and for long training}."""
+
 TEMPERATURES, ALPHAS = (1.0, 4.0, 8.0), (0.1, 0.5, 0.9)
+TEACHER_RATES = (0.03, 0.1)
+"""That which is chosen for the cut, and a larger one, to show what it changes."""
+
 TRIAL = {"teacher": "given", "temperature": 4.0, "alpha": 0.5}
 """Teacher of the runs that choose a rate."""
 
@@ -222,24 +237,16 @@ DEFAULTS = {"images": None, "bugs": False}
 
 def _choices() -> tuple[dict[str, Any], ...]:
     arms: list[dict[str, Any]] = []
-    for rate in GRID:
-        for epochs in (1, 10):
-            arms += [{"start": "cut", **how, "rate": rate, "epochs": epochs} for how in (TRIAL, LABELS)]
-        for epochs in (2, 25):
-            arms += [
-                {"start": start, **LABELS, "rate": rate, "epochs": epochs} for start in ("new", "narrow")
-            ]
-    for images, epochs in FEW.items():
-        for rate in FEW_GRID:
-            arms += [
-                {"start": start, **how, "rate": rate, "epochs": epochs, "images": images}
-                for start, how in (("cut", TRIAL), ("narrow", LABELS))
-            ]
-    for epochs in (1, 10):
+    for (start, images), rates in GRIDS.items():
+        ways = [TRIAL] if start == "cut" and images else [TRIAL, LABELS] if start == "cut" else [LABELS]
+        for epochs in LENGTHS[start] if images is None else (FEW[images],):
+            own = {"start": start, "epochs": epochs} | ({"images": images} if images else {})
+            arms += [own | how | {"rate": rate} for how in ways for rate in rates]
+    for epochs in LENGTHS["cut"]:
         for temperature in TEMPERATURES:
             for alpha in ALPHAS:
                 how = {"teacher": "given", "temperature": temperature, "alpha": alpha}
-                arms.append({"start": "cut", **how, "rate": 0.1, "epochs": epochs})
+                arms += [{"start": "cut", "epochs": epochs, **how, "rate": rate} for rate in TEACHER_RATES]
     unique = [arm for place, arm in enumerate(arms) if arm not in arms[:place]]
     return tuple(arm | {"seed": CHOOSING} for arm in unique)
 
