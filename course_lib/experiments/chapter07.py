@@ -44,6 +44,7 @@ __all__ = [
     "CHOOSING",
     "COSTS",
     "FEW",
+    "FEW_LABELS",
     "SCORING",
     "TEACHER",
     "TUNE",
@@ -264,22 +265,22 @@ CHOICES = Experiment(
 """Learning rates of every arm, temperature and alpha of the teacher, for short and for long training."""
 
 RATE: Mapping[tuple[str, str, str], float] = {
-    ("cut", "given", "short"): 0.1,
-    ("cut", "given", "long"): 0.1,
-    ("cut", "none", "short"): 0.1,
-    ("cut", "none", "long"): 0.1,
-    ("new", "none", "short"): 0.1,
-    ("new", "none", "long"): 0.1,
-    ("narrow", "none", "short"): 0.1,
-    ("narrow", "none", "long"): 0.1,
+    ("cut", "given", "short"): 0.03,
+    ("cut", "given", "long"): 0.03,
+    ("cut", "none", "short"): 0.03,
+    ("cut", "none", "long"): 0.03,
+    ("new", "none", "short"): 0.3,
+    ("new", "none", "long"): 0.3,
+    ("narrow", "none", "short"): 0.3,
+    ("narrow", "none", "long"): 1.0,
 }
 """{(start, teacher, length of training): learning rate with the best accuracy on validation images}."""
 
 FEW_RATE: Mapping[tuple[str, int], float] = {
-    ("cut", 100): 0.1,
-    ("cut", 1000): 0.1,
-    ("narrow", 100): 0.1,
-    ("narrow", 1000): 0.1,
+    ("cut", 100): 0.01,
+    ("cut", 1000): 0.03,
+    ("narrow", 100): 0.3,
+    ("narrow", 1000): 0.3,
 }
 TEACHER: Mapping[str, Mapping[str, float]] = {
     "short": {"temperature": 4.0, "alpha": 0.5},
@@ -311,31 +312,48 @@ def arm_of(by: str, epochs: int, images: int | None = None) -> dict[str, Any]:
     return arm | ({"bugs": True} if (by, epochs) == ("pipeline", 10) else {})
 
 
+SEED = "strategies, calibration images, new weights, few images and the order of images; one given network"
+
+
+def _of_five(*arms: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    return tuple(arm | {"seed": seed} for arm in arms for seed in range(5))
+
+
 BUDGET = Experiment(
     "07-budget",
-    tuple(
-        arm | {"seed": seed}
-        for arm in (
-            *(arm_of(by, epochs) for by in ("pipeline", "narrow", "new weights") for epochs in BUDGETS),
-            arm_of("labels", 1),
-            arm_of("labels", 10),
-            arm_of("itself", 10),
-            *(
-                arm_of(by, epochs, images)
-                for images, epochs in FEW.items()
-                for by in ("pipeline", "narrow", "narrow, taught")
-            ),
-        )
-        for seed in range(5)
+    _of_five(
+        *(arm_of(by, epochs) for by in ("pipeline", "narrow") for epochs in BUDGETS),
+        arm_of("new weights", 25),
+        arm_of("labels", 1),
+        arm_of("labels", 10),
+        arm_of("itself", 1),
     ),
     measure,
     prepare,
     best_cut,
     DEFAULTS,
     live=(),  # the chapter's own loop repeats the pipeline of seed 0
-    seed="strategies, calibration images, new weights, few images and the order of images; one given network",
+    seed=SEED,
 )
-"""The pipeline and its controls, for every number of epochs, and with few labelled images."""
+"""The pipeline and its controls, for every number of epochs that is paid after the network is given."""
+
+FEW_LABELS = Experiment(
+    "07-few",
+    _of_five(
+        *(
+            arm_of(by, epochs, images)
+            for images, epochs in FEW.items()
+            for by in ("pipeline", "narrow", "narrow, taught")
+        )
+    ),
+    measure,
+    prepare,
+    best_cut,
+    DEFAULTS,
+    live=(),
+    seed=SEED,
+)
+"""The same with few labelled images, and with the given network as a teacher of the narrow one."""
 
 
 # What the networks cost, and what they are worth before any training
