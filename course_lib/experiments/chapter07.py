@@ -37,6 +37,7 @@ from course_lib.quantization import workflow
 from course_lib.training import Loss, Recipe
 
 __all__ = [
+    "ALPHAS",
     "BUDGET",
     "BUDGETS",
     "CALIBRATION",
@@ -47,6 +48,8 @@ __all__ = [
     "FEW_LABELS",
     "SCORING",
     "TEACHER",
+    "TEACHER_RATES",
+    "TEMPERATURES",
     "TUNE",
     "Shared",
     "best_cut",
@@ -217,8 +220,8 @@ GRIDS: Mapping[tuple[str, int | None], tuple[float, ...]] = {
     ("narrow", None): (0.03, 0.1, 0.3, 1.0, 3.0),
     ("cut", 100): (0.003, 0.01, 0.03, 0.1, 0.3),
     ("cut", 1000): (0.003, 0.01, 0.03, 0.1, 0.3),
-    ("narrow", 100): (0.01, 0.03, 0.1, 0.3, 1.0),
-    ("narrow", 1000): (0.01, 0.03, 0.1, 0.3, 1.0),
+    ("narrow", 100): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    ("narrow", 1000): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
 }
 """{(start, labelled images): learning rates}; none is chosen at an end."""
 
@@ -279,12 +282,12 @@ RATE: Mapping[tuple[str, str, str], float] = {
 FEW_RATE: Mapping[tuple[str, int], float] = {
     ("cut", 100): 0.01,
     ("cut", 1000): 0.03,
-    ("narrow", 100): 0.3,
-    ("narrow", 1000): 0.3,
+    ("narrow", 100): 1.0,
+    ("narrow", 1000): 1.0,
 }
 TEACHER: Mapping[str, Mapping[str, float]] = {
-    "short": {"temperature": 4.0, "alpha": 0.5},
-    "long": {"temperature": 4.0, "alpha": 0.5},
+    "short": {"temperature": 8.0, "alpha": 0.5},
+    "long": {"temperature": 8.0, "alpha": 0.9},
 }
 
 
