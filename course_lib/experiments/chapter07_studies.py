@@ -81,7 +81,7 @@ def of_the_whole(network: nn.Module, dataset: Dataset, seed: int) -> dict[str, A
     return {f"{new}{part}": told[f"{old}{part}"] for old, new in names.items() for part in ("", "_parts")}
 
 
-AWARE_GRID = (0.003, 0.01, 0.03, 0.1)
+AWARE_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
 ORDER_RATES = Experiment(
     "07-order-rates",
     tuple(
@@ -97,7 +97,7 @@ ORDER_RATES = Experiment(
 )
 """Learning rates of the training with rounding, after the cut and before it."""
 
-AWARE_RATE = {True: 0.1, False: 0.1}
+AWARE_RATE = {True: 0.03, False: 0.1}
 """{whether the cut comes before the training with rounding: the rate that is best on validation images}."""
 
 
