@@ -22,9 +22,13 @@ __all__ = [
     "curves",
     "difference",
     "gains",
+    "interaction",
     "ordered_runs",
+    "photograph_rows",
     "points",
+    "rates",
     "rows",
+    "run_gaps",
     "teacher_grid",
 ]
 
@@ -186,10 +190,8 @@ def _only(results: Results, **settings: Any) -> Any:
 
 def best_rate(choices: Results, start: str, teacher: str, epochs: int, images: int | None = None) -> float:
     """The learning rate that is best on validation images."""
-    chosen = _only(choices, start=start, teacher=teacher, epochs=epochs, images=images)
-    if teacher == "given":
-        chosen = chosen[(chosen["temperature"] == 4.0) & (chosen["alpha"] == 0.5)]
-    return float(chosen.groupby("rate")["validation"].mean().idxmax())
+    found = rates(choices, start, teacher, epochs, images)
+    return max(found, key=lambda rate: found[rate])
 
 
 def teacher_grid(choices: Results, epochs: int, rate: float) -> np.ndarray:
@@ -209,3 +211,39 @@ def best_teacher(choices: Results, epochs: int, rate: float) -> dict[str, float]
 def ordered_runs(orders: Results, words: Sequence[str]) -> dict[str, list[float]]:
     """Test accuracy of every seed of every order."""
     return {order: orders.values("test", order=order) for order in words}
+
+
+def rates(
+    choices: Results, start: str, teacher: str, epochs: int, images: int | None = None
+) -> dict[float, float]:
+    """Validation accuracy by learning rate."""
+    chosen = _only(choices, start=start, teacher=teacher, epochs=epochs, images=images)
+    if teacher == "given":
+        chosen = chosen[(chosen["temperature"] == 4.0) & (chosen["alpha"] == 0.5)]
+    return chosen.groupby("rate")["validation"].mean().to_dict()
+
+
+def interaction(base: Arm, first: Arm, second: Arm, both: Arm) -> Interval:
+    """What two steps change together, minus what each of them changes alone."""
+    signs = ((both, 1), (base, 1), (first, -1), (second, -1))
+    values = sum(sign * np.array(arm.values) for arm, sign in signs)
+    parts = sum(sign * arm.parts for arm, sign in signs)
+    return statistics.mean_interval(values.tolist(), parts=parts)
+
+
+def photograph_rows(real: Results, ways: Sequence[str]) -> list[dict[str, str]]:
+    """Every run on photographs, in float32 and in int8, with mean costs."""
+    found = []
+    for by in ways:
+        runs = {
+            name: ", ".join(f"{value:.1%}" for value in sorted(real.values(metric, by=by)))
+            for name, metric in (("float32", "float"), ("int8", "test"))
+        }
+        costs = {name: f"{np.mean(real.values(name.lower(), by=by)):,.0f}" for name in ("bytes", "MACs")}
+        found.append({"network": by, **runs, **costs})
+    return found
+
+
+def run_gaps(of: Sequence[float], over: Sequence[float]) -> str:
+    """Differences run by run, in points, from the lowest."""
+    return ", ".join(f"{gap:+.1f}" for gap in sorted(100 * (a - b) for a, b in zip(of, over, strict=True)))

@@ -93,7 +93,8 @@ def test_settings_that_are_none_are_refused_plainly(wrong, hint):
 @pytest.mark.parametrize(
     ("settings", "reached", "hint"),
     [
-        (GOOD, 0.9, "few updates"),
+        (GOOD | {"batch_size": 512}, 0.9, "few updates"),
+        (GOOD | {"rate": 0.1}, 0.9, "undo what they know"),
         (GOOD | {"batch_size": 32}, 0.9, "one setting at a time"),
         (GOOD | {"rate": 3.0}, 0.2, "come apart"),
     ],

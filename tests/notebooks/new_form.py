@@ -13,5 +13,7 @@ NEW_FORM: tuple[str, ...] = (
     "studies/04-l1-filter-pruning",
     "05-eagleeye",
     "studies/05-eagleeye",
+    "07-putting-it-together",
+    "studies/07-putting-it-together",
 )
 """Names as in notebooks.book(), such as "05-eagleeye" and "studies/05-eagleeye"."""
