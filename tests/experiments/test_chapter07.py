@@ -130,30 +130,32 @@ def test_training_after_rounding_keeps_the_batch_norms_and_the_ranges(given):
     assert not torch.equal(tuned[0].weight, given[0].weight)
 
 
-CHOICES = chapter07.CHOICES.recorded()
+@pytest.fixture(scope="module")
+def choices():
+    return chapter07.CHOICES.recorded()
 
 
 @pytest.mark.parametrize(("key", "rate"), chapter07.RATE.items())
-def test_every_rate_is_the_best_on_validation_images_and_not_at_an_end(key, rate):
+def test_every_rate_is_the_best_on_validation_images_and_not_at_an_end(key, rate, choices):
     start, teacher, length = key
     epochs = chapter07.LENGTHS[start][length == "long"]
-    assert chapter07_tables.best_rate(CHOICES, start, teacher, epochs) == rate
+    assert chapter07_tables.best_rate(choices, start, teacher, epochs) == rate
     assert min(chapter07.GRIDS[start, None]) < rate < max(chapter07.GRIDS[start, None])
 
 
 @pytest.mark.parametrize(("key", "rate"), chapter07.FEW_RATE.items())
-def test_every_rate_for_few_images_is_chosen_alike(key, rate):
+def test_every_rate_for_few_images_is_chosen_alike(key, rate, choices):
     start, images = key
     teacher = "given" if start == "cut" else "none"
-    found = chapter07_tables.best_rate(CHOICES, start, teacher, chapter07.FEW[images], images)
+    found = chapter07_tables.best_rate(choices, start, teacher, chapter07.FEW[images], images)
     assert found == rate
     assert min(chapter07.GRIDS[key]) < rate < max(chapter07.GRIDS[key])
 
 
-def test_temperature_and_alpha_are_the_best_on_validation_images():
+def test_temperature_and_alpha_are_the_best_on_validation_images(choices):
     for length, epochs in zip(("short", "long"), chapter07.LENGTHS["cut"], strict=True):
         rate = chapter07.RATE["cut", "given", length]
-        assert chapter07_tables.best_teacher(CHOICES, epochs, rate) == chapter07.TEACHER[length]
+        assert chapter07_tables.best_teacher(choices, epochs, rate) == chapter07.TEACHER[length]
 
 
 def test_the_rate_of_training_with_rounding_is_the_best_on_validation_images():
