@@ -221,7 +221,7 @@ GRIDS: Mapping[tuple[str, int | None], tuple[float, ...]] = {
     ("cut", 100): (0.003, 0.01, 0.03, 0.1, 0.3),
     ("cut", 1000): (0.003, 0.01, 0.03, 0.1, 0.3),
     ("narrow", 100): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    ("narrow", 1000): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    ("narrow", 1000): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
 }
 """{(start, labelled images): learning rates}; none is chosen at an end."""
 

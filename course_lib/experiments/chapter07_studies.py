@@ -81,13 +81,13 @@ def of_the_whole(network: nn.Module, dataset: Dataset, seed: int) -> dict[str, A
     return {f"{new}{part}": told[f"{old}{part}"] for old, new in names.items() for part in ("", "_parts")}
 
 
-AWARE_GRID = (0.003, 0.01, 0.03, 0.1, 0.3)
+ORDER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 ORDER_RATES = Experiment(
     "07-order-rates",
     tuple(
         {"order": order, "rate": rate, "seed": CHOOSING}
-        for order in ("cut, round, train", "round, train, cut")
-        for rate in AWARE_GRID
+        for order in ("cut, round, train", "round, train, cut", "train, cut, round")
+        for rate in ORDER_GRID
     ),
     measure_order,
     prepare,
@@ -95,18 +95,19 @@ ORDER_RATES = Experiment(
     live=(),
     seed="nothing else: one seed, which takes no part in the comparisons, chooses",
 )
-"""Learning rates of the training with rounding, after the cut and before it."""
+"""Learning rates of the training with rounding, after the cut and before it, and of that before both."""
 
-AWARE_RATE = {True: 0.03, False: 0.1}
-"""{whether the cut comes before the training with rounding: the rate that is best on validation images}."""
+ORDER_RATE = {"cut, round, train": 0.03, "round, train, cut": 0.3, "train, cut, round": 0.3}
+"""{order: the rate that is best on validation images, once all three steps are done}."""
 
 
 def rate_of(order: str) -> float:
-    """The learning rate of the training in an order."""
+    """The learning rate of the training in an order; orders that train on the same thing share it."""
     steps = order.split(", ")
-    if steps.index("train") < steps.index("round"):
-        return RATE["cut", "none", "short"]
-    return AWARE_RATE[steps.index("cut") < steps.index("train")]
+    rounded_first = steps.index("round") < steps.index("train")
+    if steps.index("cut") < steps.index("train"):
+        return ORDER_RATE["cut, round, train"] if rounded_first else RATE["cut", "none", "short"]
+    return ORDER_RATE["round, train, cut" if rounded_first else "train, cut, round"]
 
 
 ORDERS = Experiment(
