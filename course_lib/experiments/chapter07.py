@@ -283,7 +283,7 @@ FEW_RATE: Mapping[tuple[str, int], float] = {
     ("cut", 100): 0.01,
     ("cut", 1000): 0.03,
     ("narrow", 100): 1.0,
-    ("narrow", 1000): 1.0,
+    ("narrow", 1000): 3.0,
 }
 TEACHER: Mapping[str, Mapping[str, float]] = {
     "short": {"temperature": 8.0, "alpha": 0.5},
