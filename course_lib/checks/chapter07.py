@@ -1,9 +1,22 @@
 """Checks of the exercises of chapter 07, putting it together."""
 
+import copy
+import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from numbers import Real
 
+import torch
+from torch import Tensor, nn
+
+from course_lib import checkpoints, data, distillation, jobs, training
 from course_lib.checks import call, exercise, expect, judge, passed
+from course_lib.data import Dataset
+from course_lib.pruning.filters import filter_plan
+from course_lib.pruning.recalibration import recalibrate_batch_norm
+from course_lib.pruning.surgery import remove_channels
+from course_lib.quantization import workflow
 
 _Points = Mapping[str, tuple[float, float]]
 """{network: (cost, accuracy)}."""
@@ -130,44 +143,134 @@ def _left(points: _Points, beaten: Callable[[tuple[float, float], tuple[float, f
     }
 
 
+TARGET = 0.93
+"""Validation accuracy, in int8, that is wanted after one epoch."""
+
+_WIDTHS = (9, 27, 30, 20, 28, 45)
+"""Filters that the chapter's cut of seed 0 leaves in each convolution."""
+
+_USUAL = {"rate": 0.1, "batch_size": 128, "temperature": 4.0, "alpha": 0.5}
+_RANGES = {"rate": (0, 10), "temperature": (0.1, 100), "alpha": (0, 1)}
+
+
 @exercise(
-    again="Take three changes against `base`: of both, of the first, of the second; the last two come off.",
-    read="Where the steps help or hurt each other",
+    again="Change the learning rate alone, by a factor of three down and up, and look which way it goes. "
+    "Then do the same with the temperature.",
+    read="Mend a pipeline",
 )
-def check_interaction(interaction: Callable[[float, float, float, float], float]) -> None:
-    """Check a learner's interaction of two steps, `interaction(base, first, second, both) -> float`.
+def check_my_settings(my_settings: Callable[[], Mapping[str, float]]) -> None:
+    """Check a learner's settings of one epoch after the cut, `my_settings() -> {setting: number}`.
 
     Raises:
-        NotYet: the answer is not right; the message names the likely mistake.
+        NotYet: the settings are none, or the int8 network does not reach the target on validation images.
 
     Example:
-        >>> check_interaction(lambda base, first, second, both: (both - base) - (second - base))
+        >>> check_my_settings(lambda: {"rate": 0.03})
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: What the first changes alone is not taken off.
+        course_lib.checks.NotYet: Settings are missing: alpha, batch_size, temperature.
     """
-    cases = [(0.95, 0.93, 0.94, 0.90), (0.95, 0.60, 0.94, 0.93), (0.90, 0.85, 0.85, 0.80)]
-    for base, first, second, both in cases:
-        answer = float(call(interaction, base, first, second, both))
-        right = (both - base) - ((first - base) + (second - base))
-        mistakes = {
-            "The sign is turned round: it is negative where the two together lose more than their losses add up to.": (
-                -right
-            ),
-            "That is the change of the two together. Take off what each changes alone.": both - base,
-            "What the first changes alone is not taken off.": (both - base) - (second - base),
-            "What the second changes alone is not taken off.": (both - base) - (first - base),
-            "Changes are differences from `base`; without it a loss is counted twice.": both - first - second,
-            "Losses in points add up here. Ratios are another question.": both / base
-            - first * second / base**2,
-        }
-        if not math.isclose(answer, right, abs_tol=1e-9):
-            for hint, wrong in mistakes.items():
-                expect(not math.isclose(answer, wrong, abs_tol=1e-9), hint)
-            expect(
-                False,
-                f"interaction({base}, {first}, {second}, {both}) gives {answer:g}; it should be {right:g}.",
-            )
-    passed(
-        "0 where losses add up, negative where two steps hurt each other, positive where one mends the other."
+    settings = call(my_settings)
+    reached = one_epoch(settings)
+    if reached < TARGET:
+        told = f"Your settings reach {100 * reached:.1f} % on validation images; {100 * TARGET:.1f} % are wanted."
+        if reached < 0.5:
+            hint = "The training has come apart: the learning rate is far too high for this batch size."
+        elif settings["batch_size"] > _USUAL["batch_size"]:
+            hint = "One epoch with such large batches is few updates. Try smaller ones."
+        elif settings["rate"] >= _USUAL["rate"]:
+            hint = "The weights that stay are trained already: large steps undo what they know."
+        else:
+            hint = "Change one setting at a time: the learning rate first, then the teacher's part."
+        expect(False, f"{told} {hint}")
+    passed(f"one epoch after the cut reaches {100 * TARGET:.1f} % on validation images, in int8.")
+
+
+def one_epoch(settings: Mapping[str, float], on: str = "validation") -> float:
+    """Train the chapter's cut of seed 0 for one epoch with these settings, round it, and measure it on a split.
+
+    Args:
+        settings: "rate", "batch_size", "temperature" and "alpha".
+        on: "validation" or "test".
+
+    Raises:
+        NotYet: a setting is missing, unknown, of another type, or out of range.
+    """
+    _check_settings(settings)
+    network = _trained(tuple(sorted(settings.items())))
+    return 0.0 if network is None else training.evaluate(network, getattr(_dataset(), on))
+
+
+def _check_settings(settings: object) -> None:
+    expect(
+        isinstance(settings, Mapping),
+        f"my_settings returned {settings!r:.60}; return a dict with {', '.join(sorted(_USUAL))}.",
     )
+    missing, unknown = sorted(set(_USUAL) - set(settings)), sorted(set(map(str, settings)) - set(_USUAL))
+    expect(not missing, f"Settings are missing: {', '.join(missing)}.")
+    expect(not unknown, f"Unknown settings: {', '.join(unknown)}.")
+    for name, value in settings.items():
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        expect(number, f"{name} is {value!r:.60}; it must be a number.")
+    batch = settings["batch_size"]
+    expect(
+        batch == int(batch) and 16 <= batch <= 1024,
+        f"batch_size is {batch!r}; it must be a whole number from 16 to 1024.",
+    )
+    for name, (low, high) in _RANGES.items():
+        value = settings[name]
+        expect(low <= value <= high, f"{name} is {value!r}; it must lie between {low} and {high}.")
+    expect(settings["rate"] > 0, "rate is 0: nothing would be learned.")
+
+
+@functools.cache
+def _dataset() -> Dataset:
+    return data.load_dataset("glyphs")
+
+
+@functools.cache
+def _networks() -> tuple[nn.Module, nn.Module]:
+    """The given network, and its cut."""
+    given, dataset = checkpoints.load("glyphs-vgg"), _dataset()
+    example = data.to_float(dataset.train.images[:1])
+    layers = {name: layer for name, layer in given.named_modules() if isinstance(layer, nn.Conv2d)}
+    ratios = {
+        name: 1 - left / layer.out_channels
+        for (name, layer), left in zip(layers.items(), _WIDTHS, strict=True)
+    }
+    small = remove_channels(given, example, filter_plan(given, example, ratios))
+    recalibrate_batch_norm(small, [data.to_float(dataset.train.images[:500])])
+    return given, small
+
+
+@functools.cache  # settings that are tried again, as after their check, cost nothing
+def _trained(settings: tuple[tuple[str, float], ...]) -> nn.Module | None:
+    """The cut after one epoch, in int8; None if it has diverged."""
+    return jobs.on_one_thread(_train, dict(settings))
+
+
+def _train(settings: dict[str, float]) -> nn.Module | None:
+    dataset, (given, small) = _dataset(), _networks()
+    recipe = replace(
+        checkpoints.CATALOGUE["glyphs-vgg"].recipe,
+        epochs=1,
+        schedule="cosine",
+        channels_last=True,
+        learning_rate=float(settings["rate"]),
+        batch_size=int(settings["batch_size"]),
+    )
+    network = copy.deepcopy(small)
+    teacher = copy.deepcopy(given).to(memory_format=torch.channels_last)
+
+    def loss(logits: Tensor, batch: training.Batch) -> Tensor:
+        with torch.no_grad():
+            targets = teacher(batch.images)
+        how = {name: float(settings[name]) for name in ("temperature", "alpha")}
+        return distillation.distillation_loss(logits, targets, batch.labels, **how)
+
+    training.fit(network, dataset, recipe, loss=loss, validate=False)
+    network.to(memory_format=torch.contiguous_format).eval()
+    if not all(parameter.isfinite().all() for parameter in network.parameters()):
+        return None
+    ranges = workflow.calibrate(workflow.collect(network, dataset.train.images[:500]), "mse")
+    return workflow.quantize_model(network, ranges)

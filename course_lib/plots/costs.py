@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from course_lib.plots.style import COLOURS, styled
+from course_lib.statistics import Interval
 
 
 @styled
@@ -20,6 +21,7 @@ def accuracy_against_cost(
     earlier: Mapping[str, tuple[float, float]] | None = None,
     curve: Sequence[tuple[float, float]] = (),
     limits: Mapping[str, float] | None = None,
+    intervals: Mapping[str, Interval] | None = None,
 ) -> Figure:
     """Draw networks as points, test accuracy over cost; the best lie at the top left.
 
@@ -33,6 +35,7 @@ def accuracy_against_cost(
         earlier: networks of other chapters, in grey behind the points.
         curve: (cost, accuracy) of networks of one kind, as a line behind the points, in order of their cost.
         limits: {what a device allows: cost}, as dashed upright lines.
+        intervals: {network: interval of its accuracy}, as upright bars.
     """
     figure = Figure()
     axis = figure.subplots()
@@ -68,6 +71,8 @@ def accuracy_against_cost(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
     ):
         axis.plot(cost, accuracy, marker, color=colour, markersize=9)
+        if intervals and name in intervals:
+            axis.vlines(cost, intervals[name].low, intervals[name].high, color=colour, linewidth=1.5)
         offset = -18 if in_order.index(name) % 2 else 10  # neighbours are often equally accurate
         axis.annotate(
             name, (cost, accuracy), xytext=(0, offset), textcoords="offset points", fontsize=10, ha="center"

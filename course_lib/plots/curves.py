@@ -106,10 +106,11 @@ def interval_lines(
     title: str = "",
     percent_x: bool = False,
     log_x: bool = False,
+    shade: tuple[float, float] | None = None,
 ) -> Figure:
     """Draw curves of means with their intervals, as percent; the means are in [0, 1].
 
-    Shared: chapters 00 and 01 draw it.
+    Shared: chapters 00, 01 and 07 draw it.
 
     Args:
         series: {label: {x: interval}}.
@@ -117,7 +118,8 @@ def interval_lines(
         ylabel: with its unit.
         title: one line.
         percent_x: show x in [0, 1] as percent.
-        log_x: logarithmic horizontal axis, with a tick at each x.
+        log_x: logarithmic horizontal axis, with a tick at each x; an x of 0 stands one step left of 1.
+        shade: from where to where the background is grey.
     """
     figure = Figure(figsize=(7.2, 3.8))
     axis = figure.subplots()
@@ -134,10 +136,12 @@ def interval_lines(
         axis.set_xticks(sorted({x for points in series.values() for x in points}))
         axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     if log_x:
-        axis.set_xscale("log")
+        axis.set_xscale("symlog" if any(0 in points for points in series.values()) else "log")
         axis.set_xticks(sorted({x for points in series.values() for x in points}))
         axis.xaxis.set_major_formatter("{x:,.0f}")
         axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    if shade is not None:
+        axis.axvspan(*shade, color="#eeeeee", zorder=0)
     axis.legend()
     return figure
 

@@ -6,7 +6,7 @@ from course_lib.checks import NotYet, chapter07
 from tests.checks import solutions
 
 RIGHT = solutions.of("07")
-size, best, beyond_the_sum = RIGHT["file-bytes"], RIGHT["front"], RIGHT["interaction"]
+size, best = RIGHT["file-bytes"], RIGHT["front"]
 
 
 def test_a_front_may_be_a_set():
@@ -68,19 +68,42 @@ def test_front_names_the_mistake(wrong, hint):
         chapter07.check_front(wrong)
 
 
+GOOD = {"rate": 0.03, "batch_size": 128, "temperature": 4.0, "alpha": 0.5}
+
+
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
-        (lambda base, first, second, both: -beyond_the_sum(base, first, second, both), "turned round"),
-        (lambda base, first, second, both: both - base, "the two together"),
-        (lambda base, first, second, both: both - second, "the first changes alone"),
-        (lambda base, first, second, both: both - first, "the second changes alone"),
-        (lambda base, first, second, both: both - first - second, "differences from `base`"),
-        (lambda base, first, second, both: both / base - first * second / base**2, "another question"),
-        (lambda base, first, second, both: 7, "it should be -0.02"),
-        (lambda base, first, second, both: None, "returned None"),
+        (lambda: None, "returned None"),
+        (lambda: 0.03, "return a dict"),
+        (lambda: {"rate": 0.03}, "missing: alpha, batch_size, temperature"),
+        (lambda: GOOD | {"epochs": 5}, "Unknown settings: epochs"),
+        (lambda: GOOD | {"rate": "high"}, "rate is 'high'; it must be a number"),
+        (lambda: GOOD | {"alpha": float("nan")}, "alpha is nan; it must be a number"),
+        (lambda: GOOD | {"alpha": 2}, "between 0 and 1"),
+        (lambda: GOOD | {"rate": 0}, "nothing would be learned"),
+        (lambda: GOOD | {"batch_size": 50.5}, "a whole number from 16"),
     ],
 )
-def test_interaction_names_the_mistake(wrong, hint):
+def test_settings_that_are_none_are_refused_plainly(wrong, hint):
     with pytest.raises(NotYet, match=hint):
-        chapter07.check_interaction(wrong)
+        chapter07.check_my_settings(wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reached", "hint"),
+    [
+        (GOOD | {"batch_size": 512}, 0.9, "few updates"),
+        (GOOD | {"rate": 0.1}, 0.9, "undo what they know"),
+        (GOOD | {"batch_size": 32}, 0.9, "one setting at a time"),
+        (GOOD | {"rate": 3.0}, 0.2, "come apart"),
+    ],
+)
+def test_settings_that_reach_too_little_get_a_hint_that_fits(settings, reached, hint, monkeypatch):
+    monkeypatch.setattr(chapter07, "one_epoch", lambda settings: reached)
+    with pytest.raises(NotYet, match=hint):
+        chapter07.check_my_settings(lambda: settings)
+
+
+def test_a_training_that_diverges_reaches_nothing():
+    assert chapter07.one_epoch(GOOD | {"rate": 10, "batch_size": 1024}) < 0.5

@@ -15,6 +15,8 @@ NEW_FORM: tuple[str, ...] = (
     "studies/05-eagleeye",
     "06-post-training-quantization",
     "studies/06-post-training-quantization",
+    "07-putting-it-together",
+    "studies/07-putting-it-together",
     "08-low-rank-hashing-qat",
     "studies/08-low-rank-hashing-qat",
 )
