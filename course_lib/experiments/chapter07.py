@@ -242,7 +242,13 @@ DEFAULTS = {"images": None, "bugs": False}
 def _choices() -> tuple[dict[str, Any], ...]:
     arms: list[dict[str, Any]] = []
     for (start, images), rates in GRIDS.items():
-        ways = [TRIAL] if start == "cut" and images else [TRIAL, LABELS] if start == "cut" else [LABELS]
+        ways = (
+            [TRIAL]
+            if start == "cut" and images
+            else [TRIAL, LABELS]
+            if start == "cut" or images
+            else [LABELS]
+        )
         for epochs in LENGTHS[start] if images is None else (FEW[images],):
             own = {"start": start, "epochs": epochs} | ({"images": images} if images else {})
             arms += [own | how | {"rate": rate} for how in ways for rate in rates]
@@ -279,16 +285,15 @@ RATE: Mapping[tuple[str, str, str], float] = {
 }
 """{(start, teacher, length of training): learning rate with the best accuracy on validation images}."""
 
-FEW_RATE: Mapping[tuple[str, int], float] = {
-    ("cut", 100): 0.01,
-    ("cut", 1000): 0.03,
-    ("narrow", 100): 1.0,
-    ("narrow", 1000): 3.0,
+FEW_RATE: Mapping[tuple[str, str, int], float] = {
+    ("cut", "given", 100): 0.01,
+    ("cut", "given", 1000): 0.03,
+    ("narrow", "none", 100): 1.0,
+    ("narrow", "none", 1000): 3.0,
+    ("narrow", "given", 100): 0.1,
+    ("narrow", "given", 1000): 0.1,
 }
-TEACHER: Mapping[str, Mapping[str, float]] = {
-    "short": {"temperature": 8.0, "alpha": 0.5},
-    "long": {"temperature": 8.0, "alpha": 0.9},
-}
+TEACHER = {"short": {"temperature": 8.0, "alpha": 0.5}, "long": {"temperature": 8.0, "alpha": 0.9}}
 
 
 # Accuracy over what is paid after the network is given
@@ -309,7 +314,7 @@ def arm_of(by: str, epochs: int, images: int | None = None) -> dict[str, Any]:
     start, teacher = START[by]
     length = "short" if epochs <= SHORT or images else "long"
     by_teacher = "none" if teacher == "none" else "given"
-    rate = FEW_RATE[start, images] if images else RATE[start, by_teacher, length]
+    rate = FEW_RATE[start, teacher, images] if images else RATE[start, by_teacher, length]
     how = LABELS if teacher == "none" else {"teacher": teacher, **TEACHER[length]}
     arm = {"by": by, "start": start, **how, "rate": rate, "epochs": epochs, "images": images}
     return arm | ({"bugs": True} if (by, epochs) == ("pipeline", 10) else {})

@@ -118,7 +118,12 @@ FAULTS = {
     "another title": (papers, WHERE, "Microscaling Data", "Macroscaling Data"),
     "a paper that nobody lists": (papers, WHERE, "abs/2310.10537", "abs/2310.10538"),
     "a number": (typed, WHERE, "stored in 4 bits", "stored in 4.5 bits"),
-    "no way into the course": (sections, WHERE, "[chapter 08](08-low-rank-hashing-qat.ipynb#what-does-it-win-over-calibration)", "Chapter 08"),
+    "no way into the course": (
+        sections,
+        WHERE,
+        "[chapter 08](08-low-rank-hashing-qat.ipynb#what-does-it-win-over-calibration)",
+        "Chapter 08",
+    ),
     "nothing to read": (sections, WHERE, "*[Rethinking", "[Rethinking"),
     "a long page": (few_words, WHERE, "Papers choose", "Papers choose " + "so " * WORDS),
     "a heading without a place": (
