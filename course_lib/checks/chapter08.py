@@ -265,7 +265,7 @@ def check_my_rounding(my_rounding: Callable[[Tensor, Tensor, int, int], Tensor])
         >>> check_my_rounding(lambda x, scale, low, high: (x / scale).round().clamp(low, high) * scale)
         Traceback (most recent call last):
             ...
-        course_lib.checks.NotYet: That is the derivative that rounding has: 0 everywhere, and nothing is learned. Pass it on.
+        course_lib.checks.NotYet: That is the derivative of rounding: 0 everywhere, and nothing is learned. Pass it on.
     """
     x = torch.tensor([[-9.0, -3.6, -3.5], [-1.4, 0.1, 0.8], [3.5, 3.8, 20.0]], requires_grad=True)
     gradient = torch.tensor([[1.0, 2.0, -3.0], [4.0, -5.0, 6.0], [7.0, 8.0, 9.0]])
@@ -321,7 +321,7 @@ def _check_gradient(found: Tensor, x: Tensor, gradient: Tensor, scale: Tensor, l
         return
     expect(
         found.any(),
-        "That is the derivative that rounding has: 0 everywhere, and nothing is learned. Pass it on.",
+        "That is the derivative of rounding: 0 everywhere, and nothing is learned. Pass it on.",
     )
     for one, place in _PLACES.items():
         for other, way in _WAYS.items():

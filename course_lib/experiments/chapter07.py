@@ -242,13 +242,7 @@ DEFAULTS = {"images": None, "bugs": False}
 def _choices() -> tuple[dict[str, Any], ...]:
     arms: list[dict[str, Any]] = []
     for (start, images), rates in GRIDS.items():
-        ways = (
-            [TRIAL]
-            if start == "cut" and images
-            else [TRIAL, LABELS]
-            if start == "cut" or images
-            else [LABELS]
-        )
+        ways = [TRIAL] * (start == "cut" or bool(images)) + [LABELS] * (start != "cut" or not images)
         for epochs in LENGTHS[start] if images is None else (FEW[images],):
             own = {"start": start, "epochs": epochs} | ({"images": images} if images else {})
             arms += [own | how | {"rate": rate} for how in ways for rate in rates]
@@ -285,27 +279,12 @@ RATE: Mapping[tuple[str, str, str], float] = {
 }
 """{(start, teacher, length of training): learning rate with the best accuracy on validation images}."""
 
-FEW_RATE: Mapping[tuple[str, str, int], float] = {
-    ("cut", "given", 100): 0.01,
-    ("cut", "given", 1000): 0.03,
-    ("narrow", "none", 100): 1.0,
-    ("narrow", "none", 1000): 3.0,
-    ("narrow", "given", 100): 0.1,
-    ("narrow", "given", 1000): 0.1,
+FEW_RATE: Mapping[tuple[str, str], Mapping[int, float]] = {
+    ("cut", "given"): {100: 0.01, 1000: 0.03},
+    ("narrow", "none"): {100: 1.0, 1000: 3.0},
+    ("narrow", "given"): {100: 0.1, 1000: 0.1},
 }
-TEACHER = {"short": {"temperature": 8.0, "alpha": 0.5}, "long": {"temperature": 8.0, "alpha": 0.9}}
-
-
-# Accuracy over what is paid after the network is given
-
-START = {
-    "pipeline": ("cut", "given"),
-    "labels": ("cut", "none"),
-    "itself": ("cut", "itself"),
-    "new weights": ("new", "none"),
-    "narrow": ("narrow", "none"),
-    "narrow, taught": ("narrow", "given"),
-}
+TEACHER = {length: {"temperature": 8.0, "alpha": a} for length, a in (("short", 0.5), ("long", 0.9))}
 """{arm: (start, teacher)}."""
 
 
@@ -314,7 +293,7 @@ def arm_of(by: str, epochs: int, images: int | None = None) -> dict[str, Any]:
     start, teacher = START[by]
     length = "short" if epochs <= SHORT or images else "long"
     by_teacher = "none" if teacher == "none" else "given"
-    rate = FEW_RATE[start, teacher, images] if images else RATE[start, by_teacher, length]
+    rate = FEW_RATE[start, teacher][images] if images else RATE[start, by_teacher, length]
     how = LABELS if teacher == "none" else {"teacher": teacher, **TEACHER[length]}
     arm = {"by": by, "start": start, **how, "rate": rate, "epochs": epochs, "images": images}
     return arm | ({"bugs": True} if (by, epochs) == ("pipeline", 10) else {})

@@ -143,9 +143,10 @@ def test_every_rate_is_the_best_on_validation_images_and_not_at_an_end(key, rate
     assert min(chapter07.GRIDS[start, None]) < rate < max(chapter07.GRIDS[start, None])
 
 
-@pytest.mark.parametrize(("key", "rate"), chapter07.FEW_RATE.items())
-def test_every_rate_for_few_images_is_chosen_alike(key, rate, choices):
-    start, teacher, images = key
+@pytest.mark.parametrize("images", chapter07.FEW)
+@pytest.mark.parametrize(("start", "teacher"), chapter07.FEW_RATE)
+def test_every_rate_for_few_images_is_chosen_alike(start, teacher, images, choices):
+    rate = chapter07.FEW_RATE[start, teacher][images]
     found = chapter07_tables.best_rate(choices, start, teacher, chapter07.FEW[images], images)
     assert found == rate
     assert min(chapter07.GRIDS[start, images]) < rate < max(chapter07.GRIDS[start, images])
