@@ -285,6 +285,18 @@ FEW_RATE: Mapping[tuple[str, str], Mapping[int, float]] = {
     ("narrow", "given"): {100: 0.1, 1000: 0.1},
 }
 TEACHER = {length: {"temperature": 8.0, "alpha": a} for length, a in (("short", 0.5), ("long", 0.9))}
+
+
+# Accuracy over what is paid after the network is given
+
+START = {
+    "pipeline": ("cut", "given"),
+    "labels": ("cut", "none"),
+    "itself": ("cut", "itself"),
+    "new weights": ("new", "none"),
+    "narrow": ("narrow", "none"),
+    "narrow, taught": ("narrow", "given"),
+}
 """{arm: (start, teacher)}."""
 
 
