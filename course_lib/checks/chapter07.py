@@ -195,6 +195,12 @@ def one_epoch(settings: Mapping[str, float], on: str = "validation") -> float:
 
     Raises:
         NotYet: a setting is missing, unknown, of another type, or out of range.
+
+    Example:
+        >>> one_epoch({})
+        Traceback (most recent call last):
+            ...
+        course_lib.checks.NotYet: Settings are missing: alpha, batch_size, rate, temperature.
     """
     _check_settings(settings)
     network = _trained(tuple(sorted(settings.items())))

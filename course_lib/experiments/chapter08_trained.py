@@ -84,7 +84,7 @@ def with_rounded_weights(
 
     Example:
         >>> layer = nn.Linear(1, 2, bias=False)
-        >>> _ = layer.weight.data.copy_(torch.tensor([[0.4], [-2.0]]))
+        >>> layer.weight.data = layer.weight.new_tensor([[0.4], [-2.0]])
         >>> with_rounded_weights(nn.Sequential(layer), 2)[0].weight.detach().flatten().tolist()
         [0.4000000059604645, -2.0]
     """

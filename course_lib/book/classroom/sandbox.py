@@ -22,12 +22,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import course_lib
+from course_lib.book.classroom import control_groups
 
 # What a program needs of the environment; the rest (tokens, addresses of agents) is nobody's business in the box.
 _PASSED_ON = (
@@ -113,7 +114,7 @@ def run(
     before = _below()
     _libc()  # found here, so that nothing is imported between fork and exec
     with (
-        _control_group(limits) as group,
+        control_groups.limited(control_groups.parent(), limits.memory, limits.processes) as group,
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
     ):
@@ -131,7 +132,7 @@ def run(
             reason = _watched(process, folder, limits, before, stopping or threading.Event())
         finally:
             _end_all(process, before)
-        if group is not None and _out_of_memory(group):
+        if group is not None and control_groups.out_of_memory(group):
             reason = _too_much_memory(limits)
         return Outcome(process.returncode, _printed(out), _printed(err), reason)
 
@@ -161,7 +162,7 @@ def described(disk: int | None) -> str:
     Args:
         disk: bytes of the folder in memory that holds what is written (see `room`); None where it is on disk.
     """
-    held = "a control group" if _parent_group() is not None else f"a look every {_LOOK:g} s"
+    held = "a control group" if control_groups.parent() is not None else f"a look every {_LOOK:g} s"
     kept = f"a folder in memory of {disk / 2**20:.0f} MB" if disk is not None else f"a look every {_LOOK:g} s"
     return f"bubblewrap; memory and processes held by {held}, disk by {kept}"
 
@@ -269,57 +270,6 @@ def _begin(limits: Limits, group: Path | None) -> None:
 def _most_processes(limits: Limits) -> list[str]:
     """A limit that counts those of the box alone, and so has to be set inside (util-linux)."""
     return ["prlimit", f"--nproc={limits.processes}", "--"] if shutil.which("prlimit") else []
-
-
-# ---- the control group -----------------------------------------------------------------------------------------------
-
-
-def _parent_group(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> Path | None:
-    """The control group (v2) in which this process may make others with limits; None where there is none."""
-    with contextlib.suppress(OSError):
-        named = [line[3:] for line in own.read_text().splitlines() if line.startswith("0::")]
-        parent = (root / named[0].lstrip("/")).parent if named else root
-        given = (
-            (parent / "cgroup.subtree_control").read_text().split()
-            if root in (parent, *parent.parents)
-            else []
-        )
-        if {"memory", "pids"} <= set(given) and os.access(parent, os.W_OK):
-            return parent
-    return None
-
-
-@contextlib.contextmanager
-def _control_group(limits: Limits) -> Iterator[Path | None]:
-    """A control group with the limits on memory and processes, gone after the block; None where it cannot be had."""
-    parent = _parent_group()
-    if parent is None:
-        yield None
-        return
-    group = parent / f"course-{os.getpid()}-{threading.get_ident()}"
-    try:
-        group.mkdir()
-        (group / "memory.max").write_text(str(limits.memory))
-        (group / "pids.max").write_text(str(limits.processes))
-        with contextlib.suppress(OSError):
-            (group / "memory.swap.max").write_text("0")
-    except OSError:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-        yield None
-        return
-    try:
-        yield group
-    finally:
-        with contextlib.suppress(OSError):
-            group.rmdir()
-
-
-def _out_of_memory(group: Path) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        events = dict(line.split() for line in (group / "memory.events").read_text().splitlines())
-        return int(events.get("oom_kill", 0)) > 0
-    return False
 
 
 # ---- looking after it ------------------------------------------------------------------------------------------------
