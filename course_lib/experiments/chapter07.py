@@ -282,7 +282,7 @@ RATE: Mapping[tuple[str, str, str], float] = {
 FEW_RATE: Mapping[tuple[str, str], Mapping[int, float]] = {
     ("cut", "given"): {100: 0.01, 1000: 0.03},
     ("narrow", "none"): {100: 1.0, 1000: 3.0},
-    ("narrow", "given"): {100: 0.1, 1000: 0.1},
+    ("narrow", "given"): {100: 1.0, 1000: 1.0},
 }
 TEACHER = {length: {"temperature": 8.0, "alpha": a} for length, a in (("short", 0.5), ("long", 0.9))}
 
