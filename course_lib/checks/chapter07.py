@@ -183,10 +183,10 @@ def check_my_settings(my_settings: Callable[[], Mapping[str, float]]) -> None:
         else:
             hint = "Change one setting at a time: the learning rate first, then the teacher's part."
         expect(False, f"{told} {hint}")
-    passed(f"one epoch after the cut reaches {100 * TARGET:.1f} % on validation images, in int8.")
+    passed(f"one epoch after the cut reaches at least {100 * TARGET:.1f} % on validation images, in int8.")
 
 
-def one_epoch(settings: Mapping[str, float], on: str = "validation") -> float:
+def one_epoch(settings: object, on: str = "validation") -> float:
     """Train the chapter's cut of seed 0 for one epoch with these settings, round it, and measure it on a split.
 
     Args:

@@ -18,11 +18,11 @@ __all__ = [
     "all_arms",
     "best_rate",
     "best_teacher",
+    "beyond_the_sum",
     "costs_of",
     "curves",
     "difference",
     "gains",
-    "interaction",
     "ordered_runs",
     "photograph_rows",
     "points",
@@ -223,7 +223,7 @@ def rates(
     return chosen.groupby("rate")["validation"].mean().to_dict()
 
 
-def interaction(base: Arm, first: Arm, second: Arm, both: Arm) -> Interval:
+def beyond_the_sum(base: Arm, first: Arm, second: Arm, both: Arm) -> Interval:
     """What two steps change together, minus what each of them changes alone."""
     signs = ((both, 1), (base, 1), (first, -1), (second, -1))
     values = sum(sign * np.array(arm.values) for arm, sign in signs)
