@@ -41,5 +41,5 @@ def test_a_function_that_is_not_written_yet_is_said_to_be_so(number, exercise):
     def todo(*arguments, **keywords):
         raise NotImplementedError
 
-    with pytest.raises(NotYet, match="todo is not written yet"):
+    with pytest.raises(NotYet, match="is not written yet"):
         check_of(number, exercise)(*[todo] * len(TOGETHER.get(exercise.name, [exercise.solution])))
