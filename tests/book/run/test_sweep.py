@@ -244,14 +244,15 @@ def test_a_sweep_of_the_time_when_figures_were_texts_is_named_with_what_to_do(bo
     assert json.loads((out / "sweep.json").read_text()) == old
 
 
-@pytest.mark.parametrize("number", ["06", "07"])
-def test_chapters_whose_default_run_reads_no_seed_are_not_swept(number):
-    with pytest.raises(CourseError) as caught:
-        sweep.plan(number, [0, 1], {"profile": "fast", "set": []})
-    repetitions = "draws" if number == "06" else "seeds"
-    assert "has no parameter `seed` to sweep over" in str(caught.value)
-    assert f"course run {number} --set {repetitions}=N --set recompute=true" in str(caught.value)
-    assert f"course run {number} --set real_data=run --set real_data_seed=N" in str(caught.value)
+@pytest.mark.parametrize("repetitions", ["draws", "seeds"])
+def test_a_chapter_whose_default_run_reads_no_seed_is_not_swept(book, repetitions):
+    book.add("00-a", parameters=f"{repetitions} = 5\nrecompute = False\nreal_data_seed = 0")
+    ended = book.course("sweep", "00", "--seeds", "0-1")
+    assert ended.status == 2
+    said = " ".join(ended.err.split())
+    assert "has no parameter `seed` to sweep over" in said
+    assert f"course run 00 --set {repetitions}=N --set recompute=true" in said
+    assert "course run 00 --set real_data=run --set real_data_seed=N" in said
 
 
 # ---- what is kept ----------------------------------------------------------------------------------------------------
