@@ -195,7 +195,7 @@ def differences(
 
     An interval that excludes zero has another colour and marker.
 
-    Shared: chapters 01, 02, 04, 06 and 07 draw it.
+    Shared: chapters 01, 02, 04, 06, 07 and 08 draw it.
 
     Args:
         intervals: {label: interval}.

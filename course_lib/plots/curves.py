@@ -25,7 +25,7 @@ def lines(
 ) -> Figure:
     """Draw curves in one panel, each with a marker of its own so that they differ without colour.
 
-    Shared: chapters 00, 01, 02, 03, 04, 06 and 08 draw it.
+    Shared: chapters 00, 01, 02, 03, 04, 06, 07 and 08 draw it.
 
     Args:
         series: {label: (x values, y values)}.
@@ -69,7 +69,7 @@ def heat_map(
 ) -> Figure:
     """Draw a matrix as colours, with the number in each cell.
 
-    Shared: chapters 01 and 02 draw it.
+    Shared: chapters 01, 02 and 07 draw it.
 
     Args:
         values: [R, C].
@@ -110,7 +110,7 @@ def interval_lines(
 ) -> Figure:
     """Draw curves of means with their intervals, as percent; the means are in [0, 1].
 
-    Shared: chapters 00, 01 and 07 draw it.
+    Shared: chapters 00, 01, 07 and 08 draw it.
 
     Args:
         series: {label: {x: interval}}.

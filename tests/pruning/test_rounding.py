@@ -106,8 +106,10 @@ def test_every_width_of_a_plan_is_a_multiple_and_the_lowest_go(name, ratio, roun
     for group in channels.groups:
         kept = kept_units(group, plan)
         assert_multiple(group, len(kept), round_to)
-        ranking = unit_scores(model, group).argsort(stable=True).tolist()
-        assert kept == sorted(ranking[group.size - len(kept) :])
+        scores = unit_scores(model, group)
+        gone = sorted(set(range(group.size)) - set(kept))
+        # Sums in another order differ in the last bit, so that equal scores may change places.
+        assert not gone or scores[kept].min() >= scores[gone].max() * (1 - 1e-5)
     if round_to == 1:
         plain = filter_plan(model, channels, ratio)
         assert {layer: indices.tolist() for layer, indices in plain.items()} == {

@@ -230,7 +230,7 @@ def test_a_dask_cluster_finds_the_same(case, undisturbed, tmp_path):
     ):
         assert judge(case, path=tmp_path / "found.jsonl") == undisturbed
         assert judge(case, path=tmp_path / "found.jsonl") == undisturbed  # from the file
-    tasks = [task for task in stream.data if "keyed" in task["key"]]
+    tasks = [task for task in stream.data if "in_worker" in task["key"]]
     assert len({task["key"] for task in tasks}) == len(
         case.strategies
     )  # on the cluster, each of them, and once
