@@ -17,7 +17,6 @@ from course_lib.quantization import onnx, workflow
 from course_lib.statistics import Interval
 
 __all__ = [
-    "Shares",
     "beside_document",
     "in_int8",
     "in_pytorch",
@@ -87,8 +86,7 @@ def width_shares(
     return found | {"MACs": (widths, [share] * len(widths))}
 
 
-Shares = Mapping[tuple[str, str], Mapping[str, float]]
-"""{(network, method): {cost: share of float32's}}."""
+_Shares = Mapping[tuple[str, str], Mapping[str, float]]  # {(network, method): {cost: share of float32's}}.
 
 
 def saved(
@@ -97,7 +95,7 @@ def saved(
     hashed: nn.Module,
     dataset: Dataset,
     method: Callable[[nn.Module, int], nn.Module],
-) -> Shares:
+) -> _Shares:
     """Count and time each method on 64 images: disk, memory, MACs and time as shares of float32's."""
     pixels = dataset.test.images[:64]
     x, images = to_float(pixels), chapter08_trained.calibration_images(dataset)
@@ -115,7 +113,7 @@ def saved(
     return found | {("VGG", "int8"): in_int8(vgg, images, pixels)}
 
 
-def saved_rows(shares: Shares) -> list[dict[str, str]]:
+def saved_rows(shares: _Shares) -> list[dict[str, str]]:
     """Rows of the table of costs."""
     return [
         {"network": network, "method": method} | {cost: f"{share:.2f}" for cost, share in row.items()}
@@ -123,7 +121,7 @@ def saved_rows(shares: Shares) -> list[dict[str, str]]:
     ]
 
 
-def saved_prose(shares: Shares, hashed: nn.Module) -> dict[str, Any]:
+def saved_prose(shares: _Shares, hashed: nn.Module) -> dict[str, Any]:
     """Figures of the prose about costs, as `page.figures` takes them."""
     return {
         "decode_time": (shares["MLP", "hashed 1/8, decoded at each call"]["time"], ".0f", "times"),
@@ -148,7 +146,7 @@ def points(
     return found
 
 
-def beside_document(lost: Mapping[str, Interval], shares: Shares) -> list[dict[str, str]]:
+def beside_document(lost: Mapping[str, Interval], shares: _Shares) -> list[dict[str, str]]:
     """Rows of what the source document says, beside what was measured."""
     decoding, once = (shares["MLP", f"hashed 1/8, decoded {when}"] for when in ("at each call", "once"))
     vgg, mlp = shares["VGG", "low rank, spatial form, 1/3"], shares["MLP", "low rank, 1/3"]
