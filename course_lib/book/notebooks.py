@@ -44,7 +44,7 @@ FOLDED = "hide-input"
 """Tag of the cells whose code is folded on the site, and in JupyterLab."""
 
 TIMES = "measures-time"
-"""Tag of the cells that time something: their notebook runs alone, after those that run side by side."""
+"""Tag of the cells that time something: they run while no cell of another notebook does."""
 
 STUDIES = "studies"
 """Folder, beside the chapters, of their studies notebooks: the experiments beside the main line."""
@@ -71,7 +71,6 @@ class Chapter:
         title: its first heading.
         parameters: with their defaults.
         source_sha256: digest of the source (see `source_sha256`).
-        measures_time: whether a cell is tagged so; such a notebook must not share the machine with another.
 
     Example:
         >>> Chapter(Path("notebooks/studies/05-eagleeye.ipynb"), "", {}, "").number
@@ -82,7 +81,6 @@ class Chapter:
     title: str
     parameters: dict[str, Any]
     source_sha256: str
-    measures_time: bool = False
 
     @property
     def name(self) -> str:
@@ -251,8 +249,7 @@ def _describe(path: Path) -> Chapter:
     with raw.readable(path):
         notebook = raw.sketch(path)
     try:
-        times = any(TIMES in cell.metadata.get("tags", []) for cell in notebook.cells)
-        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook), times)
+        return Chapter(path, title(notebook), parameters(notebook), source_sha256(notebook))
     except (CourseError, SyntaxError) as error:
         raise CourseError(f"{path}: {error}") from error
 

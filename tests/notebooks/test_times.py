@@ -50,12 +50,6 @@ def test_a_cell_that_times_something_is_tagged(chapter):
     assert untagged(notebooks.read(chapter.path)) == []
 
 
-def test_a_chapter_without_a_stopwatch_runs_beside_others():
-    alone = {chapter.name[:2] for chapter in notebooks.chapters() if chapter.measures_time}
-    assert {"00", "02", "06", "08"} <= alone
-    assert not {"01", "03", "04"} & alone
-
-
 @pytest.mark.parametrize(
     "source",
     [

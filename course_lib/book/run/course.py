@@ -117,8 +117,7 @@ def carry_out(
 
     Args:
         plan: its `state` gains a record for each chapter.
-        jobs: how many to run side by side; by default as many as there are cores that this process may use. Those that
-            measure times run alone at the end, if it is more than one.
+        jobs: how many to run side by side; by default as many as there are cores that this process may use.
         cell_seconds: limit of a cell; by default that of `runner.Task`.
         output: where progress is shown.
 
@@ -202,5 +201,4 @@ def refresh(
 
 def _task(chapter: Chapter, parameters: dict[str, Any], cell_seconds: float | None = None) -> Task:
     source = notebooks.read(chapter.path)
-    folder, alone = chapter.path.parent, chapter.measures_time
-    return Task(chapter.name, source, parameters, folder, alone, cell_seconds=cell_seconds)
+    return Task(chapter.name, source, parameters, chapter.path.parent, cell_seconds=cell_seconds)

@@ -21,7 +21,9 @@ from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 
+from course_lib.book import notebooks
 from course_lib.book.run.task import Failure, Outcome, Task, has_code
+from course_lib.book.run.turns import Turns
 
 _ENGINE = "course"
 # For a kernel that the course runs: no progress bars, and no record of exercises as if a learner had done them.
@@ -49,8 +51,8 @@ def run(
 ) -> None:
     """Run notebooks, at most `jobs` at a time, each in a kernel process of its own.
 
-    With several at a time, each computes on one thread and on its share of the cores, and those that measure times run
-    after the others, one by one, with the whole machine.
+    With several at a time, each computes on one thread and on its share of the cores. A cell tagged as measuring times
+    runs alone: it waits until the running cells of the others have ended, and they wait for it.
 
     A failing notebook does not stop the others. If this function ends early (Ctrl-C, a full disk met by `on_done`), it
     first ends every kernel.
@@ -75,18 +77,12 @@ def run(
             if not task.stopping.is_set():
                 on_done(task, outcome)
 
-    together = [task for task in tasks if not task.alone]
-    at_once = min(jobs, len(together))
-    if at_once < 2:
-        return _side_by_side(work, tasks, 1)
-    for task in together:
-        task.environment = {**_share_of_the_cores(at_once), **task.environment}
-    _side_by_side(work, together, at_once)
-    _side_by_side(work, [task for task in tasks if task.alone], 1)
-
-
-def _side_by_side(work: Callable[[Task], None], tasks: Sequence[Task], jobs: int) -> None:
-    """Do the work on each task in a pool of threads; what one raises ends all kernels."""
+    jobs = max(1, min(jobs, len(tasks)))
+    turns = Turns()
+    for task in tasks:
+        task.turns = turns
+        if jobs > 1:
+            task.environment = {**_share_of_the_cores(jobs), **task.environment}
     with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures = [pool.submit(work, task) for task in tasks]
         try:
@@ -161,11 +157,17 @@ class _Engine(NBClientEngine):
             if task.stopping.is_set():
                 raise RuntimeError("the run was stopped")
 
+        def begins(cell, **_):
+            turn.begin(notebooks.TIMES in cell.metadata.get("tags", []))
+            watchdog.cell_begins()
+
         def after(**_):
             watchdog.cell_ends()
+            turn.end()
             on_cell(task)
 
         watchdog = _Watchdog(task)
+        turn = task.turns.of(task.stopping)
         task.notebook = nb_man.nb
         task.client = PapermillNotebookClient(
             nb_man,
@@ -175,7 +177,7 @@ class _Engine(NBClientEngine):
             log=_quiet,
             extra_arguments=["--log-level=CRITICAL", _NO_LAST_WORDS],
             on_cell_start=before,
-            on_cell_execute=lambda **_: watchdog.cell_begins(),
+            on_cell_execute=begins,
             on_cell_executed=after,
         )
         before(None, 0)
@@ -183,6 +185,7 @@ class _Engine(NBClientEngine):
             task.client.execute(cwd=str(task.folder), env={**os.environ, **QUIET, **task.environment})
         finally:
             watchdog.end()
+            turn.end()
 
 
 # A kernel that is told to end may find its socket closed, and would print a traceback that is nobody's fault.

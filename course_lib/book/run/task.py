@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from course_lib.book.run.turns import Turns
+
 __all__ = ["CELL_SECONDS", "Failure", "Outcome", "Task", "has_code"]
 
 CELL_SECONDS = 900.0  # that a cell of a chapter may take, unless told otherwise
@@ -56,7 +58,6 @@ class Task:
         source: the notebook.
         parameters: of the run.
         folder: of the run.
-        alone: whether it measures times and so must not run beside another.
         environment: variables for the kernel, added to those of this process.
         cell_seconds: after which a cell is ended; None for `CELL_SECONDS`, or for no limit if the parameters ask for
             experiments that are sized in hours.
@@ -66,13 +67,13 @@ class Task:
         cell_id: of the running cell.
         stuck: reason why the run was ended from outside; empty if it was not.
         stopping: set when the whole run is to end.
+        turns: which cells of notebooks that run side by side may run now.
     """
 
     chapter: str
     source: Any
     parameters: dict[str, Any]
     folder: Path
-    alone: bool = False
     environment: dict[str, str] = field(default_factory=dict)
     cell_seconds: float | None = None
     notebook: Any = None
@@ -81,6 +82,7 @@ class Task:
     cell_id: str = ""
     stuck: str = ""
     stopping: threading.Event = field(default_factory=threading.Event)
+    turns: Turns = field(default_factory=Turns)
 
     @property
     def cells(self) -> int:

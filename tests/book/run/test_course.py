@@ -162,42 +162,49 @@ def test_chapters_run_side_by_side_and_give_the_same_results(book, monkeypatch, 
         assert book.printed(name, two).startswith(name)
 
 
-def test_what_measures_times_runs_alone_at_the_end_with_all_cores(book, monkeypatch):
-    """Each chapter notes when it begins and ends, and which threads and workers it may have."""
+def test_a_cell_that_measures_times_runs_while_no_other_cell_does(book, monkeypatch):
+    """Each cell notes when it begins and ends. Two that measure wait for each other, and for the cells of a third."""
     monkeypatch.setattr(joblib, "cpu_count", lambda: 6)
     for name in runner.ONE_THREAD:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
-    noted = (
-        "import os, time\n"
-        f"log = open({str(book.root / 'log')!r}, 'a', buffering=1)\n"
-        "asked = [os.environ.get(n, '-') for n in ('OMP_NUM_THREADS', 'LOKY_MAX_CPU_COUNT')]\n"
-        "print('%s begins', *asked, file=log)\n"
-        "time.sleep(0.5)\n"
-        "print('%s ends', file=log)"
-    )
+
+    def noted(name, sleep):
+        return (
+            "import os, time\n"
+            f"log = open({str(book.root / 'log')!r}, 'a', buffering=1)\n"
+            "asked = [os.environ.get(n, '-') for n in ('OMP_NUM_THREADS', 'LOKY_MAX_CPU_COUNT')]\n"
+            f"print('{name} begins', *asked, file=log)\n"
+            f"time.sleep({sleep})\n"
+            f"print('{name} ends', file=log)"
+        )
 
     def log():
         return (book.root / "log").read_text().splitlines()
 
-    book.add("00-times", noted.replace("%s", "00"), times=True)
-    book.add("01-a", noted.replace("%s", "01"))
-    book.add("02-times", noted.replace("%s", "02"), times=True)
-    book.add("03-b", noted.replace("%s", "03"))
+    book.add("00-times", *[noted("00", 0.2)] * 4, times=True)
+    book.add("01-times", *[noted("01", 0.2)] * 4, times=True)
+    book.add("02-a", *[noted("02", 0.1)] * 20)
+    book.add("03-b", *[noted("03", 0.1)] * 20)
 
-    assert book.course("run").status == 0
-    first, then = log()[:4], log()[4:]
-    assert {line for line in first if "begins" in line} == {"01 begins 1 3", "03 begins 1 3"}
-    assert then == ["00 begins - -", "00 ends", "02 begins - -", "02 ends"]
+    assert book.course("run", "--jobs", "4").status == 0
+    lines = log()
+    assert {line.partition(" begins ")[2] for line in lines if "begins" in line} == {"1 1"}
+    running, beside = [], set()
+    for line in lines:
+        name, what, *_ = line.split()
+        running.append(name) if what == "begins" else running.remove(name)
+        beside.add(frozenset(running))
+    assert beside <= {frozenset(names) for names in ([], ["00"], ["01"], ["02"], ["03"], ["02", "03"])}
+    assert {"02", "03"} in beside
+    assert lines.index("02 ends") < len(lines) - 1 - lines[::-1].index(
+        "00 ends"
+    )  # nobody waits for a whole chapter
 
     (book.root / "log").unlink()
-    assert book.course("run", "--jobs", "1").status == 0
-    assert [line.split()[0] for line in log()] == ["00", "00", "01", "01", "02", "02", "03", "03"]
-    assert log()[2] == "01 begins - -"
-
-    (book.root / "log").unlink()
-    assert book.course("run", "00", "01").status == 0  # there is nothing beside which 01 could run
-    assert log() == ["00 begins - -", "00 ends", "01 begins - -", "01 ends"]
+    assert book.course("run", "00", "02", "--jobs", "1").status == 0
+    assert [line.split()[0] for line in log()] == ["00"] * 8 + ["02"] * 40
+    assert log()[0] == "00 begins - -"
 
 
 def test_an_interrupted_run_keeps_what_is_finished_and_resumes(book):
