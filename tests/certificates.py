@@ -6,6 +6,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from distributed.security import Security
 
 DAY = datetime.timedelta(days=1)
 
@@ -30,6 +31,13 @@ class Authority:
         form = serialization.PrivateFormat.PKCS8
         key_path.write_bytes(key.private_bytes(serialization.Encoding.PEM, form, locked))
         return cert_path, key_path
+
+    def cluster(self) -> Security:
+        """Credentials for all of a cluster."""
+        cert, key = map(str, self.sign("cluster"))
+        roles = {f"tls_{role}_cert": cert for role in ("scheduler", "worker", "client")}
+        roles |= {f"tls_{role}_key": key for role in ("scheduler", "worker", "client")}
+        return Security(require_encryption=True, tls_ca_file=str(self.ca_file), **roles)
 
     def _certificate(self, owner, key, valid, *, authority=False):
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, owner)])

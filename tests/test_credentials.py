@@ -32,14 +32,7 @@ def files(ours):
 @pytest.fixture(scope="module")
 def cluster(ours):
     """Somebody's cluster with TLS, inside of this process."""
-    cert, key = map(str, ours.sign("cluster"))
-    roles = {f"tls_{role}_cert": cert for role in ("scheduler", "worker", "client")}
-    roles |= {f"tls_{role}_key": key for role in ("scheduler", "worker", "client")}
-    security = Security(require_encryption=True, tls_ca_file=str(ours.ca_file), **roles)
-    with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, host="127.0.0.1", protocol="tls", security=security,
-        dashboard_address="127.0.0.1:0",
-    ) as running:  # fmt: skip
+    with cluster_in_place(security=ours.cluster()) as running:
         yield running.scheduler_address
 
 
