@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from course_lib import credentials, parents
 from course_lib.credentials import ClusterError, TlsFiles
+from course_lib.progress import tracked
 
 __all__ = [
     "Cluster",
@@ -66,7 +67,7 @@ def run_parallel(
         function: of one argument; what it needs is pickled, functions of a notebook included.
         arguments: one for each call.
         workers: processes; as many as the machine has cores unless given. One worker runs in this process.
-        label: of the progress bar.
+        label: of the progress that is shown.
 
     Returns:
         One result for each argument, in order.
@@ -79,7 +80,6 @@ def run_parallel(
         [1, 2, 3]
     """
     import joblib
-    from tqdm.auto import tqdm
 
     from course_lib.validation import check_count
 
@@ -92,7 +92,7 @@ def run_parallel(
         call = joblib.delayed(parents.in_worker)
         tasks = (call(os.getpid(), on_one_thread, (function, argument)) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
-    return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
+    return list(tracked(calls, label, len(arguments)))
 
 
 def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
