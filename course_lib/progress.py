@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 __all__ = ["Progress", "progress", "shows_bars", "tracked"]
 
-T = TypeVar("T")
+_Item = TypeVar("_Item")
 
 
 class Progress(Protocol):
@@ -54,7 +54,7 @@ def progress(
         yield _Lines(label, steps, done)
 
 
-def tracked(items: Iterable[T], label: str, steps: int) -> Iterator[T]:
+def tracked(items: Iterable[_Item], label: str, steps: int) -> Iterator[_Item]:
     """Yield each item, and show that a step is done when the next one is asked for.
 
     Example:
