@@ -12,7 +12,9 @@ from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from course_lib import parents
+from course_lib import credentials, parents
+from course_lib.credentials import ClusterError, TlsFiles
+from course_lib.progress import tracked
 
 __all__ = [
     "Cluster",
@@ -31,10 +33,6 @@ _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask
 _POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
 _RESTART = 60.0  # seconds that a worker of our own may take to come back on a loaded machine
 _MEMORY = "Lack of memory is the usual reason"
-
-
-class ClusterError(ValueError):
-    """The cluster cannot be used; the message says why and what to do."""
 
 
 class Lost(NamedTuple):
@@ -69,7 +67,7 @@ def run_parallel(
         function: of one argument; what it needs is pickled, functions of a notebook included.
         arguments: one for each call.
         workers: processes; as many as the machine has cores unless given. One worker runs in this process.
-        label: of the progress bar.
+        label: of the progress that is shown.
 
     Returns:
         One result for each argument, in order.
@@ -82,7 +80,6 @@ def run_parallel(
         [1, 2, 3]
     """
     import joblib
-    from tqdm.auto import tqdm
 
     from course_lib.validation import check_count
 
@@ -95,7 +92,7 @@ def run_parallel(
         call = joblib.delayed(parents.in_worker)
         tasks = (call(os.getpid(), on_one_thread, (function, argument)) for argument in arguments)
         calls = joblib.Parallel(n_jobs=workers, return_as="generator")(tasks)
-    return list(tqdm(calls, total=len(arguments), desc=label, leave=False))
+    return list(tracked(calls, label, len(arguments)))
 
 
 def on_one_thread(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -217,6 +214,7 @@ class Cluster:
         what: the subject of the calls in a word, such as "seeds"; for messages.
         client: of `distributed`.
         address: of the scheduler.
+        security: of `distributed`: how the scheduler is talked to.
         timeout: seconds that the scheduler may take to answer.
         patience: seconds that it may be without a worker.
         fatal: exception by which one call ends them all.
@@ -226,6 +224,7 @@ class Cluster:
     what: str
     client: Any
     address: str
+    security: Any
     timeout: float
     patience: float
     fatal: type[Exception]
@@ -275,12 +274,12 @@ class Cluster:
                     "again, then go on with the same command"
                 ) from error
             except TimeoutError:
-                if _ask(self.address, self.timeout)["n_workers"]:
+                if _ask(self.address, self.timeout, self.security)["n_workers"]:
                     deserted = time.monotonic()
                 elif time.monotonic() - deserted > self.patience:
                     raise ClusterError(
                         f"the Dask scheduler at {self.address} has had no worker for {self.patience:g} s. Start some: "
-                        f"dask worker {self.address}"
+                        f"dask worker {self.address}{' with its --tls-... options' * self.security.require_encryption}"
                     ) from None
                 continue
             deserted = time.monotonic()
@@ -296,9 +295,10 @@ def connected(
     workers: int | None = None,
     most: int = 1,
     timeout: float = 10.0,
+    tls: TlsFiles | None = None,
     fatal: type[Exception] = ClusterError,
 ) -> Iterator[Cluster]:
-    """Connect to a Dask scheduler, or start one on this machine.
+    """Connect to a Dask scheduler, with a warning where it has no TLS, or start one here that nobody else can use.
 
     Args:
         function: called with the arguments of each call; every worker must be able to import it.
@@ -307,13 +307,15 @@ def connected(
         workers: how many to start here; by default one per core.
         most: upper limit of `workers`, such as the number of calls.
         timeout: seconds that the scheduler may take to answer, and may be without any worker.
+        tls: credentials for a running scheduler with TLS.
         fatal: exception by which one call ends them all.
 
     Yields:
         The cluster; the end of the block stops a scheduler that was started here.
 
     Raises:
-        ClusterError: Dask is not installed; no scheduler answers; its workers cannot import the function.
+        ClusterError: Dask is not installed; credentials are missing or wrong; no scheduler answers; its workers cannot
+            import the function.
     """
     try:
         import distributed
@@ -322,25 +324,31 @@ def connected(
             "this runs on Dask, which is not installed: pip install 'small-and-fast[cluster]'"
         ) from error
     if scheduler is not None:
-        _ask(scheduler, timeout)
+        security = credentials.read(scheduler, tls)
+        _ask(scheduler, timeout, security)
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it would say is said here
-        with distributed.Client(scheduler, timeout=timeout) as client:
+        with distributed.Client(scheduler, timeout=timeout, security=security) as client:
             _require_library(client, scheduler, function)
-            yield Cluster(function, what, client, scheduler, timeout, timeout, fatal)
+            if exposed := credentials.exposure(scheduler):
+                logging.getLogger(__name__).warning(exposed)
+            yield Cluster(function, what, client, scheduler, security, timeout, timeout, fatal)
         return
     import joblib
 
+    security = credentials.temporary()
     # memory_limit: what a run takes is in its kernel, of which Dask knows nothing.
     local = distributed.LocalCluster(
         n_workers=min(workers or joblib.cpu_count(), most),
         threads_per_worker=1,
         memory_limit=None,
         host="127.0.0.1",
+        protocol="tls",
+        security=security,
         dashboard_address="127.0.0.1:0",
         silence_logs="CRITICAL",
     )
     with local, distributed.Client(local) as client:
-        yield Cluster(function, what, client, local.scheduler_address, _RESTART, _RESTART, fatal)
+        yield Cluster(function, what, client, local.scheduler_address, security, _RESTART, _RESTART, fatal)
 
 
 def _require_library(client: Any, scheduler: str, function: Callable[..., Any]) -> None:
@@ -356,7 +364,7 @@ def _require_library(client: Any, scheduler: str, function: Callable[..., Any]) 
         ) from error
 
 
-def _ask(scheduler: str, timeout: float) -> dict[str, Any]:
+def _ask(scheduler: str, timeout: float, security: Any) -> dict[str, Any]:
     """Ask a scheduler what it is.
 
     Raises:
@@ -365,8 +373,10 @@ def _ask(scheduler: str, timeout: float) -> dict[str, Any]:
     """
     import distributed
 
+    arguments = security.get_connection_args("client")
+
     async def ask() -> dict[str, Any]:
-        async with asyncio.timeout(timeout), distributed.rpc(scheduler) as remote:
+        async with asyncio.timeout(timeout), distributed.rpc(scheduler, connection_args=arguments) as remote:
             return await remote.identity()
 
     try:
@@ -374,8 +384,17 @@ def _ask(scheduler: str, timeout: float) -> dict[str, Any]:
     except TimeoutError:
         why = f"nothing answered within {timeout:g} s"
     except Exception as error:  # whatever a stranger's answer does to Dask's reader
-        why = f"{type(error).__name__}: {error}"
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        why = f"{type(cause).__name__}: {cause}"
+        if isinstance(error, distributed.comm.CommClosedError) and security.require_encryption:
+            raise ClusterError(
+                f"the Dask scheduler at {scheduler} and these credentials do not match ({why}). Give those that were "
+                "made for this cluster, none of them expired: --tls-ca-file, --tls-cert, --tls-key"
+            ) from error
     raise ClusterError(
-        f"no Dask scheduler answers at {scheduler} ({why}). Look at the address, such as tcp://10.0.0.1:8786, and that "
-        "the scheduler runs (dask scheduler); without --scheduler it runs on this machine"
+        f"no Dask scheduler answers at {scheduler} ({why}). Look at the address, such as tcp://10.0.0.1:8786, or "
+        "tls://10.0.0.1:8786 where it asks for credentials, and that the scheduler runs (dask scheduler); without "
+        "--scheduler it runs on this machine"
     )

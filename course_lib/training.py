@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from course_lib.data import Dataset, Split, augment, to_float
 from course_lib.data.augmentation import AUGMENTATIONS
+from course_lib.progress import progress
 from course_lib.validation import check_choice, check_count, check_number
 
 __all__ = [
@@ -168,17 +168,17 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
         >>> [learning_rate(Recipe(schedule="step", learning_rate=1.0), step, 4) for step in (0, 1, 2)]
         [1.0, 1.0, 0.1]
     """
-    progress = step / max(steps, 1)
+    share = step / max(steps, 1)
     if recipe.schedule == "constant":
         factor = 1.0
     elif recipe.schedule == "step":
-        factor = 0.1 ** ((progress >= 0.5) + (progress >= 0.75))
+        factor = 0.1 ** ((share >= 0.5) + (share >= 0.75))
     elif recipe.schedule == "cosine":
-        factor = (1 + math.cos(math.pi * progress)) / 2
-    elif progress < 0.3:  # one_cycle: linear up, cosine down
-        factor = 0.04 + 0.96 * progress / 0.3
+        factor = (1 + math.cos(math.pi * share)) / 2
+    elif share < 0.3:  # one_cycle: linear up, cosine down
+        factor = 0.04 + 0.96 * share / 0.3
     else:
-        factor = (1 + math.cos(math.pi * (progress - 0.3) / (1 - 0.3))) / 2
+        factor = (1 + math.cos(math.pi * (share - 0.3) / (1 - 0.3))) / 2
     return recipe.learning_rate * factor
 
 
@@ -237,11 +237,8 @@ def fit(
     history = History()
     step = 0
     fork = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
-    with (
-        _denormals_flushed(),
-        fork,
-        tqdm(total=recipe.epochs * batches, unit="batch", leave=False, desc="fit") as bar,
-    ):
+    shows = progress("fit", recipe.epochs, parts=batches, unit="batch")
+    with _denormals_flushed(), fork, shows as shown:
         torch.manual_seed(recipe.seed)
         for epoch in range(1, recipe.epochs + 1):
             model.train()
@@ -267,7 +264,7 @@ def fit(
                     losses.append(value.detach())
                     sizes.append(len(batch.labels))
                     step += 1
-                bar.update(len(chunk))
+                shown.part(len(chunk))
             values = torch.stack(losses).tolist()  # waits for the device
             mean_loss = sum(value * size for value, size in zip(values, sizes, strict=True)) / len(train)
             history.seconds.append(time.perf_counter() - started)
@@ -279,7 +276,7 @@ def fit(
             if not math.isfinite(mean_loss):
                 raise FloatingPointError(f"the loss became {mean_loss} {where}")
             history.train_loss.append(mean_loss)
-            shown = {"loss": f"{mean_loss:.3f}"}
+            measured = {"loss": f"{mean_loss:.3f}"}
             if validation is not None:
                 try:
                     accuracy = evaluate(model, validation) if len(validation) else math.nan
@@ -287,9 +284,9 @@ def fit(
                     raise FloatingPointError(f"{error} It happened {where}") from error
                 history.validation_accuracy.append(accuracy)
                 if len(validation):
-                    shown["validation"] = f"{accuracy:.1%}"
+                    measured["validation"] = f"{accuracy:.1%}"
             model.eval()
-            bar.set_postfix(shown)
+            shown.step(**measured)
             if on_epoch is not None:
                 on_epoch(epoch, model)
     model.eval()

@@ -43,6 +43,21 @@ _Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Set a parameter; 01.NAME=VALUE in one chapter."),
 ]
+_CaFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-ca-file",
+        metavar="FILE",
+        help="For a scheduler at tls://...: its authority's certificate (PEM).",
+    ),
+]
+_Cert = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Your certificate for it (PEM).")
+]
+_Key = Annotated[
+    Path | None,
+    typer.Option("--tls-key", metavar="FILE", help="The certificate's private key (PEM), without password."),
+]
 _INTERRUPTED = 130
 
 
@@ -205,6 +220,9 @@ def run_seeds(
     timeout: Annotated[
         float, typer.Option(min=0.1, help="Seconds for the scheduler to answer and to have workers.")
     ] = 10.0,
+    tls_ca_file: _CaFile = None,
+    tls_cert: _Cert = None,
+    tls_key: _Key = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures to data/results/sweep-CHAPTER.json.")
     ] = False,
@@ -217,6 +235,7 @@ def run_seeds(
         raise CourseError(
             "--workers are started on this machine; a cluster (--scheduler) has its own. Leave one out"
         )
+    tls = _tls(scheduler, tls_ca_file, tls_cert, tls_key)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     settings = {"profile": profile, "set": assignments or []}
     wanted = _checked(chapter, seeds, settings)
@@ -228,7 +247,9 @@ def run_seeds(
     for note in planned.notes:
         output.print(note, soft_wrap=True)
     try:
-        sweep.carry_out(planned, scheduler=scheduler, workers=workers, timeout=timeout, output=output)
+        sweep.carry_out(
+            planned, scheduler=scheduler, workers=workers, timeout=timeout, tls=tls, output=output
+        )
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         ended = len(planned.seeds) - len(planned.waiting())
@@ -433,6 +454,9 @@ def grade(
     scheduler: Annotated[
         str | None, typer.Option(metavar="ADDRESS", help="Of a running Dask cluster, to grade there instead.")
     ] = None,
+    tls_ca_file: _CaFile = None,
+    tls_cert: _Cert = None,
+    tls_key: _Key = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on: grades of unchanged submissions are kept.")
     ] = False,
@@ -465,6 +489,7 @@ def grade(
         raise CourseError(
             "--jobs are processes of this machine; a cluster (--scheduler) has its own. Leave one out"
         )
+    tls = _tls(scheduler, tls_ca_file, tls_cert, tls_key)
     if resume and force:
         raise CourseError("--resume keeps what is graded and --force does not. Leave one out")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -480,7 +505,7 @@ def grade(
     for note in planned.notes:
         output.print(note, soft_wrap=True)
     try:
-        marks.carry_out(planned, jobs=jobs, scheduler=scheduler, output=output)
+        marks.carry_out(planned, jobs=jobs, scheduler=scheduler, tls=tls, output=output)
     except (KeyboardInterrupt, OSError) as error:
         interrupted = isinstance(error, KeyboardInterrupt)
         ended = len(planned.submissions) - len(planned.waiting())
@@ -496,6 +521,17 @@ def grade(
     if troubles := planned.troubles():
         output.print(f"{len(troubles)} not graded for a fault of the machine. Once more: --resume")
         raise typer.Exit(1)
+
+
+def _tls(scheduler: str | None, *files: Path | None) -> Any:
+    """The credentials that were typed."""
+    from course_lib.credentials import TlsFiles
+
+    if scheduler is None and any(files):
+        raise CourseError(
+            "--tls-ca-file, --tls-cert and --tls-key are for a running cluster: name it with --scheduler tls://..."
+        )
+    return TlsFiles(*files)
 
 
 @app.command()

@@ -92,10 +92,9 @@ def faults(text: str, figures: Mapping[str, str]) -> list[str]:
         elif mark["kind"] == "published:" and not mark["name"].strip():
             found.append("<!--published: --> names no source")
         elif mark["kind"] == "=" and (name := _name(mark)) not in figures:
-            among = [other for other in figures if ("." in other) == ("." in name)]
             number = name.rpartition(".")[0]
-            among = [other for other in among if other.rpartition(".")[0] == number] or among
-            found.append(f"{begin}: {unknown_name(name, 'figure', among)}")
+            own = [other for other in figures if other.rpartition(".")[0] == number]
+            found.append(f"{begin}: {unknown_name(name, 'figure', own, elsewhere=figures)}")
         elif mark["kind"] == "=" and figures[name] != mark["text"]:
             found.append(
                 f"{begin} holds {mark['text']!r}, and the run gave {figures[name]!r}: course refresh"

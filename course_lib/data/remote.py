@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.client
+import io
 import os
 import shlex
 import socket
@@ -18,6 +19,7 @@ import torch
 
 from course_lib import files
 from course_lib.data.dataset import Dataset, DatasetError, Split, cut_validation
+from course_lib.progress import progress, shows_bars
 
 _VALIDATION_COUNT = 5_000  # of 60,000 or 50,000 original training images
 _PATIENCE = 30  # seconds without an answer before a download is given up
@@ -123,13 +125,14 @@ def obtain(remote: _Remote, root: Path, *, download: bool) -> None:
             f"{remote.title} is not whole under {root}: {', '.join(missing)} not found. {_remedy(remote, root)}"
         )
     with _workshop(root) as workshop:
-        for archive in lacking:
-            placed = root / archive.path
-            if archive in absent:
-                _download(remote, archive, root, workshop)
-                _unpack(remote, archive, root, workshop / archive.path, workshop)
-            else:
+        with progress(f"archives of {remote.title}", len(lacking)) as shown:
+            for archive in lacking:
+                placed = root / archive.path
+                if archive in absent:
+                    _download(remote, archive, root, workshop)
+                    placed = workshop / archive.path
                 _unpack(remote, archive, root, placed, workshop)
+                shown.step()
         for archive in lacking:
             for path in archive.contents:
                 if not (root / path).is_file():
@@ -234,7 +237,9 @@ def _download(remote: _Remote, archive: _Archive, root: Path, workshop: Path) ->
     try:
         for url in archive.urls:
             try:
-                download_url(url, target.parent, target.name, archive.md5)
+                # torchvision's bar knows only terminals
+                with contextlib.nullcontext() if shows_bars() else contextlib.redirect_stderr(io.StringIO()):
+                    download_url(url, target.parent, target.name, archive.md5)
                 return
             except (OSError, RuntimeError, http.client.HTTPException) as error:
                 failures.append(f"{url}: {error or type(error).__name__}")

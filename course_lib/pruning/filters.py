@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
 from course_lib import cost, tracing
+from course_lib.progress import tracked
 from course_lib.pruning._checks import (
     _check_accuracy,
     _check_criterion,
@@ -187,7 +187,7 @@ def sensitivity(
         layers = list(dict.fromkeys(layers))
     pairs = [(layer, ratio) for layer in layers for ratio in ratios]
     rows = []
-    for layer, ratio in tqdm(pairs, desc="sensitivity", leave=False):
+    for layer, ratio in tracked(pairs, "sensitivity", len(pairs)):
         plan = filter_plan(model, channels, {layer: ratio}, criterion=criterion)
         accuracy = evaluate(remove_channels(model, channels, plan))
         _check_accuracy(accuracy, f"what evaluate returned for {layer!r} at {ratio:g}")

@@ -132,6 +132,19 @@ def in_place():
 
 
 @pytest.fixture
+def secured(tmp_path_factory):
+    """The same with TLS: how the command is told of it."""
+    from tests.book.clusters import cluster_in_place
+    from tests.certificates import Authority
+
+    authority = Authority(tmp_path_factory.mktemp("certificates"))
+    cert, key = authority.sign("teacher")
+    files = ("--tls-ca-file", str(authority.ca_file), "--tls-cert", str(cert), "--tls-key", str(key))
+    with cluster_in_place(security=authority.cluster()) as running:
+        yield ("--scheduler", running.scheduler_address, *files)
+
+
+@pytest.fixture
 def book(tmp_path, monkeypatch, capfd):
     """An empty book; the checkout that the command sees is this one."""
     (tmp_path / "data").mkdir()

@@ -43,6 +43,11 @@ def test_figures_are_written_between_their_marks_and_nowhere_else(text, filled):
         ),
         ("a <!--=01.gian-->7<!--/-->", "unknown figure '01.gian'. Did you mean '01.gain'? Known: 01.gain."),
         ("a <!--=-->7<!--/-->", "unknown figure ''"),
+        (
+            "a <!--=07.gain-->7<!--/-->",  # a chapter without figures: those of the whole course are no answer
+            "unknown figure '07.gain'. Did you mean '01.gain' or 'gain'? Known: none.",
+        ),
+        ("a <!--=07.teacher_share-->7<!--/-->", "unknown figure '07.teacher share'. Known: none."),
         ("a <!--=gain-->7", "<!--=gain--> is half a mark"),
         ("a 7<!--/-->", "<!--/--> is half a mark"),
         ("a <!--=gain 7<!--/-->", "is half a mark"),

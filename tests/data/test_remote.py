@@ -214,6 +214,17 @@ def test_a_download_leaves_the_unpacked_files_and_nothing_else(small, tmp_path, 
     assert len(visits) == len(small.online)  # and the second time there is nothing to download
 
 
+def test_without_a_terminal_a_download_is_a_line_for_each_archive(small, tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    serve(monkeypatch, small.online)
+    fetch(small.name, tmp_path)
+    written = capfd.readouterr().err
+    assert "\r" not in written
+    told = [line.partition(" (")[0] for line in written.splitlines()]
+    count = len(small.online)
+    assert told == [f"archives of {small.title}: {number + 1} of {count}" for number in range(count)]
+
+
 def test_only_what_lacks_is_downloaded(small, tmp_path, monkeypatch):
     small.place(tmp_path, small.unpacked)
     lacking, kept = list(small.unpacked)[-1], next(iter(small.unpacked))

@@ -22,6 +22,7 @@ from course_lib.book.classroom.submissions import Submission
 from course_lib.book.notebooks import Chapter
 from course_lib.book.run import course, show, state
 from course_lib.book.run.task import Failure, Outcome
+from course_lib.credentials import TlsFiles
 from course_lib.jobs import connected
 
 __all__ = ["COLUMNS", "Grading", "boxes", "carry_out", "load", "plan"]
@@ -145,6 +146,7 @@ def carry_out(
     *,
     jobs: int | None = None,
     scheduler: str | None = None,
+    tls: TlsFiles | None = None,
     timeout: float = 10.0,
     output: Console,
 ) -> None:
@@ -156,6 +158,7 @@ def carry_out(
         grading: its `record` gains a record for each submission.
         jobs: how many to mark side by side on this machine; by default one a core.
         scheduler: address of a running Dask scheduler, to mark there instead.
+        tls: credentials for a scheduler with TLS.
         timeout: seconds that the scheduler may take to answer, and may be without any worker.
         output: where progress is shown.
 
@@ -173,7 +176,7 @@ def carry_out(
     try:
         if waiting:
             with show.progress(output, len(waiting), "submissions") as reporter:
-                for one, result in _marked(grading, waiting, jobs, scheduler, timeout):
+                for one, result in _marked(grading, waiting, jobs, scheduler, tls, timeout):
                     _keep(grading, one, result)
                     failure = (
                         Failure(0, "", result["reason"]) if result["reason"] or result["trouble"] else None
@@ -259,7 +262,12 @@ def _work(chapter: Chapter, settings: Settings) -> Work:
 
 
 def _marked(
-    grading: Grading, waiting: Sequence[Submission], jobs: int | None, scheduler: str | None, timeout: float
+    grading: Grading,
+    waiting: Sequence[Submission],
+    jobs: int | None,
+    scheduler: str | None,
+    tls: TlsFiles | None,
+    timeout: float,
 ) -> Iterator[tuple[Submission, dict[str, Any]]]:
     """(submission, result of `marking.mark`) of each as it ends; the teacher's own notebooks first."""
     own = {name: (work, work.source.encode()) for name, work in grading.work.items()}
@@ -271,7 +279,7 @@ def _marked(
         return
     library = state.library_sha256()
     with connected(
-        marking.mark, "submissions", scheduler=scheduler, timeout=timeout, fatal=CourseError
+        marking.mark, "submissions", scheduler=scheduler, timeout=timeout, tls=tls, fatal=CourseError
     ) as there:
 
         def ended(calls: Mapping[Any, tuple]) -> Iterator[tuple[Any, dict[str, Any]]]:

@@ -16,6 +16,7 @@ from course_lib.book.run import course, figures, profiles, show, state, worker
 from course_lib.book.run.figures import Merged
 from course_lib.book.run.seeds import format_seeds, parse_seeds, shared_runs
 from course_lib.book.run.task import Failure, Outcome
+from course_lib.credentials import TlsFiles
 from course_lib.experiments import records
 
 __all__ = [
@@ -139,6 +140,7 @@ def carry_out(
     scheduler: str | None = None,
     workers: int | None = None,
     timeout: float = 10.0,
+    tls: TlsFiles | None = None,
     output: Console,
 ) -> None:
     """Run the unfinished seeds of a sweep, and write the notebook and sweep.json as each ends.
@@ -150,6 +152,7 @@ def carry_out(
         scheduler: address of a running Dask scheduler; by default workers are started on this machine.
         workers: how many to start here; by default one per core.
         timeout: seconds that the scheduler may take to answer, and may be without any worker.
+        tls: credentials for a scheduler with TLS.
         output: shows the progress.
 
     Raises:
@@ -176,6 +179,7 @@ def carry_out(
             workers=workers,
             most=len(waiting),
             timeout=timeout,
+            tls=tls,
             fatal=CourseError,
         ) as connection,
         show.progress(output, len(waiting), "seeds") as reporter,

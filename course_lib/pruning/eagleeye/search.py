@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm.auto import tqdm
 
 from course_lib import jobs, tracing, training
 from course_lib.data import Dataset, Split, to_float
+from course_lib.progress import progress
 from course_lib.pruning.eagleeye.record import _Judged, _key, _Record
 from course_lib.pruning.eagleeye.strategies import Strategy
 from course_lib.pruning.filters import filter_plan
@@ -134,11 +134,11 @@ def search(
     left = [place for place in range(len(strategies)) if place not in done]
     if left and channels is None:
         job = replace(job, channels=follow(model, to_float(scoring.images[:1].to(_device(model)))))
-    with tqdm(total=len(strategies), initial=len(done), desc="candidates", leave=False) as bar:
+    with progress("candidates", len(strategies), done=len(done)) as shown:
         for place, judged in _judge_all(job, strategies, left, workers):
             done[place] = judged
             record.write(strategies[place].ratios, judged)
-            bar.update()
+            shown.step()
     scores, seconds = zip(*(done[place] for place in range(len(strategies))), strict=True)
     return SearchResult(tuple(strategies), scores, seconds)
 

@@ -455,10 +455,10 @@ def test_when_the_command_is_killed_its_kernels_end_with_it(copied):
 # ---- Dask ------------------------------------------------------------------------------------------------------------
 
 
-def test_on_a_cluster_the_grades_are_the_same(copied, in_place):
+def test_on_a_cluster_the_grades_are_the_same(copied, secured):
     book, folder, grades = copied
     (grades / "grades.json").unlink()
-    ended = book.course("grade", folder, *LIMITS, "--scheduler", in_place)
+    ended = book.course("grade", folder, *LIMITS, *secured)
     assert ended.status == 0, ended.err
     with open(grades / "grades.csv", newline="") as stream:
         assert [line["points"] for line in csv.DictReader(stream)] == ["0", "5", "3"]

@@ -158,6 +158,7 @@ def test_a_wrong_text_of_seeds_is_answered_with_what_is_wrong(text, message):
         (["00", "--out", "notebooks"], "holds the notebooks themselves"),
         (["00", "--out", "file"], "cannot write into"),
         (["00", "--workers", "0"], "--workers"),
+        (["00", "--tls-cert", "me.pem"], "are for a running cluster: name it with --scheduler tls://..."),
         (["00", "--workers", "2", "--scheduler", "tcp://127.0.0.1:9"], "Leave one out"),
     ],
 )
@@ -453,6 +454,25 @@ def test_on_a_cluster_every_seed_runs_on_one_core_in_a_folder_of_its_own(book, i
         "source_sha256": notebooks.chapters()[0].source_sha256,
     }
     assert not list(book.root.rglob("*.part"))
+
+
+def test_a_cluster_with_tls_is_used_with_its_credentials_and_refused_without(book, secured, accuracy, caplog):
+    book.add("00-a", accuracy)
+    without = book.course("sweep", "0", "--seeds", "0-1", *secured[:2])
+    assert without.status == 2
+    assert f"course: {secured[1]} asks for credentials. Give --tls-ca-file" in without.err
+    ended = book.course("sweep", "0", "--seeds", "0-1", *secured)
+    assert ended.status == 0, ended.err
+    assert figures_of(record(book)) == {str(s): {"accuracy": percent(0.9 + s / 200)} for s in range(2)}
+    assert "TLS" not in caplog.text
+
+
+def test_a_cluster_without_tls_is_used_and_the_danger_is_told_once(book, in_place, accuracy, caplog):
+    book.add("00-a", accuracy)
+    assert book.course("sweep", "0", "--seeds", "0-1", "--scheduler", in_place).status == 0
+    assert (
+        caplog.text.count(f"the cluster at {in_place} has no TLS: whoever reaches it can run code there") == 1
+    )
 
 
 def test_workers_with_other_code_are_refused_and_nothing_is_merged(book, in_place, monkeypatch):
