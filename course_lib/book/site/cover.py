@@ -23,7 +23,7 @@ def path() -> Path:
 
 
 def draw() -> Figure:
-    """Draw the five steps with their file size and accuracy, means over the recorded seeds; its label is its alt text."""
+    """Draw the five steps with file size and accuracy, means over the recorded seeds; the label is the alt text."""
     costs, budget = chapter07.COSTS.recorded(), chapter07.BUDGET.recorded()
 
     def right(metric: str, epochs: int) -> str:
@@ -40,7 +40,9 @@ def draw() -> Figure:
         "8-bit numbers",
         f"{whole / 1000:,.0f} kB\n{right('test', 10)}",
     )
-    return diagrams.pipeline(notes)
+    figure = diagrams.pipeline(notes)
+    figure.set_label(figure.get_label().replace(" kB ", " kB, "))
+    return figure
 
 
 def svg() -> str:

@@ -19,12 +19,14 @@ _EMBEDDED = "glyphs"
 
 
 def markdown() -> str:
-    """Write the generated part of the page: every recorded experiment, key figures, and this machine's run if there is one."""
+    """Write the generated part: every recorded experiment, key figures, and this machine's run if there is one."""
     book = notebooks.book()
     run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
     chapters = [chapter for chapter in book if not chapter.studies]
-    return "\n\n".join([*_experiments(chapters, found), _key_figures(book, run), _run_times(book, run)]) + "\n"
+    return (
+        "\n\n".join([*_experiments(chapters, found), _key_figures(book, run), _run_times(book, run)]) + "\n"
+    )
 
 
 def _experiments(book: Sequence[Chapter], found: Sequence[Record]) -> list[str]:
