@@ -7,7 +7,7 @@ import pytest
 
 from course_lib import page
 from course_lib.book import notebooks
-from course_lib.book.site import results_page
+from course_lib.book.site import recorded, results_page
 from course_lib.experiments import records
 from course_lib.statistics import mean_interval
 
@@ -99,6 +99,17 @@ def test_records_stand_below_their_chapter_with_means_and_intervals(checkout):
     assert records.origin(records.load("01-real")).split(",")[0] in first
     assert "budget 5 minutes" in first
     assert '`{"dataset": "glyphs", "note": "\'quoted\'"}`' in first
+
+
+def test_a_record_says_what_differs_from_one_seed_to_the_next():
+    runs = [{"settings": {"T": 1, "seed": seed}, "metrics": {"test": 0.5}} for seed in (0, 1)]
+    told = {"seed": "the weights [all of them]", "defaults": {}, "provenance": {}, "runs": runs}
+    shown = [
+        results_page._experiment(recorded.of_runs({"name": "01-t", **told} | change))
+        for change in ({}, {"seed": None})
+    ]
+    assert "From one seed to the next differ: the weights \\[all of them\\]." in shown[0]
+    assert "From one seed" not in shown[1]
 
 
 def test_a_checkout_without_records_still_has_a_page(book):
