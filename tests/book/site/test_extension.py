@@ -239,15 +239,7 @@ def source(tmp_path, monkeypatch):
     (folder / "conf.py").write_text(CONF)
     (folder / "index.md").write_text("# Book\n\n[One](01-one.ipynb)\n")
     (folder / "glossary.md").write_text(GLOSSARY)
-    for name in (
-        "where-this-goes",
-        "sources",
-        "references",
-        "teaching",
-        "results",
-        "design",
-        *(f"api/{name}" for name in re.findall(r"api/(\w+)", extension.CONTENTS)),
-    ):
+    for name in set(re.findall(r"^[a-z][\w/-]*$", extension.CONTENTS, re.MULTILINE)) - {"glossary"}:
         path = folder / f"{name}.md"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"# {name}\n")
