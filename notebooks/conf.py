@@ -62,3 +62,5 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "home_page_in_toc": True,
 }
+if repository := os.environ.get("COURSE_REPOSITORY"):  # a link to it on every page; none where it is not set
+    html_theme_options |= {"repository_url": repository, "use_repository_button": True}

@@ -1,7 +1,8 @@
 """Numbers in prose, which a run fills in: `<!--=name-->text<!--/-->` holds the figure of that name.
 
 A notebook names its figures with `page.report` and `page.figures`; elsewhere the number of the notebook stands before
-the name, as in `01.gain` or `studies/01.gain`. Other numbers in prose are marked as published,
+the name, as in `01.gain` or `studies/01.gain`. `01.minutes_to_read` and `01.seconds_to_run` are what the first cell of
+chapter 01 says of its time. Other numbers in prose are marked as published,
 `<!--published: SOURCE-->text<!--/-->`, or as arithmetic, `<!--arithmetic-->text<!--/-->`. All these are comments of
 HTML, which neither Jupyter nor GitHub nor the site shows.
 """
@@ -25,6 +26,7 @@ _HALF = re.compile(r"<!--(?:=|/|published|arithmetic)[^>]*>?")
 _AT_BEGINNING = re.compile(
     r"^ *(?:(?:[-*+>]|\d+[.)]) +)*<!--(?:=|published:|arithmetic)[^>]*-->", re.MULTILINE
 )
+_TIME = re.compile(r"^\*\*Time\*\* (\d+) minutes to read, about (\d+) seconds to run", re.MULTILINE)
 
 _WORDS = "section|table|figure|fig|chapter|equation|version|Python|PyTorch|arXiv"
 _NO_PROSE = re.compile(
@@ -126,7 +128,7 @@ def typed(text: str) -> list[str]:
 
 
 def known(book: Sequence[tuple[Chapter, Any]]) -> dict[str, str]:
-    """Collect all named figures with their chapter: {"01.gain": how it is shown}.
+    """Collect all named figures with their chapter, and how long each takes: {"01.gain": how it is shown}.
 
     Args:
         book: chapters and studies, each with its notebook.
@@ -134,8 +136,14 @@ def known(book: Sequence[tuple[Chapter, Any]]) -> dict[str, str]:
     return {
         f"{chapter.number}.{name}": shown
         for chapter, notebook in book
-        for name, shown in notebooks.shown_figures(notebook).items()
+        for name, shown in (_times(notebook) | notebooks.shown_figures(notebook)).items()
     }
+
+
+def _times(notebook: Any) -> dict[str, str]:
+    """What the first cell says of the time that a chapter takes; empty where it says nothing."""
+    found = _TIME.search(notebook.cells[0].source) if notebook.cells else None
+    return {"minutes to read": f"{found[1]} min", "seconds to run": f"{found[2]} s"} if found else {}
 
 
 def refresh(*, write: bool = True) -> list[str]:

@@ -1,8 +1,12 @@
 """Marks around numbers in prose: what is filled in, what is refused, which numbers need a mark."""
 
+from pathlib import Path
+
 import pytest
+from nbformat.v4 import new_markdown_cell, new_notebook
 
 from course_lib.book import prose
+from course_lib.book.notebooks import Chapter
 
 FIGURES = {"gain": "+7.2 % [+6.4, +8.0]", "size of it": "4.2 MB", "01.gain": "9 %"}
 
@@ -119,3 +123,20 @@ def test_a_number_that_a_run_or_a_source_gave_needs_a_mark(text, found):
 )
 def test_counts_settings_places_and_marked_numbers_need_no_other(text):
     assert prose.typed(text) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "times"),
+    [
+        (
+            "**Time** 35 minutes to read, about 60 seconds to run.",
+            {"01.minutes to read": "35 min", "01.seconds to run": "60 s"},
+        ),
+        ("**Time** 35 minutes to read, less than 60 seconds to run.", {}),
+        ("Nothing of it.", {}),
+    ],
+)
+def test_the_times_below_a_title_are_figures_of_the_chapter(line, times):
+    notebook = new_notebook(cells=[new_markdown_cell(f"# 01 Title\n\n{line}"), new_markdown_cell("More.")])
+    chapter = Chapter(Path("01-title.ipynb"), "01 Title", {}, "")
+    assert prose.known([(chapter, notebook)]) == times

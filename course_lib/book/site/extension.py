@@ -59,10 +59,21 @@ CONTENTS = """
 
 where-this-goes
 sources
-teaching
 glossary
-results
 references
+teaching
+your-network
+command
+```
+
+```{toctree}
+:hidden:
+:caption: Measured and built
+
+results
+real-data
+benchmarks
+dependencies
 design
 ```
 

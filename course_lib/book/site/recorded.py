@@ -36,6 +36,7 @@ class Record:
         provenance: date, commit, device, machine and versions.
         arms: {arm: {figure: merged over the runs of that arm}}.
         code: whether the code that measured is that of now, in words; empty for a sweep.
+        varies: what differs from one seed to the next, in words; empty where the record does not say it.
 
     Example:
         >>> Record("01-labels", "T", [0, 1], {"dataset": "glyphs"}, {}, {}).data_set
@@ -49,6 +50,7 @@ class Record:
     provenance: dict[str, Any]
     arms: dict[str, dict[str, Merged]]
     code: str = ""
+    varies: str = ""
 
     @property
     def data_set(self) -> str:
@@ -117,7 +119,8 @@ def of_runs(content: Mapping[str, Any], code: str = "") -> Record:
         rows.append(settings | seed | {k: v for k, v in run["metrics"].items() if not isinstance(v, list)})
     told = {key: content.get(key) for key in ("dataset", "budget") if content.get(key) is not None}
     told |= content["defaults"]
-    return replace(of_rows({**content, "configuration": told, "rows": rows}), code=code)
+    record = of_rows({**content, "configuration": told, "rows": rows})
+    return replace(record, code=code, varies=content.get("seed") or "")
 
 
 def of_rows(content: Mapping[str, Any]) -> Record:

@@ -1,4 +1,4 @@
-"""The site's page of run times and results: Markdown made from the records of runs, nothing written by hand."""
+"""The generated part of the site's page of results: Markdown from the records of runs, nothing written by hand."""
 
 import html
 import json
@@ -8,85 +8,81 @@ from typing import Any
 from course_lib import files
 from course_lib.book import notebooks
 from course_lib.book.notebooks import Chapter
-from course_lib.book.run import profiles, show, state
+from course_lib.book.run import show, state
 from course_lib.book.run.seeds import format_seeds
 from course_lib.book.site import recorded
 from course_lib.book.site.recorded import Record
 from course_lib.experiments import records
 
-_NOT_RUN = "not run"
 _EMBEDDED = "glyphs"
 """The data set that lies in the repository; all others are real data."""
 
 
 def markdown() -> str:
-    """Write the page below its title: run times, key figures, and every recorded experiment, by chapter."""
+    """Write the generated part: every recorded experiment, key figures, and this machine's run if there is one."""
     book = notebooks.book()
     run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
     chapters = [chapter for chapter in book if not chapter.studies]
     return (
-        "\n\n".join([_run_times(book, run), _key_figures(book, run), *_experiments(chapters, found)]) + "\n"
+        "\n\n".join([*_experiments(chapters, found), _key_figures(book, run), _run_times(book, run)]) + "\n"
     )
-
-
-def _run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
-    """Write the seconds of each chapter under each profile in the last run, or "not run".
-
-    Args:
-        book: the chapters and their studies.
-        run: the content of run.json (see `state.load`), without chapters if there was no run.
-    """
-    names = profiles.names(notebooks.folder() / "profiles")
-    rows = []
-    for chapter in book:
-        row = {"chapter": _link(chapter)}
-        for name in names:
-            done = run["settings"].get("profile") == name and run["chapters"].get(chapter.name)
-            row[f"profile {name}"] = _seconds(chapter, done) if done else _NOT_RUN
-        rows.append(row)
-    settings = run["settings"]
-    lines = ["## Run times", _table(rows)]
-    if settings:
-        changed = ", ".join(settings.get("set") or []) or "nothing else"
-        lines.append(
-            f"One run: `--profile {settings.get('profile')}`, seed {settings.get('seed') or 'as in the notebooks'}, "
-            f"set {changed}."
-        )
-    lines.append("`make course` runs every chapter, then `make site` shows here how long each took.")
-    return "\n\n".join(lines)
-
-
-def _key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
-    """Write the key figures of each chapter: in the committed notebook, and in the last run."""
-    rows = []
-    for chapter in book:
-        committed = notebooks.key_figures(notebooks.read(chapter.path))
-        measured = run["chapters"].get(chapter.name, {}).get("figures", {})
-        for place, name in enumerate(dict.fromkeys([*committed, *measured])):
-            rows.append(
-                {
-                    "chapter": _link(chapter) if place == 0 else "",
-                    "key figure": _cell(name),
-                    "in the notebook": _cell(show.figure(committed.get(name, ""))),
-                    "in the last run": _cell(show.figure(measured.get(name, _NOT_RUN))),
-                }
-            )
-    return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
 
 
 def _experiments(book: Sequence[Chapter], found: Sequence[Record]) -> list[str]:
     parts = [
         "## Recorded experiments",
-        "Means with 95 % intervals over the runs of an arm, as `course results NAME` prints them.",
+        "Every record, with every arm and every figure: means with 95 % intervals over the runs of an arm, as "
+        "`course results NAME` prints them.",
     ]
     for chapter in book:
         own = [record for record in found if _belongs(record, chapter)]
         real = [f"`{record.name}`" for record in own if record.data_set not in ("", _EMBEDDED)]
         parts.append(f"### {chapter.title}")
-        parts.append(f"On real data: {', '.join(real) or _NOT_RUN}.")
-        parts += [_experiment(record) for record in own]
+        parts += [f"On real data: {', '.join(real)}."] if real else []
+        parts += [_experiment(record) for record in own] or ["Nothing is recorded for this chapter."]
     return parts
+
+
+def _key_figures(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """Write the key figures of each chapter: in the committed notebook, and in the last run of those that were run."""
+    rows = []
+    for chapter in book:
+        committed = notebooks.key_figures(notebooks.read(chapter.path))
+        measured = run["chapters"].get(chapter.name, {}).get("figures", {})
+        for place, name in enumerate(dict.fromkeys([*committed, *measured])):
+            row = {
+                "chapter": _link(chapter) if place == 0 else "",
+                "key figure": _cell(name),
+                "in the notebook": _cell(show.figure(committed.get(name, ""))),
+            }
+            here = {"on this machine": _cell(show.figure(measured.get(name, "")))} if run["chapters"] else {}
+            rows.append(row | here)
+    return "\n\n".join(["## Key figures", _table(rows) if rows else "No chapter reports any."])
+
+
+def _run_times(book: Sequence[Chapter], run: dict[str, Any]) -> str:
+    """Write the seconds of each chapter in the last run on this machine, or how to get them.
+
+    Args:
+        book: the chapters and their studies.
+        run: the content of run.json (see `state.load`), without chapters if there was no run.
+    """
+    heading, done = "## Run times on this machine", run["chapters"]
+    rows = [
+        {"chapter": _link(chapter), "time": _seconds(chapter, done[chapter.name])}
+        for chapter in book
+        if chapter.name in done
+    ]
+    if not rows:
+        return f"{heading}\n\nAfter `make course`, `make site` shows here how long each chapter took."
+    settings = run["settings"]
+    changed = ", ".join(settings.get("set") or []) or "nothing else"
+    told = (
+        f"One run: `--profile {settings.get('profile')}`, seed {settings.get('seed') or 'as in the notebooks'}, "
+        f"set {changed}."
+    )
+    return "\n\n".join([heading, _table(rows), told])
 
 
 def _experiment(record: Record) -> str:
@@ -104,6 +100,7 @@ def _experiment(record: Record) -> str:
     configuration = _code(json.dumps(record.configuration, ensure_ascii=False))
     facts = [
         f"Seeds {format_seeds(record.seeds) or 'none'}. {_cell(where)}.",
+        *([f"From one seed to the next differ: {_cell(record.varies)}."] if record.varies else []),
         f"Configuration {configuration}.",
         *([f"The code that measured: {record.code}."] if record.code else []),
     ]

@@ -3,7 +3,9 @@
 import base64
 import io
 import re
+import runpy
 import sys
+import typing
 
 import nbformat
 import PIL.Image
@@ -45,6 +47,20 @@ integers. **Not a head.** It stands within a paragraph.
 
 
 # The names of an entry
+
+
+@pytest.mark.parametrize("address", [None, "https://code.example/owner/name"])
+def test_the_repository_is_linked_where_it_is_named(monkeypatch, address):
+    monkeypatch.setattr(typing, "GENERATING_DOCUMENTATION", "", raising=False)
+    monkeypatch.setenv("COURSE_HOME", str(files.root()))
+    monkeypatch.delenv("COURSE_REPOSITORY", raising=False)
+    if address:
+        monkeypatch.setenv("COURSE_REPOSITORY", address)
+    options = runpy.run_path(str(files.root() / "notebooks" / "conf.py"))["html_theme_options"]
+    assert (options.get("repository_url"), options.get("use_repository_button", False)) == (
+        address,
+        bool(address),
+    )
 
 
 def test_an_entry_has_the_names_of_its_head_and_of_its_brackets():
@@ -223,15 +239,7 @@ def source(tmp_path, monkeypatch):
     (folder / "conf.py").write_text(CONF)
     (folder / "index.md").write_text("# Book\n\n[One](01-one.ipynb)\n")
     (folder / "glossary.md").write_text(GLOSSARY)
-    for name in (
-        "where-this-goes",
-        "sources",
-        "references",
-        "teaching",
-        "results",
-        "design",
-        *(f"api/{name}" for name in re.findall(r"api/(\w+)", extension.CONTENTS)),
-    ):
+    for name in set(re.findall(r"^[a-z][\w/-]*$", extension.CONTENTS, re.MULTILINE)) - {"glossary"}:
         path = folder / f"{name}.md"
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"# {name}\n")
