@@ -62,6 +62,7 @@ sources
 teaching
 glossary
 results
+benchmarks
 references
 design
 ```
