@@ -16,7 +16,7 @@ help:
 	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
 	@echo "make test     lint, unit tests, and every notebook against its committed output"
 	@echo "make lint     ruff and codespell alone"
-	@echo "make bench    print the measured figures"
+	@echo "make bench    measure the library beside its peers (ARGS='surgery onnx' for some tables); kept in notebooks/benchmarks.md"
 	@echo "make site     the web site, in $(SITE); make site-test looks at it in Chromium"
 	@echo "make clean    remove .venv, build and caches"
 	@echo "Set-up is part of each. Another interpreter: make course PYTHON=python3.12"
@@ -37,7 +37,7 @@ lint: $(INSTALLED)
 	$(BIN)/codespell
 
 bench: $(INSTALLED)
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	TQDM_DISABLE=1 $(BIN)/python -m tests.benchmarks $(ARGS)
 
 site: $(SITE_INSTALLED)
 	rm -rf $(SITE) $(SITE).doctrees

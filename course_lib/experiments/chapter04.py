@@ -4,14 +4,14 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from course_lib import checkpoints, cost, training
 from course_lib.data import Dataset, Split, to_float
-from course_lib.experiments.common import cut, drawn, example_of, glyphs, judged
+from course_lib.experiments.common import Shared, cut, drawn, example_of, glyphs, judged
 from course_lib.experiments.experiment import Experiment, Run, Scale
 from course_lib.jobs import run_parallel
 from course_lib.pruning.criteria import l1_norm, l2_norm, random_scores
@@ -83,22 +83,6 @@ def prune(network, ratios, score=l1_norm):
 
 
 # What runs share
-
-
-class Shared(NamedTuple):
-    """What the runs of an experiment share.
-
-    Attributes:
-        dataset: to calibrate, tune and judge with.
-        networks: {(network, seed): trained, whole}.
-        scale: how much is done.
-        facts: for the record.
-    """
-
-    dataset: Dataset
-    networks: dict[tuple[str, int], nn.Module]
-    scale: Scale
-    facts: dict[str, Any]
 
 
 def trained(key: tuple[str, int], dataset: Dataset, scale: Scale) -> nn.Module:

@@ -4,7 +4,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from course_lib import checkpoints, factorization, hashing, models, training
 from course_lib.data import Dataset
-from course_lib.experiments.common import cut, glyphs, judged
+from course_lib.experiments.common import Shared, cut, glyphs, judged
 from course_lib.experiments.experiment import Experiment, Run, Scale
 from course_lib.jobs import run_parallel
 from course_lib.training import Recipe
@@ -86,22 +86,6 @@ def places_and_signs(rows, columns, buckets, seed):
 
 
 # What runs share
-
-
-class Shared(NamedTuple):
-    """What the runs of an experiment share.
-
-    Attributes:
-        dataset: to train and judge with.
-        networks: {(network, seed): trained, whole}.
-        scale: how much is done.
-        facts: for the record.
-    """
-
-    dataset: Dataset
-    networks: dict[tuple[str, int], nn.Module]
-    scale: Scale
-    facts: dict[str, Any]
 
 
 def trials(

@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,23 @@ from course_lib import data, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.experiments.experiment import Scale
 
-__all__ = ["cut", "drawn", "example_of", "glyphs", "judged", "photographs"]
+__all__ = ["Shared", "cut", "drawn", "example_of", "glyphs", "judged", "photographs"]
+
+
+class Shared(NamedTuple):
+    """What the runs of an experiment on given networks share; chapters that need more have a class of their own.
+
+    Attributes:
+        dataset: to calibrate, tune and judge with.
+        networks: {(network, seed): trained, whole}.
+        scale: how much is done.
+        facts: for the record.
+    """
+
+    dataset: Dataset
+    networks: dict[tuple[str, int], nn.Module]
+    scale: Scale
+    facts: dict[str, Any]
 
 
 @functools.cache

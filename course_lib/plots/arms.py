@@ -151,8 +151,8 @@ def run_rows(
     Chapter 03 draws it.
 
     Args:
-        panels: {panel title: {arm: {label: one number in [0, 1] for each run}}}, the same labels everywhere. An arm
-            that a panel lacks has an empty row there.
+        panels: {panel title: {arm: {label: one number in [0, 1] for each run}}}, the same labels everywhere. In the row
+            of an arm that a panel lacks stands "not tried".
         xlabel: name of the numbers.
         zoom: the axis spans the runs alone, not 0 to 1.
         first: place in the palette of the first label's colour, where the page has given the others a meaning.
@@ -173,6 +173,11 @@ def run_rows(
                     values, [row] * len(values), marker, color=colour, markersize=4.5, alpha=0.6, label=label
                 )
                 axis.plot(np.median(values), row, "|", color="black", markersize=8, markeredgewidth=1.5)
+        for row in (arms.index(arm) for arm in arms if arm not in panel):
+            place = axis.get_yaxis_transform()  # the middle of the panel, at the height of the row
+            axis.text(
+                0.5, row, "not tried", transform=place, ha="center", va="center", fontsize=9, color="0.4"
+            )
         axis.set_title(title, fontsize=10, loc="center")
         if not zoom:
             axis.set_xlim(-0.02, 1.02)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from course_lib.quantization.calibration import METHODS, Histogram
-from tests.benchmarks.row import Row
+from tests.benchmarks.row import Row, spread
 from tests.quantization import reference
 
 GOAL_SPEED = 20.0
@@ -69,7 +69,8 @@ def _speed(
         if repeat:
             runs.append((seconds[ours], seconds[theirs]))
     own, peer = (statistics.median(side) for side in zip(*runs, strict=True))
-    ratio = peer / own
+    ratios = [their / our for our, their in runs]
+    ratio = statistics.median(ratios)
     return Row(
         f"{what} / candidates in a loop",
         f"{own * 1000:,.1f} ms",
@@ -77,4 +78,5 @@ def _speed(
         f"{ratio:.0f}",
         f">= {goal:.0f}",
         "yes" if ratio >= goal else "no",
+        spread(ratios, ".0f"),
     )

@@ -13,7 +13,7 @@ from course_lib.cost import format_bytes, latency
 from course_lib.data import to_float
 from course_lib.quantization import onnx
 from course_lib.quantization.workflow import calibrate, collect, fold_batch_norm, quantize_model, to_integer
-from tests.benchmarks.row import Row
+from tests.benchmarks.row import Row, spread
 
 GOAL_SPEED = 1.0  # of the network in float32
 GOAL_BYTES = 1.0  # of the file for ONNX Runtime
@@ -51,7 +51,8 @@ def _speed(
         turns.append((*pair, onnx.latency(small, images, threads=1).median))
     ours, float32, runtime = zip(*turns, strict=True)
     for peer, seconds in (("float32", float32), ("int8 in ONNX Runtime", runtime)):
-        ratio = statistics.median(theirs / mine for mine, theirs in zip(ours, seconds, strict=True))
+        ratios = [theirs / mine for mine, theirs in zip(ours, seconds, strict=True)]
+        ratio = statistics.median(ratios)
         yield Row(
             f"{name}, {len(images)} image(s), integers / {peer}",
             f"{statistics.median(ours) * 1000:.2f} ms",
@@ -59,6 +60,7 @@ def _speed(
             f"{ratio:.2f}",
             f">= {GOAL_SPEED:.2f}" if peer == "float32" else "",
             ("yes" if ratio >= GOAL_SPEED else "no") if peer == "float32" else "",
+            spread(ratios),
         )
 
 

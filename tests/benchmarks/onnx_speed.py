@@ -11,7 +11,7 @@ from course_lib import checkpoints, data
 from course_lib.cost import format_bytes
 from course_lib.data import to_float
 from course_lib.quantization.onnx import export, latency, quantize
-from tests.benchmarks.row import Row
+from tests.benchmarks.row import Row, spread
 
 GOAL_SPEED = 2.0  # where the processor has VNNI
 GOAL_BYTES = 0.27
@@ -40,7 +40,8 @@ def _speed(name: str, path: Path, small: Path, images: Tensor, repeats: int) -> 
         pair = (small, path) if repeat % 2 else (path, small)
         seconds = {file: latency(file, images, threads=1).median for file in pair}
         runs.append((seconds[small], seconds[path]))
-    ratio = statistics.median(real / integer for integer, real in runs)
+    ratios = [real / integer for integer, real in runs]
+    ratio = statistics.median(ratios)
     return Row(
         f"{name}, int8 (VNNI: {_vnni()}) / float32",
         f"{statistics.median(integer for integer, _ in runs) * 1000:.2f} ms",
@@ -48,6 +49,7 @@ def _speed(name: str, path: Path, small: Path, images: Tensor, repeats: int) -> 
         f"{ratio:.2f}",
         f">= {GOAL_SPEED:.2f}",
         "yes" if ratio >= GOAL_SPEED else "no",
+        spread(ratios),
     )
 
 

@@ -13,7 +13,7 @@ from course_lib.pruning.eagleeye import Strategy, sample_strategies, search
 from course_lib.pruning.filters import filter_plan, sensitivity, untied_layers
 from course_lib.pruning.surgery import remove_channels
 from course_lib.training import Recipe
-from tests.benchmarks.row import Row
+from tests.benchmarks.row import Row, spread
 
 GOAL_WORKERS = 1.7
 GOAL_JUDGING = 20.0
@@ -76,7 +76,8 @@ def _paired(what: str, once: Callable[[], object], each: Callable[[], object], r
             side()
             seconds[side] = time.perf_counter() - started
         runs.append((seconds[once], seconds[each]))
-    ratio = statistics.median(slow / quick for quick, slow in runs[1:])
+    ratios = [slow / quick for quick, slow in runs[1:]]
+    ratio = statistics.median(ratios)
     return Row(
         f"{what}, followed once / at each call",
         f"{statistics.median(quick for quick, _ in runs[1:]) * 1000:,.0f} ms",
@@ -84,6 +85,7 @@ def _paired(what: str, once: Callable[[], object], each: Callable[[], object], r
         f"{ratio:.2f}",
         f">= {GOAL_FOLLOWING:.2f}",
         "yes" if ratio >= GOAL_FOLLOWING else "no",
+        spread(ratios),
     )
 
 
@@ -98,7 +100,8 @@ def _workers(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy],
             search(model, dataset, strategies, workers=workers)
             seconds[workers] = time.perf_counter() - started
         runs.append((seconds[2], seconds[1]))
-    ratio = statistics.median(one / two for two, one in runs)
+    ratios = [one / two for two, one in runs]
+    ratio = statistics.median(ratios)
     return Row(
         f"{_CANDIDATES} candidates, two workers / one",
         f"{statistics.median(two for two, _ in runs):.1f} s",
@@ -106,6 +109,7 @@ def _workers(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy],
         f"{ratio:.2f}",
         f">= {GOAL_WORKERS:.2f}",
         "yes" if ratio >= GOAL_WORKERS else "no",
+        spread(ratios),
     )
 
 
@@ -119,7 +123,8 @@ def _judging(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy],
         started = time.perf_counter()
         training.fit(small, dataset, _TUNING, validate=False)
         runs.append((judged, time.perf_counter() - started))
-    ratio = statistics.median(tuned / judged for judged, tuned in runs)
+    ratios = [tuned / judged for judged, tuned in runs]
+    ratio = statistics.median(ratios)
     return Row(
         f"judging a candidate / {_TUNING.epochs} epochs of it",
         f"{statistics.median(judged for judged, _ in runs) * 1000:,.0f} ms",
@@ -127,4 +132,5 @@ def _judging(model: nn.Module, dataset: Dataset, strategies: Sequence[Strategy],
         f"{ratio:.1f}",
         f">= {GOAL_JUDGING:.1f}",
         "yes" if ratio >= GOAL_JUDGING else "no",
+        spread(ratios, ".1f"),
     )

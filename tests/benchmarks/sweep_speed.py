@@ -13,7 +13,7 @@ import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from course_lib import files
-from tests.benchmarks.row import Row
+from tests.benchmarks.row import Row, spread
 
 GOAL_WORKERS = 1.7
 _SEEDS = "0-7"
@@ -40,7 +40,8 @@ def two_workers(repeats: int) -> Iterator[Row]:
             for workers in (1, 2) if repeat % 2 else (2, 1):
                 seconds[workers] = _sweep(home, workers, home / f"{repeat}-{workers}")
             runs.append((seconds[2], seconds[1]))
-    ratio = statistics.median(one / two for two, one in runs)
+    ratios = [one / two for two, one in runs]
+    ratio = statistics.median(ratios)
     yield Row(
         "course sweep over 8 seeds, two workers / one",
         f"{statistics.median(two for two, _ in runs):.0f} s",
@@ -48,6 +49,7 @@ def two_workers(repeats: int) -> Iterator[Row]:
         f"{ratio:.2f}",
         f">= {GOAL_WORKERS:.2f}",
         "yes" if ratio >= GOAL_WORKERS else "no",
+        spread(ratios),
     )
 
 

@@ -44,6 +44,43 @@ def test_the_threshold_by_hand_is_that_of_the_library(found, bits):
     assert chapter06.ranges_for(found, "mse", bits) == workflow.calibrate(found, "mse", bits=bits)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 3])
+def test_the_threshold_by_hand_is_that_of_the_library_for_values_of_both_signs(bits):
+    histogram = Histogram()
+    histogram.update(torch.randn(20_000, generator=torch.Generator().manual_seed(0)))
+    both = {"layer": histogram}
+    assert chapter06.ranges_for(both, "mse", bits) == workflow.calibrate(both, "mse", bits=bits)
+
+
+@pytest.mark.filterwarnings("ignore::course_lib.quantization.calibration.ClippingWarning")
+@pytest.mark.parametrize(
+    ("arm", "method", "percent"),
+    [
+        ("percentile 99", "percentile", 99.0),
+        ("percentile 99.9", "percentile", 99.9),
+        ("entropy", "entropy", 50.0),
+    ],
+)
+def test_the_other_arms_are_those_of_the_library_at_their_own_bits_and_percentage(
+    found, arm, method, percent
+):
+    for bits in (8, 3):
+        wanted = workflow.calibrate(found, method, bits=bits, percentile=percent)
+        assert chapter06.ranges_for(found, arm, bits) == wanted
+
+
+def test_calibration_images_are_training_images_of_the_draw_that_is_asked_for(glyphs, monkeypatch):
+    assert torch.equal(chapter06.calibration(glyphs, 2, 10), drawn(glyphs.train, 10, 2).images)
+    seen = []
+    monkeypatch.setattr(workflow, "collect", lambda network, images: seen.append(images) or {})
+    runs = [{"network": "vgg", "seed": 1, "images": 20}, {"network": "vgg", "seed": 0}]
+    shared = chapter06.prepare(runs, chapter06.Scale(images=64))
+    few = chapter06.cut(glyphs, chapter06.Scale(images=64)).train
+    assert list(shared.histograms) == [("vgg", 1, 20), ("vgg", 0, 500)]
+    assert torch.equal(seen[0], drawn(few, 20, 1).images)
+    assert torch.equal(seen[1], drawn(few, 500, 0).images)
+
+
 def test_errors_of_rounding_and_clipping_make_up_the_whole_error():
     counts = np.array([10, 0, 4, 2, 1])
     values = np.repeat(np.arange(5) + 0.5, counts)  # at the centres of bins of width 1
@@ -86,6 +123,57 @@ def test_one_scale_a_weight_and_symmetric_activations_are_other_networks(vgg, fo
     assert usual["test"] > symmetric["test"] != one["test"]
 
 
+@pytest.fixture
+def quantized(monkeypatch):
+    """What is quantized: (ranges, keywords) of each call; and what is judged."""
+    asked, build = [], workflow.quantize_model
+
+    def quantize_model(network, ranges, **keywords):
+        asked.append((ranges, keywords))
+        return build(network, ranges, **keywords)
+
+    monkeypatch.setattr(workflow, "quantize_model", quantize_model)
+    return asked
+
+
+def test_a_form_differs_from_the_usual_one_in_what_it_names_alone(vgg, found, glyphs, quantized):
+    shared = shared_of("vgg", vgg, found, glyphs)
+    for form in chapter06.FORM_ARMS:
+        chapter06.measure_forms({"network": "vgg", "seed": 0, "bits": 4, "form": form}, shared, None)
+    mse, bits = chapter06.ranges_for(found, "mse", 4), {"weight_bits": 4, "activation_bits": 4}
+    assert quantized == [
+        (mse, bits | {"per_channel": True}),
+        (chapter06.symmetric_ranges(found, 4), bits | {"per_channel": True}),
+        (mse, bits | {"per_channel": False}),
+    ]
+
+
+def test_a_method_rounds_weights_and_activations_alike_and_32_bits_are_the_network_itself(
+    vgg, found, glyphs, quantized, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(chapter06, "judged", lambda network, dataset: seen.append(network) or {})
+    shared = shared_of("vgg", vgg, found, glyphs)
+    for bits, method in ((32, "float32"), (4, "entropy")):
+        run = {"network": "vgg", "seed": 0, "bits": bits, "method": method}
+        chapter06.measure_methods(run, shared, chapter06.errors)
+    assert seen[0] is vgg
+    ranges = chapter06.ranges_for(found, "entropy", 4)
+    assert quantized == [(ranges, {"weight_bits": 4, "activation_bits": 4})]
+
+
+def test_weights_of_few_bits_are_made_with_the_images_of_the_seed(vgg, found, glyphs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(chapter06, "with_few_bits", lambda *arguments: seen.append(arguments) or vgg)
+    shared = shared_of("vgg", vgg, found, glyphs)
+    shared.histograms["vgg", 1, chapter06.CALIBRATION] = found
+    chapter06.measure_weights({"network": "vgg", "seed": 1, "bits": 3, "by": "GPTQ"}, shared, None)
+    ((network, ranges, by, bits, images),) = seen
+    assert network is vgg
+    assert (ranges, by, bits) == (chapter06.ranges_for(found, "mse", 8), "GPTQ", 3)
+    assert torch.equal(images, drawn(shared.dataset.train, 200, 1).images)
+
+
 def test_a_codebook_of_few_bits_has_so_few_numbers_in_each_layer(vgg, found, glyphs):
     images = chapter06.calibration(glyphs, 0, 20)
     ranges = chapter06.ranges_for(found, "max", 8)
@@ -121,9 +209,12 @@ def test_corrected_biases_are_other_biases_on_the_same_weights(vgg, found, glyph
 
 
 def test_each_bug_changes_what_it_names_and_nothing_else(vgg, found, glyphs, monkeypatch):
-    seen = {}
+    seen, counted, collect = {}, [], workflow.collect
     monkeypatch.setattr(
         chapter06, "judged", lambda small, dataset: seen.update({by: copy.deepcopy(small)}) or {}
+    )
+    monkeypatch.setattr(
+        workflow, "collect", lambda network, images: counted.append(images) or collect(network, images)
     )
     shared = shared_of("vgg", vgg, found, glyphs)
     for by in chapter06.BUG_ARMS:
@@ -142,6 +233,8 @@ def test_each_bug_changes_what_it_names_and_nothing_else(vgg, found, glyphs, mon
     assert not torch.equal(seen["bias in 8 bits"].network[0].bias, right.network[0].bias)
     assert differs(seen["batch norm not folded"]) == {"0", "3", "7", "10", "14", "17"}
     assert "0" in differs(seen["calibrated on test images"])
+    (images,) = counted
+    assert torch.equal(images, drawn(shared.dataset.test, chapter06.CALIBRATION, 0).images)
 
 
 def test_published_entropy_collapses_on_the_slimmed_network(glyphs):

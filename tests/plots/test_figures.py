@@ -554,7 +554,7 @@ def test_every_run_of_a_panel_is_a_dot_and_the_line_joins_medians():
     assert beside[0] < 0.5 < beside[2]  # of two arms at one share, side by side
 
 
-def test_rows_show_every_run_of_an_arm_and_leave_a_row_free_where_a_panel_lacks_it():
+def test_rows_show_every_run_of_an_arm_and_say_so_where_a_panel_lacks_it():
     weak, strong = EXAMPLES["run_rows"]().axes
     assert [text.get_text() for text in weak.get_yticklabels()] == ["as it is", "mended"]
     dots = {
@@ -567,6 +567,8 @@ def test_rows_show_every_run_of_an_arm_and_leave_a_row_free_where_a_panel_lacks_
     }
     assert dots[weak] == [(0, "at once", [0.1, 0.1]), (0, "tuned", [0.4, 0.2])]
     assert dots[strong][2:] == [(1, "at once", [0.7, 0.8]), (1, "tuned", [0.8, 0.9])]
+    said = [[(text.get_text(), text.get_position()[1]) for text in axis.texts] for axis in (weak, strong)]
+    assert said == [[("not tried", 1)], []]
     medians = [line.get_xdata()[0] for line in weak.lines if line.get_marker() == "|"]
     assert medians == pytest.approx([0.1, 0.3])
 
