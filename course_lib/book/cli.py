@@ -403,7 +403,9 @@ def show_progress(folder: _LearnersFolder = None) -> None:
 
     output, place = show.console(), own.find(folder)
     if folder is not None and not own.is_one(place):
-        raise CourseError(f"`course learn` has made no folder {place}. Make it: course learn --folder {place}")
+        raise CourseError(
+            f"`course learn` has made no folder {place}. Make it: course learn --folder {place}"
+        )
     if own.is_one(place):
         lines, missing = learners.examine(place)
         output.print(learners.table(lines))
@@ -412,14 +414,17 @@ def show_progress(folder: _LearnersFolder = None) -> None:
     output.print(progress.table(progress.examine()))
     if not attempts.path().is_file():
         output.print(
-            "No check of an exercise was run in a notebook yet. Make a folder to work in: course learn", soft_wrap=True
+            "No check of an exercise was run in a notebook yet. Make a folder to work in: course learn",
+            soft_wrap=True,
         )
 
 
 @app.command()
 @_clean
 def solution(
-    chapter: Annotated[str, typer.Argument(help="A number (01), a file name, or the start of one of its words.")],
+    chapter: Annotated[
+        str, typer.Argument(help="A number (01), a file name, or the start of one of its words.")
+    ],
     exercise: Annotated[str, typer.Argument(help="Its number in the chapter, or its name.")],
     folder: _LearnersFolder = None,
     anyway: Annotated[bool, typer.Option("--anyway", help="Without a try, too.")] = False,

@@ -137,7 +137,9 @@ def grade_id(cell: Any) -> str | None:
 def text(source: Any) -> str:
     """The source of a cell, or what one printed, as one text; it may be anything."""
     whole = "".join(map(str, source)) if isinstance(source, list) else str(source or "")
-    return re.sub(r"[\ud800-\udfff]", "?", whole)  # half of a character, which JSON can hold and a file cannot
+    return re.sub(
+        r"[\ud800-\udfff]", "?", whole
+    )  # half of a character, which JSON can hold and a file cannot
 
 
 def _cell(source: str, metadata: Mapping[str, Any] | None = None) -> Any:

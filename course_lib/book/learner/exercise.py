@@ -1,6 +1,5 @@
 """How a learner stands with an exercise, read from the notebooks that were saved; nothing else is recorded."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,11 @@ def _standing(exercise: Exercise, saved: Saved) -> str:
 
 def _untouched(answer: str, stub: str) -> bool:
     """Whether the cell holds no line that it was not given with."""
-    return not {line.strip() for line in answer.splitlines()} - {line.strip() for line in stub.splitlines()} - {""}
+    return (
+        not {line.strip() for line in answer.splitlines()}
+        - {line.strip() for line in stub.splitlines()}
+        - {""}
+    )
 
 
 def _result(check: dict[str, Any], answer: dict[str, Any]) -> str:
@@ -111,7 +114,11 @@ def _result(check: dict[str, Any], answer: dict[str, Any]) -> str:
     if all(isinstance(count, int) for count in counts) and counts[0] > counts[1]:
         return UNCHECKED
     outputs = check.get("outputs")
-    kinds = [one.get("output_type") for one in outputs if isinstance(one, dict)] if isinstance(outputs, list) else []
+    kinds = (
+        [one.get("output_type") for one in outputs if isinstance(one, dict)]
+        if isinstance(outputs, list)
+        else []
+    )
     if "error" in kinds:
         return FAILED
     return PASSED if _printed(check).startswith(_RIGHT) else UNCHECKED

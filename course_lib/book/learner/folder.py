@@ -50,9 +50,15 @@ class Given:
         """What was done, a line each, for who asked for it."""
         lines = [f"Your folder: {folder}"]
         if self.new:
-            chapters = [name.removesuffix(".ipynb") for name in self.new if name.endswith(".ipynb") and "/" not in name]
+            chapters = [
+                name.removesuffix(".ipynb")
+                for name in self.new
+                if name.endswith(".ipynb") and "/" not in name
+            ]
             others = len(self.new) - len(chapters)
-            beside = [f"{others} {'files' if others > 1 else 'file'} beside (studies, glossary)"] if others else []
+            beside = (
+                [f"{others} {'files' if others > 1 else 'file'} beside (studies, glossary)"] if others else []
+            )
             lines.append(f"New, without solutions: {', '.join(chapters + beside)}")
         if self.renewed:
             lines.append(f"The course has changed, you had not: renewed are {', '.join(self.renewed)}")
@@ -177,9 +183,9 @@ def place(folder: Path, wanted: Mapping[str, bytes]) -> Given:
         with _alone(folder), _staged(folder) as staged:
             return _place(folder, wanted, staged)
     except OSError as error:
-        if made:
-            (folder / _LOCK).unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if made:
+                (folder / _LOCK).unlink(missing_ok=True)
                 folder.rmdir()  # if nothing is in it
         raise OSError(
             error.errno,
@@ -197,14 +203,16 @@ def _place(folder: Path, wanted: Mapping[str, bytes], staged: Path) -> Given:
         state.given.setdefault(target or name, set()).add(_digest(wanted[name]))
         if target is not None:
             (staged / f"{number}").write_bytes(wanted[name])
-            (folder / target).parent.mkdir(parents=True, exist_ok=True)
     (staged / "before").write_text(state.text(), encoding="utf-8")
     state.known |= {name: _digest(content) for name, content in wanted.items()}
     (staged / "after").write_text(state.text(), encoding="utf-8")
     if not begun and not os.path.lexists(ignore) and not (folder / ".git").exists():
         (staged / "ignore").write_text(_IGNORE, encoding="utf-8")
-        os.replace(staged / "ignore", ignore)
         done.ignored = True
+    for target in filter(None, targets.values()):
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+    if done.ignored:
+        os.replace(staged / "ignore", ignore)
     os.replace(staged / "before", folder / STATE)
     for number, (name, target) in enumerate(targets.items()):
         if target is None:
@@ -279,7 +287,9 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise CourseError(f"another `course learn` is writing into {folder}; wait until it has ended") from error
+        raise CourseError(
+            f"another `course learn` is writing into {folder}; wait until it has ended"
+        ) from error
     try:
         yield
     finally:

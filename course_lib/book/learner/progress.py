@@ -67,7 +67,9 @@ def _minutes_left(whole: Any, saved: Sequence[Saved]) -> int:
 
 def to_open(lines: Sequence[Line], names: Sequence[str]) -> str:
     """Choose the notebook to go on with: the first of the chapters named with an exercise that does not pass yet."""
-    open_ones = [line.chapter for line in lines if line.chapter in names and line.passed < len(line.standings)]
+    open_ones = [
+        line.chapter for line in lines if line.chapter in names and line.passed < len(line.standings)
+    ]
     return f"{[*open_ones, names[0]][0]}.ipynb"
 
 
@@ -88,7 +90,9 @@ def table(lines: Sequence[Line]) -> Table:
         told = [f"{one.number} {one.name}: {how}" for one, how in line.standings.items()] if begun else []
         told += [f"{name} is no notebook that can be read" for name in line.unreadable]
         of = f"of {len(line.standings)}"
-        shown.add_row(line.chapter, "\n".join(told), f"{line.tried} {of}", f"{line.passed} {of}", f"{line.minutes}")
+        shown.add_row(
+            line.chapter, "\n".join(told), f"{line.tried} {of}", f"{line.passed} {of}", f"{line.minutes}"
+        )
     return shown
 
 

@@ -24,11 +24,7 @@ def find(chapter: str, word: str) -> tuple[str, Exercise]:
     """
     (chosen,) = notebooks.select([chapter], notebooks.chapters())
     known = exercise.of(notebooks.read(chosen.path))
-    meant = [
-        one
-        for one in known
-        if word.lower() in (one.name, one.solution) or (word.isdecimal() and int(word) == one.number)
-    ]
+    meant = [one for one in known if word.lower() in (f"{one.number}", f"0{one.number}", one.name, one.solution)]
     if not meant:
         listed = ", ".join(f"{one.number} {one.name}" for one in known) or "none"
         raise CourseError(f"{chosen.name} has no exercise {word!r}. It has: {listed}")
@@ -64,5 +60,9 @@ def require_try(where: Path, chapter: str, one: Exercise) -> None:
 
 def text(chapter: str, one: Exercise) -> str:
     """The solution as it is printed: where it is from, the code, and what its check says of it."""
-    lines = [f"One solution of exercise {one.number} ({one.name}) of {chapter}:", "", edition.shown(one.source)]
+    lines = [
+        f"One solution of exercise {one.number} ({one.name}) of {chapter}:",
+        "",
+        edition.shown(one.source),
+    ]
     return "\n".join([*lines, *(["", f"Its check says: {one.said}"] if one.said else [])])
