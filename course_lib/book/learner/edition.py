@@ -41,14 +41,7 @@ def learners(notebook: Any) -> Any:
 
 
 def cleared(source: str) -> str:
-    """Put the stub in place of each solution in the source of a cell that is to be written by learners.
-
-    Example:
-        >>> print(cleared("def two():\\n    ### BEGIN SOLUTION\\n    return 2\\n    ### END SOLUTION"))
-        def two():
-            # YOUR CODE HERE
-            raise NotImplementedError()
-    """
+    """Put the stub in place of each solution in the source of a cell that is to be written by learners."""
     lines = []
     for line, place in _placed(source):
         if place == "begin":
@@ -62,22 +55,12 @@ def cleared(source: str) -> str:
 
 
 def shown(source: str) -> str:
-    """The source of a cell with its solution, without the lines that mark it.
-
-    Example:
-        >>> shown("### BEGIN SOLUTION\\ntwo = 2\\n### END SOLUTION")
-        'two = 2'
-    """
+    """The source of a cell with its solution, without the lines that mark it."""
     return "\n".join(line for line, place in _placed(source) if place in ("open", "inside")).strip("\n")
 
 
 def regions(source: str) -> list[str]:
-    """List the solutions in the source of a cell, without the lines that mark them.
-
-    Example:
-        >>> regions("### BEGIN SOLUTION\\ntwo = 2\\n### END SOLUTION")
-        ['two = 2']
-    """
+    """List the solutions in the source of a cell, without the lines that mark them."""
     found: list[list[str]] = []
     for line, place in _placed(source):
         if place == "begin":

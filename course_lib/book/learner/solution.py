@@ -24,7 +24,9 @@ def find(chapter: str, word: str) -> tuple[str, Exercise]:
     """
     (chosen,) = notebooks.select([chapter], notebooks.chapters())
     known = exercise.of(notebooks.read(chosen.path))
-    meant = [one for one in known if word.lower() in (f"{one.number}", f"0{one.number}", one.name, one.solution)]
+    meant = [
+        one for one in known if word.lower() in (f"{one.number}", f"0{one.number}", one.name, one.solution)
+    ]
     if not meant:
         listed = ", ".join(f"{one.number} {one.name}" for one in known) or "none"
         raise CourseError(f"{chosen.name} has no exercise {word!r}. It has: {listed}")

@@ -349,7 +349,9 @@ def _fold_solutions(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] = notebooks.to_text(learners.folded(notebooks.read(path)))
 
 
-def _name_what_is_folded(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+def _name_what_is_folded(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any
+) -> None:
     """MyST-NB has a screen reader say "Toggle hidden content" for every folded cell; its own words are better."""
     if "body" in context:
         context["body"] = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")

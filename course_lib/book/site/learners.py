@@ -10,7 +10,7 @@ from typing import Any
 from course_lib.book import notebooks
 from course_lib.book.learner import edition
 
-__all__ = ["SHOW", "SOLUTION", "folded", "in_the_open", "of_the_book", "write_downloads"]
+__all__ = ["HIDE", "SHOW", "SOLUTION", "folded", "in_the_open", "of_the_book", "write_downloads"]
 
 SHOW = "Show one solution"
 HIDE = "Hide the solution"

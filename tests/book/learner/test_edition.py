@@ -10,7 +10,12 @@ from tests.book.conftest import marks
 pytestmark = pytest.mark.bad_input
 
 SOURCE = "def two():\n    before = 1\n    ### BEGIN SOLUTION\n    return before + 1\n    ### END SOLUTION\n"
-CHECK = "assert two() == 2\n### BEGIN HIDDEN TESTS\nassert two() is two()\n### END HIDDEN TESTS\nprint('well')"
+CHECK = (
+    "assert two() == 2\n### BEGIN HIDDEN TESTS\nassert two() is two()\n### END HIDDEN TESTS\nprint('well')"
+)
+
+
+NBGRADERS_OWN = ("checksum", "cell_type")
 
 
 def chapter():
@@ -18,10 +23,16 @@ def chapter():
     return new_notebook(
         cells=[
             new_markdown_cell("# Two", id="title"),
-            new_code_cell("import math", metadata={"tags": ["exercise-setup"]}, id="setup", execution_count=1),
+            new_code_cell(
+                "import math", metadata={"tags": ["exercise-setup"]}, id="setup", execution_count=1
+            ),
             new_code_cell(SOURCE, metadata={"nbgrader": marks("two")}, id="two", execution_count=2),
             new_code_cell(
-                CHECK, metadata={"nbgrader": marks("check-two", 1)}, id="check", execution_count=3, outputs=[printed]
+                CHECK,
+                metadata={"nbgrader": marks("check-two", 1)},
+                id="check",
+                execution_count=3,
+                outputs=[printed],
             ),
             new_code_cell("everything = 1", metadata={"nbgrader": marks("all")}, id="all", execution_count=4),
             new_code_cell("assert everything", metadata={"nbgrader": marks("check-all", 2)}, id="check-all"),
@@ -41,7 +52,7 @@ def compared(notebook):
             cell.get("outputs"),
             cell.get("execution_count"),
             {key: value for key, value in cell.metadata.items() if key != "nbgrader"},
-            {key: value for key, value in cell.metadata.get("nbgrader", {}).items() if key not in ("checksum", "cell_type")},
+            {key: value for key, value in cell.metadata.get("nbgrader", {}).items() if key not in NBGRADERS_OWN},
         )
         for cell in notebook.cells
     ]  # fmt: skip

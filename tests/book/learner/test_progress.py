@@ -108,10 +108,14 @@ ANYTHING = st.recursive(
     max_leaves=6,
 )
 CELL = ANYTHING | st.fixed_dictionaries(
-    {"metadata": st.just({"nbgrader": {"grade_id": "check-one"}}) | st.just({"nbgrader": {"grade_id": "one"}})},
+    {
+        "metadata": st.just({"nbgrader": {"grade_id": "check-one"}})
+        | st.just({"nbgrader": {"grade_id": "one"}})
+    },
     optional={
         "source": ANYTHING,
-        "outputs": ANYTHING | st.lists(st.fixed_dictionaries({"output_type": st.just("stream"), "text": ANYTHING})),
+        "outputs": ANYTHING
+        | st.lists(st.fixed_dictionaries({"output_type": st.just("stream"), "text": ANYTHING})),
         "execution_count": ANYTHING,
         "id": ANYTHING,
     },
