@@ -10,9 +10,10 @@ SITE_INSTALLED := $(VENV)/.installed-site
 SITE := build/site
 
 .DEFAULT_GOAL := help
-.PHONY: help course test lint bench site site-test clean
+.PHONY: help course learn test lint bench site site-test clean
 
 help:
+	@echo "make learn    your own copies of the chapters, without solutions, in my-course; opens JupyterLab (ARGS='01')"
 	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
 	@echo "make test     lint, unit tests, and every notebook against its committed output"
 	@echo "make lint     ruff and codespell alone"
@@ -20,6 +21,9 @@ help:
 	@echo "make site     the web site, in $(SITE); make site-test looks at it in Chromium"
 	@echo "make clean    remove .venv, build and caches"
 	@echo "Set-up is part of each. Another interpreter: make course PYTHON=python3.12"
+
+learn: $(INSTALLED)
+	$(BIN)/course learn $(ARGS)
 
 course: $(INSTALLED)
 	$(BIN)/course run $(ARGS)

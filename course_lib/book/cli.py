@@ -372,19 +372,92 @@ def refresh(
     raise typer.Exit(1 if failures or troubles else 0)
 
 
+_LearnersFolder = Annotated[
+    Path | None,
+    typer.Option(
+        parser=_folder,
+        metavar="DIR",
+        help="Your folder. [the current one if `course learn` made it, else my-course in it]",
+    ),
+]
+
+
+@app.command()
+@_clean
+def learn(
+    chapters: _Chapters = None,
+    folder: _LearnersFolder = None,
+    no_open: Annotated[bool, typer.Option("--no-open", help="Do not open JupyterLab.")] = False,
+) -> None:
+    """Make a folder of your own with chapters to work on, without solutions, and open JupyterLab there.
+
+    Again, it brings what has changed in the course since. What you have worked on is never written over: the new
+    version of such a file is put beside it.
+    """
+    from course_lib.book.learner import folder as own
+    from course_lib.book.learner import lab, progress
+
+    place = own.find(folder)
+    given, chosen = own.give(place, chapters or [])
+    for line in given.told(place):
+        typer.echo(line)
+    if no_open:
+        typer.echo(f"Open it: cd {shlex.quote(str(place))} && jupyter lab")
+        return
+    typer.echo("JupyterLab opens in your browser. How far you are: course progress. To end: Ctrl-C")
+    names = [chapter.name for chapter in chosen]
+    raise typer.Exit(lab.start(place, progress.to_open(progress.examine(place)[0], names)))
+
+
 @app.command("progress")
 @_clean
-def show_progress() -> None:
-    """Show which chapters were run and which exercises pass, as the checks in the notebooks have recorded it."""
+def show_progress(folder: _LearnersFolder = None) -> None:
+    """Show which exercises you have tried and which pass, the minutes left to read, and what is next.
+
+    It is read from the notebooks in your folder as they are saved. Without such a folder: from what the checks have
+    recorded in the notebooks of the course itself.
+    """
+    from course_lib.book.learner import folder as own
+    from course_lib.book.learner import progress as learners
     from course_lib.book.run import progress, show
     from course_lib.checks import attempts
 
-    output = show.console()
+    output, place = show.console(), own.find(folder)
+    if folder is not None and not own.is_one(place):
+        raise CourseError(
+            f"`course learn` has made no folder {place}. Make it: course learn --folder {place}"
+        )
+    if own.is_one(place):
+        lines, missing = learners.examine(place)
+        output.print(learners.table(lines))
+        output.print(learners.next_step(lines, missing), soft_wrap=True)
+        return
     output.print(progress.table(progress.examine()))
     if not attempts.path().is_file():
         output.print(
-            "No check of an exercise was run in a notebook yet: jupyter lab notebooks", soft_wrap=True
+            "No check of an exercise was run in a notebook yet. Make a folder to work in: course learn",
+            soft_wrap=True,
         )
+
+
+@app.command()
+@_clean
+def solution(
+    chapter: Annotated[
+        str, typer.Argument(help="A number (01), a file name, or the start of one of its words.")
+    ],
+    exercise: Annotated[str, typer.Argument(help="Its number in the chapter, or its name.")],
+    folder: _LearnersFolder = None,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Without a try, too.")] = False,
+) -> None:
+    """Print one solution of an exercise that you have tried, and what its check says of it."""
+    from course_lib.book.learner import folder as own
+    from course_lib.book.learner import solution as solutions
+
+    name, found = solutions.find(chapter, exercise)
+    if not anyway:
+        solutions.require_try(own.find(folder), name, found)
+    typer.echo(solutions.text(name, found))
 
 
 @app.command()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BESIDE", "SETUP", "Exercise", "of", "prepare"]
+__all__ = ["BESIDE", "SETUP", "Exercise", "grade_id", "of", "prepare", "text"]
 
 SETUP = "exercise-setup"
 """Tag of the cells that exercises need: imports, and data or parameters that a check uses."""
@@ -109,7 +109,7 @@ def _written(submission: Any, released: Any) -> tuple[dict[str, str], dict[str, 
     added: dict[str, list[str]] = {name: [] for name in marked}
     waiting: list[str] = []
     for cell in submission.cells:
-        name, source = _grade_id(cell), _text(cell.get("source"))
+        name, source = grade_id(cell), text(cell.get("source"))
         if name in marked:
             answers[name] = source
             added[name] += waiting
@@ -126,7 +126,7 @@ def _marked(notebook: Any) -> dict[str, Any]:
     return {entry["grade_id"]: cell for entry, cell in entries if entry.get("grade") or entry.get("solution")}
 
 
-def _grade_id(cell: Any) -> str | None:
+def grade_id(cell: Any) -> str | None:
     """What a cell of a submission says that it is; its metadata may be anything."""
     metadata = cell.get("metadata")
     entry = metadata.get("nbgrader") if isinstance(metadata, Mapping) else None
@@ -134,9 +134,12 @@ def _grade_id(cell: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _text(source: Any) -> str:
-    text = "".join(map(str, source)) if isinstance(source, list) else str(source or "")
-    return re.sub(r"[\ud800-\udfff]", "?", text)  # half of a character, which JSON can hold and a file cannot
+def text(source: Any) -> str:
+    """The source of a cell, or what one printed, as one text; it may be anything."""
+    whole = "".join(map(str, source)) if isinstance(source, list) else str(source or "")
+    return re.sub(
+        r"[\ud800-\udfff]", "?", whole
+    )  # half of a character, which JSON can hold and a file cannot
 
 
 def _cell(source: str, metadata: Mapping[str, Any] | None = None) -> Any:

@@ -16,7 +16,7 @@ _claimed: list[FileLock] = []  # a lock that nobody refers to is given back
 _OWN = ("course_lib", "data", "notebooks", "tests", ".git")
 
 
-def _require_free(out: Path, *, force: bool = False) -> Path:
+def require_free(out: Path, *, force: bool = False) -> Path:
     """Return the absolute path of a folder that may be written.
 
     Args:
@@ -50,7 +50,7 @@ def fresh(out: Path, *, force: bool = False) -> Iterator[Path]:
         CourseError: `out` is a file, is not empty, belongs to the checkout, or holds it.
         OSError: the folder cannot be written to.
     """
-    out = _require_free(out, force=force)
+    out = require_free(out, force=force)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         made = Path(temporary) / "made"

@@ -279,7 +279,10 @@ def _select_one(word: str, among: Sequence[Chapter]) -> str:
     found = [name for name, stem in stems.items() if stem == asked]
     if not found and asked.isdecimal():
         numbers = {name: stem.split("-")[0] for name, stem in stems.items()}
-        found = [name for name, number in numbers.items() if number.isdecimal() and int(number) == int(asked)]
+        same = asked.lstrip("0")  # compared as text: a number may have more digits than Python reads
+        found = [
+            name for name, number in numbers.items() if number.isdecimal() and number.lstrip("0") == same
+        ]
     elif not found and asked:
         found = [
             name

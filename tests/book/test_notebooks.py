@@ -26,6 +26,7 @@ def chapters(book):
         ("01", "01-knowledge-distillation"),
         ("10", "10-hashing"),
         ("0", "00-why-compress"),
+        ("0" * 5000 + "1", "01-knowledge-distillation"),
         ("00-why-compress", "00-why-compress"),
         ("notebooks/00-why-compress.ipynb", "00-why-compress"),
         ("01-k", "01-knowledge-distillation"),

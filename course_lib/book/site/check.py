@@ -1,4 +1,4 @@
-"""Check of a built site: links that lead nowhere, resources loaded from elsewhere, images without alt text.
+"""Check of a built site: links that lead nowhere, what is loaded from elsewhere, images without alt text, solutions.
 
 python -m course_lib.book.site.check build/site
 """
@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from course_lib.book.site import learners
 
 __all__ = ["faults", "main"]
 
@@ -97,10 +99,12 @@ def _elsewhere(address: str) -> bool:
 
 def main(folder: str) -> int:
     """Print the faults; the exit status is 1 where there are any."""
-    found = faults(Path(folder))
+    found = faults(Path(folder)) + learners.in_the_open(Path(folder), learners.of_the_book())
     print(*found, sep="\n", end="\n" if found else "")
     print(
-        f"{len(found)} faults in {folder}" if found else f"No broken link, no picture without words: {folder}"
+        f"{len(found)} faults in {folder}"
+        if found
+        else f"No broken link, no picture without words, no solution in the open: {folder}"
     )
     return 1 if found else 0
 

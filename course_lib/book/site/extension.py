@@ -19,7 +19,7 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
 from course_lib.book import notebooks
-from course_lib.book.site import offline, results_page
+from course_lib.book.site import learners, offline, results_page
 from course_lib.book.site.api import automodule, documented
 
 __all__ = [  # what the site uses, and its tests
@@ -108,7 +108,10 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("api", _Api)
     app.add_directive("course-results", _Results)
     app.connect("source-read", _add_contents)
+    app.connect("source-read", _fold_solutions)
+    app.connect("html-page-context", _name_what_is_folded)
     app.connect("build-finished", _copy_mathjax)
+    app.connect("build-finished", _write_downloads)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
@@ -299,10 +302,13 @@ class _Download(SphinxTransform):
             return
         name = f"{self.env.docname}.ipynb"
         link = addnodes.download_reference("", f"Download {_source(self.env).name}", reftarget=f"/{name}")
-        command = nodes.literal("", f".venv/bin/jupyter lab notebooks/{name}")
-        line = nodes.paragraph(
-            "", "", link, nodes.Text(" to open it in JupyterLab. In a checkout: "), command
+        command = nodes.literal("", f"course learn {_source(self.env).name.split('-')[0]}")
+        said = (
+            " to read it in"
+            if self.env.docname.startswith(f"{notebooks.STUDIES}/")
+            else ", without solutions, for"
         )
+        line = nodes.paragraph("", "", link, nodes.Text(f"{said} JupyterLab. In an installation: "), command)
         line["classes"].append("download-chapter")
         title.parent.insert(title.parent.index(title) + 1, line)
 
@@ -345,6 +351,28 @@ def _add_contents(app: Sphinx, docname: str, source: list[str]) -> None:
     """The index as it is read in JupyterLab has no need of the site's table of contents."""
     if docname == app.config.root_doc:
         source[0] += CONTENTS
+
+
+def _fold_solutions(app: Sphinx, docname: str, source: list[str]) -> None:
+    """A reader of the site may try first, too."""
+    path = Path(app.env.doc2path(docname))
+    if path.suffix == ".ipynb":
+        source[0] = notebooks.to_text(learners.folded(notebooks.read(path)))
+
+
+def _name_what_is_folded(
+    _app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any
+) -> None:
+    """MyST-NB has a screen reader say "Toggle hidden content" for every folded cell; its own words are better."""
+    if "body" in context:
+        context["body"] = context["body"].replace('<summary aria-label="Toggle hidden content">', "<summary>")
+
+
+def _write_downloads(app: Sphinx, exception: Exception | None) -> None:
+    """What is downloaded holds no solution."""
+    if exception is None and app.builder.format == "html":
+        copied = ((Path(name).as_posix(), place) for name, (_, place) in app.env.dlfiles.items())
+        learners.write_downloads(Path(app.srcdir), Path(app.outdir) / "_downloads", copied)
 
 
 def _copy_mathjax(app: Sphinx, exception: Exception | None) -> None:

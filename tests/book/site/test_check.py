@@ -1,8 +1,10 @@
 """What is wrong with a built site: a made-up one of two pages, and one fault at a time."""
 
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
-from course_lib.book.site import check
+from course_lib.book import notebooks
+from course_lib.book.site import check, learners
 
 HEAD = (
     '<!doctype html><html><head><link rel="canonical" href="https://example.org/">'
@@ -87,3 +89,35 @@ def test_a_style_sheet_may_load_nothing_from_elsewhere(site, rule):
 def test_an_empty_folder_is_no_site(tmp_path):
     with pytest.raises(FileNotFoundError, match="make site builds them"):
         check.faults(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["page", "open details", "slides", "notebook"])
+def test_a_solution_in_the_open_is_a_fault(site, capsys, monkeypatch, place):
+    monkeypatch.setattr(
+        learners, "of_the_book", lambda: ["    scaled = x / 2\n    return scaled\n", "one = 1"]
+    )
+    code = "<pre><span>scaled</span> = x / 2\n    <b>return</b> scaled</pre>"
+    plant(site, "index.html", "<body>", f"<body><details><summary>Show</summary>{code}</details>")
+    assert check.main(str(site)) == 0
+    if place == "page":
+        plant(site, "chapters/one.html", "</h2>", f"</h2><details>closed</details>{code}")
+    elif place == "open details":
+        plant(site, "index.html", "<details>", "<details open>")
+    elif place == "slides":
+        (site / "slides.html").write_text(code)
+    else:
+        cells = [new_code_cell("def f(x):\n    scaled = x / 2\n    return scaled")]
+        (site / "01.ipynb").write_text(notebooks.to_text(new_notebook(cells=cells)))
+    assert check.main(str(site)) == 1
+    assert "a solution stands in the open: scaled = x / 2" in capsys.readouterr().out
+
+
+def test_the_marks_of_a_solution_are_a_fault(site):
+    (site / "01.ipynb").write_text(
+        notebooks.to_text(new_notebook(cells=[new_code_cell("### BEGIN SOLUTION")]))
+    )
+    assert learners.in_the_open(site, []) == ["01.ipynb: a mark of a solution"]
+
+
+def test_the_solutions_of_the_book_are_known():
+    assert len(list(learners.of_the_book())) >= 3 * len(notebooks.chapters())

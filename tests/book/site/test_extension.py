@@ -19,7 +19,9 @@ from sphinx import addnodes
 
 from course_lib import files
 from course_lib.book import notebooks
-from course_lib.book.site import api, check, extension
+from course_lib.book.learner import edition
+from course_lib.book.site import api, check, extension, learners
+from tests.book.conftest import marks
 
 GLOSSARY = """# Glossary
 
@@ -281,8 +283,12 @@ def test_a_chapter_has_links_alt_text_download_and_mathematics(source):
     ]
     assert f'alt="{ALT}"' in text
     download = re.search(r'href="(_downloads/[^"]+/01-one\.ipynb)"', text)[1]
-    assert (out / download).read_bytes() == (source / "01-one.ipynb").read_bytes()
-    assert "notebooks/01-one.ipynb</span>" in text
+    assert (out / download).read_text() == notebooks.to_text(
+        edition.learners(notebooks.read(source / "01-one.ipynb"))
+    )
+    assert (
+        '<span class="pre">course</span> <span class="pre">learn</span> <span class="pre">01</span>' in text
+    )
     assert "_static/mathjax/tex-chtml.js" in text
     (folded,) = re.findall(r"<details.*?</details>", text.split("plot")[1], re.DOTALL)
     assert "folded" in folded
@@ -308,12 +314,46 @@ def test_studies_stand_below_their_chapter_and_can_be_downloaded(source):
     text = (out / "studies" / "01-one.html").read_text()
     download = re.search(r'href="\.\./(_downloads/[^"]+/01-one\.ipynb)"', text)[1]
     assert (out / download).read_bytes() == (source / "studies" / "01-one.ipynb").read_bytes()
-    assert "notebooks/studies/01-one.ipynb</span>" in text
+    assert '<span class="pre">learn</span> <span class="pre">01</span>' in text
     assert f'alt="{ALT}"' in text
     assert 'href="../glossary.html#term-kernel-filter"' in text
     contents = re.findall(r'toctree-l(\d).*?href="([^"]+)"', (out / "01-one.html").read_text())
     assert contents[:2] == [("1", "#"), ("2", "studies/01-one.html")]
     assert check.faults(out) == []
+
+
+SOLUTION = (
+    'def two():\n    """Two."""\n'
+    "    ### BEGIN SOLUTION\n    answer = 1 + 1\n    return answer\n    ### END SOLUTION"
+)
+
+
+def test_a_solution_is_folded_up_behind_words_below_what_is_to_be_written(source):
+    notebook = nbformat.read(source / "01-one.ipynb", as_version=4)
+    printed = new_output("stream", name="stdout", text="seen by whoever opens it\n")
+    notebook.cells += [
+        new_code_cell(SOLUTION, metadata={"nbgrader": marks("two")}, execution_count=3, outputs=[printed]),
+        new_code_cell("check(two)", metadata={"nbgrader": marks("check-two", 1)}, execution_count=4),
+    ]
+    write(source, notebook)
+    warnings, out = build(source)
+    assert not re.search(r"WARNING(?!.*already registered)", warnings)
+    text = (out / "01-one.html").read_text()
+    parts = re.split(r'<details class="admonition hide[^>]*>', text)
+    assert len(parts) == 3  # the cell tagged hide-input, and the solution
+    solution, after = parts[2].split("</details>", 1)
+    words = re.sub(r"<[^>]+>", "", solution)
+    assert words.split()[:3] == ["Show", "one", "solution"]
+    assert "answer = 1 + 1" in words
+    assert "seen by whoever opens it" in words
+    assert solution.lstrip().startswith("<summary>")  # named by its own words
+    assert 'aria-label="Toggle' not in text
+    assert "NotImplementedError" in re.sub(r"<[^>]+>", "", parts[1])
+    assert "SOLUTION" not in text
+    assert "answer" not in re.sub(r"<[^>]+>", "", parts[0] + parts[1] + after)
+    assert learners.in_the_open(out, edition.regions(SOLUTION)) == []
+    assert len(list(out.rglob("*.ipynb"))) == 1
+    assert "answer" not in next(out.rglob("*.ipynb")).read_text()
 
 
 def test_a_figure_without_alt_text_is_a_warning(source):

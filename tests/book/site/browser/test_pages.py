@@ -8,6 +8,8 @@ import pytest
 
 from course_lib import files
 from course_lib.book import notebooks
+from course_lib.book.learner import edition
+from course_lib.book.site import learners
 from tests.book.site.browser.conftest import SITE, Browser, complaints
 from tests.notebooks.new_form import NEW_FORM
 
@@ -145,6 +147,26 @@ def test_quiz_answers_open_by_keyboard(browser, name):
     page.close()
 
 
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_solutions_are_closed_and_open_by_keyboard(browser, name):
+    page = browser.open(name).page
+    cells = notebooks.read(files.root() / "notebooks" / name.replace(".html", ".ipynb")).cells
+    solutions = page.locator(".tag_solution details")
+    assert solutions.count() == sum(edition.has_solution(cell.source) for cell in cells) >= 3
+    for number in range(solutions.count()):
+        solution = solutions.nth(number)
+        code = solution.locator(".cell_input")
+        assert not code.is_visible()
+        assert solution.locator("summary").inner_text() == learners.SHOW
+        solution.locator("summary").focus()
+        page.keyboard.press("Enter" if number % 2 else "Space")
+        assert code.is_visible()
+        assert solution.locator("summary").inner_text() == learners.HIDE
+    page.emulate_media(media="print")
+    assert not solutions.first.is_visible()
+    page.close()
+
+
 def test_search_finds_batch_norm(browser):
     visit = browser.open("index.html")
     visit.page.keyboard.press("Control+k")
@@ -182,7 +204,10 @@ def test_the_notebook_of_a_chapter_can_be_downloaded(browser, name):
     with page.expect_download() as waiting:
         page.locator(".download-chapter a").click()
     notebook = files.root() / "notebooks" / name.replace(".html", ".ipynb")
-    assert Path(waiting.value.path()).read_bytes() == notebook.read_bytes()
+    expected = notebook.read_text(encoding="utf-8")
+    if name in CHAPTERS:
+        expected = notebooks.to_text(edition.learners(notebooks.read(notebook)))
+    assert Path(waiting.value.path()).read_text(encoding="utf-8") == expected
     assert waiting.value.suggested_filename == notebook.name
     page.close()
 
