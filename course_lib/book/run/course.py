@@ -202,5 +202,7 @@ def refresh(
 
 def _task(chapter: Chapter, parameters: dict[str, Any], cell_seconds: float | None = None) -> Task:
     source = notebooks.read(chapter.path)
-    folder, alone = chapter.path.parent, chapter.measures_time
+    # Relative paths of a chapter are those of its folder; that of a wheel is nobody's to write in.
+    folder = files.work() if files.installed() else chapter.path.parent
+    alone = chapter.measures_time
     return Task(chapter.name, source, parameters, folder, alone, cell_seconds=cell_seconds)

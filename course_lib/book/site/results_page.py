@@ -22,7 +22,7 @@ _EMBEDDED = "glyphs"
 def markdown() -> str:
     """Write the page below its title: run times, key figures, and every recorded experiment, by chapter."""
     book = notebooks.book()
-    run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
+    run = state.load(files.work() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
     chapters = [chapter for chapter in book if not chapter.studies]
     return (
