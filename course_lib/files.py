@@ -113,10 +113,9 @@ def pins() -> Path:
         >>> pins().name
         'constraints.txt'
     """
-    if not installed():
-        return root() / "constraints.txt"
-    listed = metadata.files(DISTRIBUTION) or []
-    return next(Path(path.locate()) for path in listed if path.name == "constraints.txt")
+    listed = (metadata.files(DISTRIBUTION) or []) if installed() else []
+    carried = (Path(path.locate()) for path in listed if path.name == "constraints.txt")
+    return next(carried, root() / "constraints.txt")
 
 
 def _wheel(extras: str = "") -> str:

@@ -63,6 +63,7 @@ teaching
 glossary
 results
 references
+dependencies
 design
 ```
 

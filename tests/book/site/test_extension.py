@@ -229,6 +229,7 @@ def source(tmp_path, monkeypatch):
         "references",
         "teaching",
         "results",
+        "dependencies",
         "design",
         *(f"api/{name}" for name in re.findall(r"api/(\w+)", extension.CONTENTS)),
     ):
