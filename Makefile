@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SITE_INSTALLED := $(VENV)/.installed-site
 SITE := build/site
+# Every file that pip fetches is compared with its hash: notebooks/dependencies.md says how, and why it takes two steps.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+HASHED := --no-require-hashes -c .ci/hashes.txt --build-constraint .ci/hashes.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help course learn test lint bench site site-test clean
@@ -58,17 +61,18 @@ clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find course_lib tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml .ci/hashes.txt
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "There is no $(PYTHON) here. Install Python 3.11, 3.12 or 3.13, or name it: make PYTHON=python3.12 ..."; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "$$($(PYTHON) --version) is $(PYTHON); the course needs Python 3.11, 3.12 or 3.13. Name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes, PyTorch is large."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[learn,deploy,cluster,classroom,test]'
+	$(PIP) --require-hashes -r .ci/pip.txt
+	$(PIP) $(HASHED) -e '.[learn,deploy,cluster,classroom,test]'
 	@touch $@
 
 # Apart from the rest, so that the two commands do not wait for it.
 $(SITE_INSTALLED): $(INSTALLED)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+	$(PIP) $(HASHED) -e '.[site]'
 	@touch $@

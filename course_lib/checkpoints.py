@@ -187,6 +187,7 @@ def retrain(name: str) -> Path:
         KeyError: the name is unknown.
     """
     _check_name(name)
+    files.require_own(f"training {name} again")
     started = time.perf_counter()
     blueprint = CATALOGUE[name]
     dataset = data.load_dataset(blueprint.dataset)
@@ -305,4 +306,6 @@ def _weights_path(name: str) -> Path:
 
 
 def _remedy(name: str) -> str:
+    if files.installed():
+        return f"Restore it: {files.remedy()}"
     return f"Run `course train {name}` to make it again, or restore the file from the repository."

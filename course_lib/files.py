@@ -3,38 +3,130 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 """What the operating system says when there is no room, or no working disk, for the rest of a file."""
+DISTRIBUTION = "small-and-fast"
+"""Name of the course for pip."""
+_CARRIED = (
+    "_book"  # folder in the package where a wheel puts data/ and notebooks/; pyproject.toml names it too
+)
 _SUMS = "SHA256SUMS"
 _PATIENCE = 60.0  # seconds that one writer waits for another
 
 
 def root() -> Path:
-    """Find the folder that holds data/ and notebooks/: $COURSE_HOME, else the checkout of this library.
+    """Find the folder that holds data/ and notebooks/: $COURSE_HOME, else the checkout, else what the wheel brought.
 
     Raises:
         FileNotFoundError: that folder holds no data folder.
     """
+    package = Path(__file__).resolve().parent
     override = os.environ.get("COURSE_HOME")
-    candidate = Path(override).expanduser() if override else Path(__file__).resolve().parent.parent
-    if not (candidate / "data").is_dir():
-        raise FileNotFoundError(
-            f"{candidate} holds no data folder. Install the course from its checkout (pip install -e .), or set "
-            "COURSE_HOME to the checkout."
+    places = [Path(override).expanduser()] if override else [package.parent, package / _CARRIED]
+    for place in places:
+        if (place / "data").is_dir():
+            return place.resolve()
+    raise FileNotFoundError(
+        f"{places[0]} holds no data folder. Install the course from its checkout (pip install -e .) or from its "
+        "wheel, or set COURSE_HOME to the checkout."
+    )
+
+
+def installed() -> bool:
+    """Whether the course came as a wheel: `root()` then lies in the package, belongs to pip and is only read.
+
+    Example:
+        >>> installed()
+        False
+    """
+    return root() == Path(__file__).resolve().parent / _CARRIED
+
+
+def work() -> Path:
+    """Find the folder below which build/ and data/downloads/ are written: `root()`, of a wheel the working folder."""
+    return Path.cwd() if installed() else root()
+
+
+def require_own(what: str) -> None:
+    """Refuse to change the course's own files where they came as a wheel.
+
+    Args:
+        what: would change them, to begin the message with.
+
+    Raises:
+        OSError: the course came as a wheel.
+
+    Example:
+        >>> require_own("`course train`")
+    """
+    if installed():
+        raise OSError(
+            errno.EROFS,
+            f"{what} changes the course's own files, and those of a wheel belong to pip. Do it in a checkout of the "
+            "course, or in a folder that COURSE_HOME names and that holds its data and notebooks",
         )
-    return candidate.resolve()
+
+
+def remedy(*names: str, again: str = "") -> str:
+    """Write the command that brings files of the course back as they were published.
+
+    Args:
+        names: of the files, relative to `root()`.
+        again: a command that makes the first one again; where the course came as a wheel there is none.
+
+    Example:
+        >>> remedy("data/glyphs.npz")
+        'git checkout -- data/glyphs.npz'
+    """
+    if installed():
+        return f"python -m pip install --force-reinstall --no-deps {shlex.quote(_wheel())}"
+    return f"git checkout -- {' '.join(names)}" + (f", or make it again: {again}" if again else "")
+
+
+def installation() -> str:
+    """Write the command that installs the course with what it needs, as it is installed here.
+
+    Example:
+        >>> installation().split(" (or")[0]
+        "python -m pip install -e '.[learn]' -c constraints.txt"
+    """
+    if installed():
+        return f"python -m pip install -c {shlex.quote(str(pins()))} {shlex.quote(_wheel('[learn]'))}"
+    return "python -m pip install -e '.[learn]' -c constraints.txt (or: make course)"
+
+
+def pins() -> Path:
+    """Find constraints.txt, the versions that the course is tested with: in `root()`; a wheel has it in its metadata.
+
+    Example:
+        >>> pins().name
+        'constraints.txt'
+    """
+    listed = (metadata.files(DISTRIBUTION) or []) if installed() else []
+    carried = (Path(path.locate()) for path in listed if path.name == "constraints.txt")
+    return next(carried, root() / "constraints.txt")
+
+
+def _wheel(extras: str = "") -> str:
+    """Name the wheel that was installed for pip: by its address where pip has kept it, else by its version."""
+    found = metadata.distribution(DISTRIBUTION)
+    address = json.loads(found.read_text("direct_url.json") or "{}").get("url")
+    return f"{DISTRIBUTION}{extras}" + (f" @ {address}" if address else f"=={found.version}")
 
 
 def data_root(given: str | Path | None = None) -> Path:
-    """Find the folder of downloaded data sets: the argument, else $COURSE_DATA, else data/downloads in the checkout.
+    """Find the folder of downloaded data sets: the argument, else $COURSE_DATA, else data/downloads under `work()`.
 
     Example:
         >>> data_root("my-data-sets").name
@@ -44,7 +136,7 @@ def data_root(given: str | Path | None = None) -> Path:
         return Path(given).expanduser()
     if os.environ.get("COURSE_DATA"):
         return Path(os.environ["COURSE_DATA"]).expanduser()
-    return root() / "data" / "downloads"
+    return work() / "data" / "downloads"
 
 
 def sha256(path: Path) -> str:
@@ -145,12 +237,12 @@ def checksums() -> dict[str, str]:
     return {name: digest for digest, name in _listed()}
 
 
-def read_verified(path: Path, remedy: str = "") -> bytes:
+def read_verified(path: Path, again: str = "") -> bytes:
     """Read a file under data/ and compare it with its digest in data/SHA256SUMS.
 
     Args:
         path: of the file.
-        remedy: a command that makes it again, named beside the one that restores it.
+        again: a command that makes it again, named beside the one that restores it.
 
     Raises:
         OSError: it cannot be read.
@@ -166,10 +258,8 @@ def read_verified(path: Path, remedy: str = "") -> bytes:
         if digests
         else f"data/{_SUMS} has no line for it"
     )
-    again = f", or make it again: {remedy}" if remedy else ""
-    raise DamagedFile(
-        f"{path} is not as recorded: {fault}. Restore it: git checkout -- data/{name} data/{_SUMS}{again}."
-    )
+    back = remedy(f"data/{name}", f"data/{_SUMS}", again=again)
+    raise DamagedFile(f"{path} is not as recorded: {fault}. Restore it: {back}.")
 
 
 def write_verified(contents: Mapping[Path, bytes]) -> None:
@@ -182,7 +272,8 @@ def write_verified(contents: Mapping[Path, bytes]) -> None:
         contents: {path: what it will hold}.
 
     Raises:
-        OSError: as `atomic_path`; or another process has been writing for more than a minute.
+        OSError: as `atomic_path`; another process has been writing for more than a minute; or data/ came with a
+            wheel.
         DamagedFile: a line of data/SHA256SUMS has another form than that of `sha256sum`.
     """
     new = {(hashlib.sha256(content).hexdigest(), _name(path)) for path, content in contents.items()}
@@ -226,7 +317,7 @@ def _listed() -> list[tuple[str, str]]:
         if match is None:
             raise DamagedFile(
                 f"line {number} of {listing} is damaged: {line[:80]!r} is no sha256, two spaces and a name. Restore "
-                f"it: git checkout -- data/{_SUMS}"
+                f"it: {remedy(f'data/{_SUMS}')}"
             )
         found.append((match[1], match[2]))
     return found
@@ -240,6 +331,7 @@ def _list(lines: Iterable[tuple[str, str]]) -> None:
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
     """Let one process at a time change data/SHA256SUMS; a killed one holds nothing."""
+    require_own("this")
     lock = FileLock(root() / "data" / f".{_SUMS}.lock")
     try:
         lock.acquire(timeout=_PATIENCE)

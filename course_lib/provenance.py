@@ -32,6 +32,8 @@ def provenance() -> dict[str, Any]:
 
 def _commit() -> str:
     """Name the commit that is checked out, with "+" if code or notebooks differ from it; "unknown" without git."""
+    if files.installed():  # a repository around the package is somebody else's
+        return "unknown"
     try:
         call = {"cwd": files.root(), "capture_output": True, "text": True, "check": True}
         commit = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], **call).stdout.strip()

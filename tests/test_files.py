@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import shlex
 import shutil
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import tempfile
 import time
 import urllib.error
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import hypothesis.strategies as st
@@ -59,6 +61,70 @@ def test_a_tilde_is_the_home_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("COURSE_DATA", "~/sets")
     assert files.data_root() == tmp_path / "sets"
     assert files.data_root("~/other") == tmp_path / "other"
+
+
+# From a wheel; tests/test_wheel.py builds one and runs it
+
+
+@pytest.fixture
+def wheel(monkeypatch, tmp_path):
+    """A library as a wheel puts it down, with data and notebooks inside; the working folder is another one."""
+    monkeypatch.delenv("COURSE_HOME", raising=False)
+    monkeypatch.delenv("COURSE_DATA", raising=False)
+    package, here = tmp_path / "site-packages" / "course_lib", tmp_path / "here"
+    for folder in (package / "_book" / "data", package / "_book" / "notebooks", here):
+        folder.mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(package / "files.py"))
+    monkeypatch.chdir(here)
+    return package / "_book"
+
+
+def test_a_wheel_is_read_in_the_package_and_written_beside_the_learner(wheel):
+    assert files.installed()
+    assert files.root() == wheel
+    assert files.work() == Path.cwd() != wheel
+    assert files.data_root() == Path.cwd() / "data" / "downloads"
+
+
+def test_a_checkout_around_the_library_and_course_home_come_before_what_a_wheel_brought(
+    wheel, monkeypatch, tmp_path
+):
+    (wheel.parents[1] / "data").mkdir()
+    assert files.root() == wheel.parents[1]
+    monkeypatch.setenv("COURSE_HOME", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match="gone holds no data folder"):
+        files.root()
+
+
+def test_the_files_of_a_wheel_are_not_changed(wheel):
+    with pytest.raises(OSError, match=r"`course train` changes the course's own files.*checkout") as caught:
+        files.require_own("`course train`")
+    assert caught.value.errno == errno.EROFS
+    for change in (
+        lambda: files.write_verified({wheel / "data" / "a": b""}),
+        lambda: files.record_checksum(wheel / "data" / "a"),
+    ):
+        with pytest.raises(OSError, match="belong to pip"):
+            change()
+    assert list((wheel / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted"),
+    [
+        ('{"url": "file:///a/b%20c.whl"}', "small-and-fast{} @ file:///a/b%20c.whl"),
+        (None, "small-and-fast{}==1.2"),
+    ],
+)
+def test_the_commands_of_a_wheel_name_it_as_it_was_installed(wheel, monkeypatch, address, wanted):
+    found = mock.Mock(version="1.2", read_text=lambda name: address)
+    pins = wheel.parent / "with space" / "constraints.txt"
+    monkeypatch.setattr(files.metadata, "distribution", lambda name: found)
+    listed = [SimpleNamespace(name=pins.name, locate=lambda: pins)]
+    monkeypatch.setattr(files.metadata, "files", lambda name: listed)
+    again = files.remedy("data/glyphs.npz", again="draw")
+    assert again == f"python -m pip install --force-reinstall --no-deps {shlex.quote(wanted.format(''))}"
+    assert shlex.split(files.installation())[3:] == ["install", "-c", str(pins), wanted.format("[learn]")]
 
 
 # The checkout

@@ -162,7 +162,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     output = show.console()
     settings = {"profile": profile, "seed": seed, "set": assignments or []}
-    plan = course.plan(chapters or [], settings, out or files.root() / "build" / "course", resume=resume)
+    plan = course.plan(chapters or [], settings, out or files.work() / "build" / "course", resume=resume)
     for note in plan.notes:
         output.print(note, soft_wrap=True)
     try:
@@ -231,6 +231,8 @@ def run_seeds(
 
     Begun again, it goes on where it ended. Exit status 1 if a seed fails.
     """
+    if record:
+        files.require_own("--record")
     if scheduler is not None and workers is not None:
         raise CourseError(
             "--workers are started on this machine; a cluster (--scheduler) has its own. Leave one out"
@@ -359,6 +361,7 @@ def refresh(
             + ("; mend them: course refresh" if found else "")
         )
         raise typer.Exit(1 if found else 0)
+    files.require_own("`course refresh`")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         failures, troubles = course.refresh(selected, anyway=anyway, output=show.console())

@@ -23,11 +23,9 @@ def find(words: Sequence[str]) -> list[tuple[str, Path]]:
     Raises:
         CourseError: a name is unknown.
     """
-    root = files.root()
-    known = {path.stem: path for path in sorted((root / "data" / "results").glob("*.json"))}
-    known |= {
-        f"sweep/{path.parent.name}": path for path in sorted((root / "build" / "sweep").glob(f"*/{SWEEP}"))
-    }
+    recorded, swept = files.root() / "data" / "results", files.work() / "build" / "sweep"
+    known = {path.stem: path for path in sorted(recorded.glob("*.json"))}
+    known |= {f"sweep/{path.parent.name}": path for path in sorted(swept.glob(f"*/{SWEEP}"))}
     found = [(word, known.get(word, Path(word).expanduser() / SWEEP)) for word in words or known]
     for word, path in found:
         if not path.is_file():

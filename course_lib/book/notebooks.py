@@ -222,7 +222,7 @@ def chapters(where: Path | None = None) -> list[Chapter]:
     where = folder() if where is None else where
     found = [_describe(path) for path in sorted(where.glob("*.ipynb"))]
     if not found:
-        raise CourseError(f"there are no notebooks in {where}. Restore them: git checkout -- notebooks")
+        raise CourseError(f"there are no notebooks in {where}. Restore them: {files.remedy('notebooks')}")
     return found
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from course_lib import files
 from course_lib.book import CourseError
 
 __all__ = ["content", "readable", "sketch"]
@@ -29,7 +30,7 @@ def readable(path: Path) -> Iterator[None]:
         yield
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise CourseError(
-            f"{path} is not a readable notebook: {error}. Restore it: git checkout -- {path.name}"
+            f"{path} is not a readable notebook: {error}. Restore it: {files.remedy(path.name)}"
         ) from error
 
 

@@ -35,8 +35,8 @@ class Standing:
 
 
 def path() -> Path:
-    """Find the record: in build/ of the checkout or of the folder that was handed out."""
-    return files.root() / "build" / _NAME
+    """Find the record: in build/ of the checkout or of the folder that was handed out; of a wheel, where one works."""
+    return files.work() / "build" / _NAME
 
 
 def read() -> dict[tuple[str, str], Standing]:

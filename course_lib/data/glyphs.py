@@ -214,6 +214,8 @@ def _main() -> int:
         "--write", action="store_true", help="replace data/glyphs.npz and its line in SHA256SUMS"
     )
     arguments = parser.parse_args()
+    if arguments.write:
+        files.require_own("--write")
     arrays = draw()
     if arguments.write:
         save(arrays, _path())
@@ -224,7 +226,7 @@ def _main() -> int:
         shipped, drawn_with = read(_path())
     except (OSError, ValueError) as error:
         print(
-            f"nothing to compare with: {error}. `git checkout -- data/glyphs.npz` or --write brings it back"
+            f"nothing to compare with: {error}. Bring it back: {files.remedy('data/glyphs.npz', again='--write')}"
         )
         return 1
     found = _differences(arrays, shipped)

@@ -122,8 +122,8 @@ def _verify_glyphs() -> None:
     try:
         files.read_verified(path, again)
     except FileNotFoundError as error:
-        remedy = f"Bring it back with `git checkout -- data/{path.name}`, or draw it again with `{again}`."
-        raise DatasetError(f"{path} is absent. {remedy}") from error
+        back = files.remedy(f"data/{path.name}", again=again)
+        raise DatasetError(f"{path} is absent. Bring it back: {back}.") from error
     except files.DamagedFile as error:
         raise DatasetError(str(error)) from error
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from course_lib import jobs
+from course_lib import files, jobs
 from course_lib.experiments import code, records
 from course_lib.experiments.results import Results, scatter
 from course_lib.validation import check_count
@@ -187,6 +187,7 @@ class Experiment:
             workers: processes; as many as there are cores unless given.
             extend: keep the runs of the record that the same code has measured, and measure those that it lacks.
         """
+        files.require_own(f"a new record of {self.name}")
         scale = Scale(minutes=self.minutes)
         if not extend:
             return records.keep(self.measured(scale=scale, workers=workers).record)

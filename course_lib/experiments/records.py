@@ -246,6 +246,7 @@ def repeat(
     if (dataset := shared.get("dataset", "glyphs")) != "glyphs":  # never in the place of the glyphs' record
         name += "-" + re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-")
     if recompute:
+        files.require_own(f"a new record of {name}")
         rows = [run | dict(metrics) for run, metrics in zip(runs, execute(runs), strict=True)]
         save(name, rows, shared)
         return pd.DataFrame(rows)

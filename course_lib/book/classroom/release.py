@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from course_lib import files
-from course_lib.book import folders, notebooks
+from course_lib.book import CourseError, folders, notebooks
 from course_lib.book.classroom import handout
 
 # What a learner needs of the checkout beside the chapters. The tests stay: they hold solutions.
@@ -67,6 +67,8 @@ def write(out: Path, words: Sequence[str], *, force: bool = False) -> list[str]:
         CourseError: an unknown chapter, a folder that is not empty or belongs to the checkout, no nbgrader.
         OSError: the folder cannot be written to.
     """
+    if files.installed():
+        raise CourseError("what is handed out holds the library as its checkout has it: do it in a checkout")
     chosen = notebooks.select(words, notebooks.chapters())
     with folders.fresh(out, force=force) as made:
         _copy(made)

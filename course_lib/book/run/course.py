@@ -201,4 +201,6 @@ def refresh(
 
 def _task(chapter: Chapter, parameters: dict[str, Any], cell_seconds: float | None = None) -> Task:
     source = notebooks.read(chapter.path)
-    return Task(chapter.name, source, parameters, chapter.path.parent, cell_seconds=cell_seconds)
+    # Relative paths of a chapter are those of its folder; that of a wheel is nobody's to write in.
+    folder = files.work() if files.installed() else chapter.path.parent
+    return Task(chapter.name, source, parameters, folder, cell_seconds=cell_seconds)

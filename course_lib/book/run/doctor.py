@@ -19,9 +19,7 @@ from course_lib.book import CourseError, notebooks
 
 __all__ = ["Finding", "examine", "table"]
 
-_DISTRIBUTION = "small-and-fast"
 _PYTHON = ((3, 11), (3, 13))
-_INSTALL = "python -m pip install -e '.[learn]' -c constraints.txt (or: make course)"
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,9 @@ def _guarded(part: Callable[[], Iterator[Finding]]) -> list[Finding]:
         found.extend(part())
     except Exception as error:
         name = part.__name__.strip("_").replace("_", " ")
-        found.append(Finding(name, "missing", f"{type(error).__name__}: {_short(error)}", _INSTALL))
+        found.append(
+            Finding(name, "missing", f"{type(error).__name__}: {_short(error)}", files.installation())
+        )
     return found
 
 
@@ -70,27 +70,27 @@ def _python() -> Iterator[Finding]:
         "python",
         "ok" if fits else "missing",
         platform.python_version(),
-        "" if fits else f"install Python {low} to {high}, then: make clean course PYTHON=python{high}",
+        "" if fits else f"install Python {low} to {high}, then with it: {files.installation()}",
     )
 
 
 def _packages() -> Iterator[Finding]:
-    pins = _pins(files.root() / "constraints.txt")
+    pins = _pins(files.pins())
     wanted = [
         re.match(r"[\w.-]+", line)[0]
-        for line in metadata.requires(_DISTRIBUTION) or []
+        for line in metadata.requires(files.DISTRIBUTION) or []
         if "extra" not in line
     ]
     for name in ["torch", "torchvision", *sorted(set(wanted) - {"torch", "torchvision"})]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", _INSTALL)
+            yield Finding(name, "missing", "not installed", files.installation())
             continue
         pin = pins.get(_canonical(name))
         same = pin is None or version.split("+")[0] == pin
         tested = version if same else f"{version}; tested with {pin}"
-        yield Finding(name, "ok" if same else "note", tested, "" if same else _INSTALL)
+        yield Finding(name, "ok" if same else "note", tested, "" if same else files.installation())
 
 
 def _machine() -> Iterator[Finding]:
@@ -107,7 +107,7 @@ def _machine() -> Iterator[Finding]:
     )
     if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         yield Finding("memory", "ok", _size(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
-    free = shutil.disk_usage(files.root()).free
+    free = shutil.disk_usage(files.work()).free
     enough = free > 2**30
     yield Finding(
         "disk",
@@ -120,9 +120,8 @@ def _machine() -> Iterator[Finding]:
 def _data() -> Iterator[Finding]:
     folder = files.root() / "data"
     if not (listed := files.checksums()):
-        yield Finding(
-            "data/SHA256SUMS", "missing", "absent, or lists nothing", "git checkout -- data/SHA256SUMS"
-        )
+        back = files.remedy("data/SHA256SUMS")
+        yield Finding("data/SHA256SUMS", "missing", "absent, or lists nothing", back)
     present = (
         path.relative_to(folder).as_posix()
         for part in ("*.npz", "checkpoints/*", "results/*")
@@ -147,17 +146,18 @@ def _data_remedy(name: str) -> str:
         "checkpoints": f"course train {path.stem}",
         "results": f"python -m course_lib.experiments {path.stem}",
     }.get(path.parent.name, "python -m course_lib.data.glyphs --write")
-    return f"git checkout -- data/{name} data/SHA256SUMS, or make it again: {again}"
+    return files.remedy(f"data/{name}", "data/SHA256SUMS", again=again)
 
 
 def _checkpoints() -> Iterator[Finding]:
     from course_lib import checkpoints
 
     for name in checkpoints.NAMES:
+        again = files.remedy() if files.installed() else f"course train {name}"
         try:
             checkpoints.verify(name)
         except checkpoints.CheckpointError as error:
-            yield Finding(f"checkpoint {name}", "missing", _short(error), f"course train {name}")
+            yield Finding(f"checkpoint {name}", "missing", _short(error), again)
         else:
             yield Finding(f"checkpoint {name}", "ok", "intact")
 
@@ -171,7 +171,7 @@ def _data_sets() -> Iterator[Finding]:
         except data.DatasetError as error:
             shipped = name == "glyphs"
             remedy = (
-                "git checkout -- data/glyphs.npz"
+                files.remedy("data/glyphs.npz")
                 if shipped
                 else f"for the full profile: course data fetch {name}"
             )
@@ -188,11 +188,11 @@ def _notebooks() -> Iterator[Finding]:
         for chapter in notebooks.chapters():
             yield Finding(f"chapter {chapter.number}", "ok", chapter.title)
     except CourseError as error:
-        yield Finding("notebooks", "missing", str(error), "git checkout -- notebooks")
+        yield Finding("notebooks", "missing", str(error), files.remedy("notebooks"))
 
 
 def _build() -> Iterator[Finding]:
-    folder = files.root() / "build"
+    folder = files.work() / "build"
     try:
         with files.atomic_path(folder / ".doctor") as path:
             path.write_text("")

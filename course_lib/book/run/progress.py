@@ -69,7 +69,7 @@ def _told(standing: Standing | None) -> str:
 def _passed_runs() -> set[str]:
     """The chapters that `course run` has passed, with the folder that it uses by default."""
     try:
-        ran = state.load(files.root() / "build" / "course") or {"chapters": {}}
+        ran = state.load(files.work() / "build" / "course") or {"chapters": {}}
         return {name for name, kept in ran["chapters"].items() if not kept.get("failure")}
     except (CourseError, AttributeError, OSError):
         return set()

@@ -109,7 +109,7 @@ def plan(word: str, seeds: Sequence[int], settings: Mapping[str, Any], out: Path
                 f"{name} is {value}: every seed would write the same files in data/ again, one over the other. Do that "
                 f"once, with course run {chapter.number} --set {name}={value}; sweep with --set {name}={other}"
             )
-    out = course.folder_for(out or files.root() / "build" / "sweep" / chapter.name.replace("/", "-"))
+    out = course.folder_for(out or files.work() / "build" / "sweep" / chapter.name.replace("/", "-"))
     folders.claim(out)
     configuration = {"chapter": chapter.name, "parameters": whole, "source_sha256": chapter.source_sha256}
     configuration = json.loads(json.dumps(configuration))  # as it will be read again

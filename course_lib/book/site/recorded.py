@@ -296,7 +296,7 @@ def _read(name: str, path: Path) -> Record:
         return of_runs(content, _code(content["name"])) if "runs" in content else of_rows(content)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CourseError(
-            f"{path} is damaged ({error!r}). Restore it: git checkout -- {path.relative_to(files.root())}"
+            f"{path} is damaged ({error!r}). Restore it: {files.remedy(str(path.relative_to(files.root())))}"
         ) from error
 
 

@@ -21,7 +21,7 @@ _EMBEDDED = "glyphs"
 def markdown() -> str:
     """Write the generated part: every recorded experiment, key figures, and this machine's run if there is one."""
     book = notebooks.book()
-    run = state.load(files.root() / "build" / "course") or {"settings": {}, "chapters": {}}
+    run = state.load(files.work() / "build" / "course") or {"settings": {}, "chapters": {}}
     found = recorded.select([]) if any((files.root() / "data" / "results").glob("*.json")) else []
     chapters = [chapter for chapter in book if not chapter.studies]
     return (
