@@ -8,7 +8,7 @@ from typing import Any
 from course_lib.book import exercises, raw
 from course_lib.book.learner import edition
 
-__all__ = ["PASSED", "UNTOUCHED", "Exercise", "Saved", "of", "read", "standing"]
+__all__ = ["FAILED", "PASSED", "UNCHECKED", "UNTOUCHED", "Exercise", "Saved", "of", "read", "standing"]
 
 UNTOUCHED = "not begun"
 UNCHECKED = "not checked"
