@@ -61,7 +61,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "$$($(PYTHON) --version) is $(PYTHON); the course needs Python 3.11, 3.12 or 3.13. Name one: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes, PyTorch is large."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[learn,deploy,cluster,classroom,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[learn,pretrained,deploy,cluster,classroom,test]'
 	@touch $@
 
 # Apart from the rest, so that the two commands do not wait for it.

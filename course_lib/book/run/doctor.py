@@ -21,7 +21,7 @@ __all__ = ["Finding", "examine", "table"]
 
 _DISTRIBUTION = "small-and-fast"
 _PYTHON = ((3, 11), (3, 13))
-_INSTALL = "python -m pip install -e '.[learn]' -c constraints.txt (or: make course)"
+_INSTALL = "python -m pip install -e '.[learn,pretrained]' -c constraints.txt (or: make course)"
 
 
 @dataclass(frozen=True)
