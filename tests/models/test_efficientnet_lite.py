@@ -11,7 +11,9 @@ from torch import nn
 from course_lib import cost, files, models
 from course_lib.models import efficientnet_lite
 from course_lib.models.efficientnet_lite import STAGES, MBConv
-from course_lib.quantization import workflow
+from course_lib.quantization import onnx, workflow
+from tests.pruning import law
+from tests.quantization.test_integer import largest_weight
 
 TINY = {"stem": 4, "stages": ((1, 4, 1, 3, 1), (2, 6, 2, 5, 2)), "head": 8, "classes": 5, "image_size": 16}
 
@@ -178,6 +180,31 @@ def test_the_images_are_integers_behind_what_the_network_does_to_them():
     assert list(histograms)[:3] == ["images", "stem.conv", "blocks.0.depthwise.conv"]
     low, high = histograms["images"].range("max")
     assert -127 / 128 <= low < 0 < high <= 1
+
+
+@pytest.mark.bad_input
+def test_channels_are_taken_out_of_it_lawfully():
+    network = models.efficientnet_lite0(**TINY).double()
+    verdict = law.check_law(network, torch.rand(2, 3, 16, 16, dtype=torch.float64))
+    assert verdict.status == "lawful", verdict
+    assert verdict.share > 0.05
+    assert verdict.effect > 1e-3
+
+
+@pytest.mark.bad_input
+def test_its_integers_are_those_of_onnx_runtime(tmp_path):
+    network = models.efficientnet_lite0(**TINY)
+    network(images(8, size=16).float() / 255)
+    network.eval()
+    ranges = workflow.calibrate(workflow.collect(network, images(20, size=16)))
+    written = onnx.export(network, images(1, size=16).float() / 255, tmp_path / "float.onnx")
+    small = onnx.quantize(written.path, tmp_path / "int8.onnx", ranges=ranges, names=written.names)
+    given = images(20, size=16, seed=1)
+    integers = workflow.to_integer(workflow.quantize_model(network, ranges))
+    found = integers(given.float() / 255)
+    assert len(found.unique()) > 20
+    if largest_weight() == 127:
+        assert torch.equal(found, onnx.run(small, given))
 
 
 # The package with the weights
