@@ -76,13 +76,17 @@ def renamed(network):
     }
 
 
-def test_random_weights_give_the_logits_of_the_network_as_functions():
-    network = models.build("efficientnet_lite0", seed=3)
+def settled(network, given):
+    """With running statistics that are those of some images, so that others make a difference in the logits."""
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # running statistics that are those of its images
-    network(images(8, size=64).float() / 255)
-    network.eval()
+            layer.momentum = None
+    network(given.float() / 255)
+    return network.eval()
+
+
+def test_random_weights_give_the_logits_of_the_network_as_functions():
+    network = settled(models.build("efficientnet_lite0", seed=3), images(8, size=64))
     given = images(2)
     with torch.no_grad():
         expected = logits(renamed(network), (given.float() - 127) / 128)
@@ -193,9 +197,7 @@ def test_channels_are_taken_out_of_it_lawfully():
 
 @pytest.mark.bad_input
 def test_its_integers_are_those_of_onnx_runtime(tmp_path):
-    network = models.efficientnet_lite0(**TINY)
-    network(images(8, size=16).float() / 255)
-    network.eval()
+    network = settled(models.build("efficientnet_lite0", **TINY), images(8, size=16))
     ranges = workflow.calibrate(workflow.collect(network, images(20, size=16)))
     written = onnx.export(network, images(1, size=16).float() / 255, tmp_path / "float.onnx")
     small = onnx.quantize(written.path, tmp_path / "int8.onnx", ranges=ranges, names=written.names)
