@@ -69,7 +69,7 @@ $(INSTALLED): pyproject.toml .ci/hashes.txt
 	$(PYTHON) -m venv $(VENV)
 	@echo "Installing into $(VENV); the first time takes some minutes, PyTorch is large."
 	$(PIP) --require-hashes -r .ci/pip.txt
-	$(PIP) $(HASHED) -e '.[learn,deploy,cluster,classroom,test]'
+	$(PIP) $(HASHED) -e '.[learn,pretrained,deploy,cluster,classroom,test]'
 	@touch $@
 
 # Apart from the rest, so that the two commands do not wait for it.

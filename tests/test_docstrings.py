@@ -49,8 +49,11 @@ WITHOUT_EXAMPLE = {
         "course_lib.files.root",
     ),
     "needs a folder of images": (
+        "course_lib.data.folder.decoded",
         "course_lib.data.folder.listing",
         "course_lib.data.folder.read",
+        "course_lib.data.imagenet.listing",
+        "course_lib.data.imagenet.read",
     ),
     "needs a network": (
         "course_lib.data.loading.fetch",

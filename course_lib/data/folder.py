@@ -34,8 +34,14 @@ class _Listing:
     stamps: tuple[tuple[int, int], ...]
 
 
-def find(given: str, data_root: Path) -> Path:
+def find(given: str, data_root: Path, kind: str = "folder", layout: str = _LAYOUT) -> Path:
     """Find the folder meant by `folder:PATH`: PATH if absolute, else under the working folder, else under data_root.
+
+    Args:
+        given: PATH.
+        data_root: the folder of data sets.
+        kind: what stands in front of the colon.
+        layout: what the folder must hold, for the message.
 
     Raises:
         DatasetError: it is in neither place.
@@ -52,7 +58,7 @@ def find(given: str, data_root: Path) -> Path:
         if candidate.is_dir():
             return candidate.resolve()
     tried = " nor ".join(str(candidate) for candidate in candidates)
-    raise DatasetError(f"folder:{given}: there is no folder {tried}. {_LAYOUT}")
+    raise DatasetError(f"{kind}:{given}: there is no folder {tried}. {layout}")
 
 
 def re_encoded_cifar10(data_root: Path) -> str | None:
@@ -132,14 +138,14 @@ def read(files: _Listing) -> Dataset:
     Raises:
         DatasetError: an image cannot be read, has more than 8 bits a channel, or another size than the first.
     """
-    with _decoded(files.paths[0]) as first:
+    with decoded(files.paths[0]) as first:
         width, height = first.size
     pixels = np.empty((len(files.paths), height, width, 3), dtype=np.uint8)
     grey = np.empty(len(files.paths), dtype=bool)
 
     def decode(start: int) -> None:
         for index in range(start, min(start + 256, len(files.paths))):
-            with _decoded(files.paths[index]) as image:
+            with decoded(files.paths[index]) as image:
                 if image.size != (width, height):
                     raise DatasetError(
                         f"{files.paths[index]} is {image.size[0]}x{image.size[1]} pixels and {files.paths[0]} "
@@ -195,8 +201,12 @@ def _names(names: set[str]) -> str:
     return ", ".join(sorted(names)) or "none"
 
 
-def _decoded(path: str):
-    """Decode an image, upright; it is to be used as a context."""
+def decoded(path: str):
+    """Decode an image, upright; it is to be used as a context.
+
+    Raises:
+        DatasetError: it cannot be read, or has more than 8 bits a channel.
+    """
     from PIL import ExifTags, Image, ImageOps
 
     try:

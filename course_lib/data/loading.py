@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 
 from course_lib import files
-from course_lib.data import folder, remote
+from course_lib.data import folder, imagenet, remote
 from course_lib.data.dataset import Dataset, DatasetError, Split
 from course_lib.names import DATA_SETS, unknown_name
 
 NAMES = DATA_SETS
 
-_FOLDER = "folder:"
+_FOLDER, _IMAGENET = "folder:", "imagenet:"
+_PATHS = ("folder:PATH", "imagenet:PATH")
 
 
 def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, download: bool = True) -> Dataset:
@@ -25,8 +26,9 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
     its own, so that changing them in place harms no other caller.
 
     Args:
-        name: "glyphs" (embedded), "mnist", "fashion_mnist", "cifar10" (read by torchvision), or "folder:PATH" with
-            PATH/{train,test}/<class>/<image>. A relative PATH is looked for in the working folder, then in `root`.
+        name: "glyphs" (embedded), "mnist", "fashion_mnist", "cifar10" (read by torchvision), "folder:PATH" with
+            PATH/{train,test}/<class>/<image>, or "imagenet:PATH" with images of ImageNet's classes, as `data.imagenet`
+            lists them. A relative PATH is looked for in the working folder, then in `root`.
             If CIFAR-10 is not under `root` but its JPEG re-encoding is (the folder cifar10-jpeg), "cifar10" is the
             latter, and says so in its name.
         root: the folder of data sets; $COURSE_DATA unless given, else data/downloads.
@@ -34,8 +36,9 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
 
     Returns:
         The three splits. If a set brings no validation images of its own, they are cut from its training images
-        with a fixed seed: 5,000 of MNIST, Fashion-MNIST and CIFAR-10, a tenth of an image folder. `name` is the name
-        to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-10 (JPEG), or the folder's.
+        with a fixed seed: 5,000 of MNIST, Fashion-MNIST and CIFAR-10, a tenth of an image folder. The images of
+        "imagenet:PATH" are cut in three. `name` is the name to print: glyphs, MNIST, Fashion-MNIST, CIFAR-10, CIFAR-10
+        (JPEG), ImageNet samples (1,000, one a class), or the folder's.
 
     Raises:
         KeyError: the name is unknown.
@@ -50,6 +53,10 @@ def load_dataset(name: str = "glyphs", *, root: str | Path | None = None, downlo
     elif name.startswith(_FOLDER):
         listing = folder.listing(folder.find(name.removeprefix(_FOLDER), files.data_root(root)))
         dataset = _cached(folder.read, listing.stamps, listing)
+    elif name.startswith(_IMAGENET):
+        given, place = name.removeprefix(_IMAGENET), files.data_root(root)
+        crops = imagenet.listing(folder.find(given, place, "imagenet", imagenet.LAYOUT))
+        dataset = _cached(imagenet.read, crops.stamps, crops)
     else:
         source, place = remote.REMOTES[name], files.data_root(root)
         remote.obtain(source, place, download=download)
@@ -73,7 +80,7 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
         DatasetError: a file cannot be downloaded, or is truncated or corrupted.
     """
     _check(name, root)
-    if name.startswith(_FOLDER):
+    if name.startswith((_FOLDER, _IMAGENET)):
         raise ValueError(
             f"{name!r} is a folder of your own: there is nothing to fetch. Fetchable: {', '.join(NAMES)}."
         )
@@ -89,10 +96,11 @@ def fetch(name: str, root: str | Path | None = None) -> Path:
 def _check(name: object, root: object) -> None:
     if not isinstance(name, str):
         raise TypeError(
-            f"name is {name!r} ({type(name).__name__}); it must be one of {', '.join(NAMES)}, or folder:PATH."
+            f"name is {name!r} ({type(name).__name__}); it must be one of {', '.join(NAMES)}, or one of "
+            f"{', '.join(_PATHS)}."
         )
-    if name not in NAMES and not (name.startswith(_FOLDER) and name != _FOLDER):
-        raise KeyError(unknown_name(name, "data set", (*NAMES, "folder:PATH")))
+    if name not in NAMES and not (name.startswith((_FOLDER, _IMAGENET)) and name not in (_FOLDER, _IMAGENET)):
+        raise KeyError(unknown_name(name, "data set", (*NAMES, *_PATHS)))
     if not isinstance(root, str | os.PathLike | None):
         raise TypeError(f"root is {root!r} ({type(root).__name__}); it must be the path of a folder.")
 

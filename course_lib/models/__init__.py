@@ -1,4 +1,7 @@
-"""Plain networks for small images. Inputs are float [N, C, H, W] in [0, 1]; outputs are logits [N, K]."""
+"""Plain networks for small images, and EfficientNet-Lite0 for photographs, with ImageNet weights.
+
+Inputs are float [N, C, H, W] in [0, 1]; outputs are logits [N, K].
+"""
 
 import inspect
 
@@ -6,6 +9,7 @@ import torch
 from torch import nn
 
 from course_lib.models.convnets import convnet_student, convnet_teacher
+from course_lib.models.efficientnet_lite import MBConv, efficientnet_lite0
 from course_lib.models.mlp import mlp
 from course_lib.models.mobilenet import mobilenet
 from course_lib.models.resnet import BasicBlock, resnet
@@ -14,16 +18,18 @@ from course_lib.validation import check_choice, check_count
 
 _BUILDERS = {
     function.__name__: function
-    for function in (mlp, convnet_teacher, convnet_student, vgg, resnet, mobilenet)
+    for function in (mlp, convnet_teacher, convnet_student, vgg, resnet, mobilenet, efficientnet_lite0)
 }
 NAMES = tuple(_BUILDERS)
 
 __all__ = [
     "NAMES",
     "BasicBlock",
+    "MBConv",
     "build",
     "convnet_student",
     "convnet_teacher",
+    "efficientnet_lite0",
     "mlp",
     "mobilenet",
     "resnet",

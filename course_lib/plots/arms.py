@@ -90,6 +90,9 @@ def every_run(
         )
     axis.set_yticks(range(len(arms)), list(arms), fontsize=10)
     axis.set_ylim(len(arms) - 0.5, -0.5)
+    axis.xaxis.set_major_locator(
+        mpl.ticker.MaxNLocator("auto", steps=[1, 2, 5, 10])
+    )  # 2.5 % would be printed as 2 %
     axis.xaxis.set_major_formatter(mpl.ticker.PercentFormatter(1, decimals=0))
     axis.set(xlabel=xlabel, title=title)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -32,6 +32,8 @@ def test_the_known_names():
         ("CIFAR10", "Known: glyphs, mnist, fashion_mnist, cifar10, folder:PATH"),
         ("", "unknown data set ''"),
         ("folder:", "Did you mean 'folder:PATH'"),
+        ("imagenet:", "Did you mean 'imagenet:PATH'"),
+        ("imagnet:PATH", "Did you mean 'imagenet:PATH'"),
     ],
 )
 def test_an_unknown_name_is_answered_with_the_nearest_known_ones(use, name, message):

@@ -8,7 +8,13 @@ import torch
 
 from course_lib import checkpoints, data, training
 from course_lib.data import to_float
-from course_lib.experiments import chapter06, chapter06_network, chapter06_real, chapter06_studies
+from course_lib.experiments import (
+    chapter06,
+    chapter06_imagenet,
+    chapter06_network,
+    chapter06_real,
+    chapter06_studies,
+)
 from course_lib.experiments.common import drawn
 from course_lib.quantization import affine, workflow
 from course_lib.quantization.calibration import Histogram
@@ -343,3 +349,106 @@ def test_a_histogram_of_zeros_keeps_its_range():
     histogram = Histogram()
     histogram.update(torch.zeros(10))
     assert chapter06.ranges_for({"images": histogram}, "mse", 8) == {"images": (0.0, 0.0)}
+
+
+# A network that the course has not trained
+
+
+@pytest.fixture  # for each test: the checker of types is off in a test, and not in what a module shares
+def real():
+    """A tiny EfficientNet-Lite0 with random weights, and noise."""
+    return chapter06_imagenet.prepare([{"seed": 0}, {"seed": 3}], chapter06.Scale(images=40))
+
+
+def test_every_run_on_the_network_gives_accuracy_in_parts_and_agreement(real):
+    for experiment in (chapter06_imagenet.IMAGENET, chapter06_imagenet.WEIGHTS):
+        for run in (run for run in experiment.runs if run["seed"] == 0):
+            metrics = experiment.measure(run, real, None)
+            assert len(metrics["test_parts"]) == 20
+            assert sum(metrics["test_parts"]) / 20 == pytest.approx(metrics["test"])
+            named = run.get("by", run.get("method"))
+            assert 0 <= metrics["same_answer"] <= 1
+            assert (metrics["same_answer"] == 1) or named != "float32"
+
+
+def test_answers_are_compared_with_those_of_float32(real):
+    exact = training.predict(real.network, real.dataset.test.images).argmax(1)
+    assert torch.equal(real.answers, exact)
+    assert real.facts["float32"] == (exact == real.dataset.test.labels).double().mean()
+    stubborn = copy.deepcopy(real.network)
+    stubborn.classifier.bias.data[7] += 1000
+    found = chapter06_imagenet.judged(stubborn, real)
+    assert found["same_answer"] == (exact == 7).double().mean() < 1
+    assert found["test"] == (real.dataset.test.labels == 7).double().mean()
+
+
+def test_a_budget_takes_hundreds_of_test_images(monkeypatch):
+    monkeypatch.setattr(chapter06_imagenet, "affordable", lambda minutes, seconds, most: min(2, most))
+    runs = [{"seed": 0}]
+    shared = chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=300))
+    assert len(shared.dataset.test) == len(shared.answers) == shared.facts["test images"] == 200
+    assert len(chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=40)).dataset.test) == 40
+
+
+def test_draws_are_of_training_images_and_differ(real):
+    first, other = real.calibration(0, 10), real.calibration(3, 10)
+    assert not torch.equal(first, other)
+    assert torch.equal(real.calibration(0, 30)[:10], first)
+    assert real.histograms[0]["images"].counts.sum() > 0
+
+
+def test_without_a_ceiling_only_what_is_above_six_changes():
+    network = torch.nn.Sequential(torch.nn.Sequential(torch.nn.ReLU6()), torch.nn.ReLU6())
+    x = torch.tensor([-1.0, 5.0, 9.0])
+    assert chapter06_imagenet.without_ceiling(network)(x.clone()).tolist() == [0, 5, 9]
+    assert network(x.clone()).tolist() == [0, 5, 6]
+
+
+def four_bits(real, by):
+    ranges = chapter06.ranges_for(real.histograms[0], "mse", 8)
+    images = real.calibration(0, chapter06_imagenet.FITTED)
+    return chapter06_imagenet.with_four_bits(real.network, ranges, by, images)
+
+
+def test_an_arm_changes_weights_or_biases_as_it_says(real):
+    nearest = four_bits(real, "range by MSE")
+
+    def changed(by):
+        found = [
+            name
+            for (name, one), two in zip(
+                nearest.network.named_parameters(), four_bits(real, by).network.parameters(), strict=True
+            )
+            if not torch.equal(one, two)
+        ]
+        return {name.rpartition(".")[2] for name in found}
+
+    assert changed("rounding") == {"weight", "bias"}  # other grids, and biases in steps of them
+    assert changed("biases corrected") == {"bias"}
+    assert changed("GPTQ") == {"weight"}
+    assert changed("GPTQ, biases corrected") == {"weight", "bias"}
+
+
+def test_depthwise_layers_alone_get_eight_bits(real):
+    mended = four_bits(real, "GPTQ, biases corrected, depthwise in 8 bits")
+    bits = {name: params.bits for name, params in mended.weights.items()}
+    depthwise = {name for name in bits if ".depthwise." in name}
+    assert len(depthwise) == 3
+    assert {name for name in bits if bits[name] == 8} == depthwise
+    assert {bits[name] for name in bits if name not in depthwise} == {4}
+    layer = mended.network.get_submodule("blocks.1.depthwise.conv")
+    assert max(len(channel.unique()) for channel in layer.weight) > 16  # more values than 4 bits have
+
+
+def test_equalizing_takes_ranges_of_its_own_on_the_same_draw(real, monkeypatch):
+    seen = []
+
+    def watch(network, images, **options):
+        seen.append(images)
+        return original(network, images, **options)
+
+    original = workflow.collect
+    monkeypatch.setattr(chapter06_imagenet.workflow, "collect", watch)
+    chapter06_imagenet.measure_weights({"by": "equalized", "seed": 3}, real, None)
+    assert len(seen) == 1
+    assert torch.equal(seen[0], real.calibration(3))
