@@ -33,4 +33,4 @@ def unknown_name(value: object, kind: str, known: Iterable[str]) -> str:
     folded = {str(name).casefold(): name for name in known}
     near = [folded[n] for n in difflib.get_close_matches(str(value).casefold(), folded, n=3, cutoff=0.5)]
     suggestion = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} {value!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+    return f"unknown {kind} {value!r:.80}.{suggestion} Known: {', '.join(known) or 'none'}."
