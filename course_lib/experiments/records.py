@@ -126,13 +126,16 @@ def load(name: str) -> dict[str, Any]:
     if not path.exists():
         raise KeyError(unknown_name(name, "record", sorted(file.stem for file in folder.glob("*.json"))))
     again = f"python -m course_lib.experiments {name}"
+    content = files.read_verified(path, again)
     try:
-        return json.loads(files.read_verified(path, again))
-    except files.DamagedFile:
-        raise
-    except ValueError as error:  # written so, and listed
+        record = json.loads(content)
+        if not isinstance(record, dict) or "provenance" not in record:
+            raise ValueError("it has no provenance")
+        return record
+    except (ValueError, RecursionError) as error:  # written so, and listed
         raise files.DamagedFile(
-            f"{path} is no JSON ({error}). Restore it, or make it again: {again}"
+            f"{path} is no record ({error}). Restore it: git checkout -- data/results/{name}.json data/SHA256SUMS, or "
+            f"make it again: {again}"
         ) from error
 
 

@@ -9,6 +9,7 @@ import contextlib
 import io
 import json
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from course_lib.book.classroom import sandbox
-from course_lib.book.classroom.values import Answer
+from course_lib.book.classroom.values import Answer, messages
 
 __all__ = ["Judge", "NoVerdict"]
 
@@ -92,6 +93,7 @@ class Judge:
         Raises:
             NoVerdict: there is none.
         """
+        self._tell({"over": True})
         return self._hear(_END)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
@@ -128,12 +130,18 @@ def main() -> None:
         vars(module).update(answers)
         print("{}", flush=True)
         for line in sys.stdin:
-            connection, _ = listening.accept()
-            with connection, connection.makefile("rwb") as stream:
-                for answer in answers.values():
-                    answer.stream = stream
-                found = trouble if trouble["error"] else _run(json.loads(line)["check"], vars(module))
+            found = trouble
+            if listening in select.select([listening, sys.stdin], [], [])[0]:
+                connection, _ = listening.accept()
+                with connection, messages(connection) as stream:
+                    for answer in answers.values():
+                        answer.stream = stream
+                    if not trouble["error"]:
+                        found = _run(json.loads(line)["check"], vars(module))
+            elif not trouble["error"]:  # the kernel's part is over, and it has served nothing
+                found = {"error": ["ConnectionError", "the answer does not answer its check"], "printed": ""}
             print(json.dumps(found), flush=True)
+            sys.stdin.readline()  # the kernel's part is over
 
 
 def _run(source: str, namespace: dict[str, Any]) -> dict[str, Any]:

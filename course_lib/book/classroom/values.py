@@ -15,7 +15,7 @@ import sys
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 from typing import IO, Any
 
-__all__ = ["Answer", "pack", "serve", "unpack"]
+__all__ = ["Answer", "messages", "pack", "serve", "unpack"]
 
 _LARGEST = 64 * 2**20  # bytes of one message
 _SHOWN = 200  # characters of a value that cannot be sent
@@ -69,13 +69,24 @@ def serve(path: str, functions: Mapping[str, Any]) -> None:
     """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        with connection.makefile("rwb") as stream:
+        with messages(connection) as stream:
             while (asked := _receive(stream)) is not None:
                 try:
                     reply = _called(asked, functions)
                 except Exception as error:  # the answer's own, to be said by the check
                     reply = {"error": [type(error).__name__, str(error)]}
                 _send(stream, reply)
+
+
+@contextlib.contextmanager
+def messages(connection: socket.socket) -> Iterator[IO[bytes]]:
+    """Read and write messages on a connection, which the other side may end at any moment."""
+    opened = connection.makefile("rwb")
+    try:
+        yield opened
+    finally:
+        with contextlib.suppress(OSError):
+            opened.close()
 
 
 def _called(asked: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[str, Any]:
