@@ -117,7 +117,8 @@ class Judge:
 def main() -> None:
     """Run the set-up, then a check for each line that comes."""
     sandbox.end_with_parent()
-    begin = json.loads(sys.stdin.readline())
+    told = open(sys.stdin.fileno(), "rb", buffering=0)  # no line is read before it is asked for
+    begin = json.loads(told.readline())
     for limit, most in ((resource.RLIMIT_DATA, begin["memory"]), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(limit, (most, most))
@@ -129,9 +130,9 @@ def main() -> None:
         trouble = _run("\n".join(begin["setup"]), vars(module))
         vars(module).update(answers)
         print("{}", flush=True)
-        for line in sys.stdin:
+        for line in iter(told.readline, b""):
             found = trouble
-            if listening in select.select([listening, sys.stdin], [], [])[0]:
+            if listening in select.select([listening, told], [], [])[0]:
                 connection, _ = listening.accept()
                 with connection, messages(connection) as stream:
                     for answer in answers.values():
@@ -141,7 +142,7 @@ def main() -> None:
             elif not trouble["error"]:  # the kernel's part is over, and it has served nothing
                 found = {"error": ["ConnectionError", "the answer does not answer its check"], "printed": ""}
             print(json.dumps(found), flush=True)
-            sys.stdin.readline()  # the kernel's part is over
+            told.readline()  # the kernel's part is over
 
 
 def _run(source: str, namespace: dict[str, Any]) -> dict[str, Any]:
