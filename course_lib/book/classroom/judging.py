@@ -117,7 +117,7 @@ class Judge:
 def main() -> None:
     """Run the set-up, then a check for each line that comes."""
     sandbox.end_with_parent()
-    told = open(sys.stdin.fileno(), "rb", buffering=0)  # no line is read before it is asked for
+    told = sys.stdin.buffer.raw  # no line is read before it is asked for
     begin = json.loads(told.readline())
     for limit, most in ((resource.RLIMIT_DATA, begin["memory"]), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(ValueError, OSError):

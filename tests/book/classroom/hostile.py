@@ -166,7 +166,7 @@ KINDS = {
     "writes into the library": Kind(3, "Read-only file system", reached(
         "import course_lib.checks", "open(course_lib.checks.__file__, 'a').close()"), closed=True),
     "a link that leads out": Kind(3, "FileNotFoundError", reached(
-        "import os", "os.symlink({home!r}, 'link')", "os.listdir('link')"), closed=True),
+        "import os", "os.symlink({home!r} + '/notebooks', 'link')", "os.listdir('link')"), closed=True),
     "the network": Kind(3, "OSError", reached(
         "import socket", "socket.create_connection(('192.0.2.1', 80), timeout=2)"), closed=True),
     "mounts": Kind(3, "", reached(
