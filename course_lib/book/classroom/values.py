@@ -98,8 +98,9 @@ def _called(asked: Mapping[str, Any], functions: Mapping[str, Any]) -> dict[str,
     named = dict(zip(names, given[len(plain) :], strict=True))
     with torch.set_grad_enabled(asked["gradient"]) if torch else contextlib.nullcontext():
         value = pack(functions[asked["name"]](*plain, **named))
-    after = map(pack, given)
-    changed = {place: given[place] for place, now in enumerate(after) if now != asked["given"][place]}
+    pairs = zip(asked["given"], map(pack, given), strict=True)
+    # As texts: NaN is not equal to itself.
+    changed = {n: given[n] for n, pair in enumerate(pairs) if len(set(map(json.dumps, pair))) == 2}
     return {"value": value, "changed": pack(changed)}
 
 
@@ -216,7 +217,7 @@ def _error(name: str, text: str) -> Exception:
 
 
 def _write_over(place: Any, value: Any) -> None:
-    """Give an argument the content that the function has left in its own copy."""
+    """Give an argument the content that the function has left in its own copy; a table stays as it is."""
     if isinstance(place, list):
         place[:] = value
     elif isinstance(place, dict):
@@ -224,5 +225,5 @@ def _write_over(place: Any, value: Any) -> None:
         place.update(value)
     elif hasattr(place, "copy_"):
         place.detach().copy_(value)
-    else:
+    elif hasattr(place, "dtype"):
         place[...] = value

@@ -116,16 +116,23 @@ def test_a_function_elsewhere_is_called_as_one_here():
         number += 1
         return number
 
+    def widen(frame, gap):
+        frame["b"] = 1
+        return len([*frame])
+
     def unfit(x):
         return x.requires_grad or torch.is_grad_enabled()
 
-    answer, end = served({"double": double, "spoil": spoil, "unfit": unfit, "five": 5})
+    answer, end = served({"double": double, "spoil": spoil, "widen": widen, "unfit": unfit, "five": 5})
     try:
         assert (answer("double")(3), answer("double")(x=3, times=4)) == (6, 12)
         assert answer("double").__name__ == "double"
         weights, table, number = [torch.ones(2), torch.ones(1)], {}, np.zeros(2)
         answer("spoil")(weights, table, number)
         assert ([w.tolist() for w in weights], table, number.tolist()) == ([[0, 0], [1]], {"a": 3}, [1, 1])
+        frame = pd.DataFrame({"a": [np.nan]})
+        assert answer("widen")(frame, np.array([np.nan])) == 2
+        assert [*frame] == ["a"]
         with torch.no_grad():
             assert not answer("unfit")(torch.ones(1))
         with pytest.raises(TypeError, match="'int' object is not callable"):
