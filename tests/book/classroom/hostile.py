@@ -113,21 +113,21 @@ KINDS = {
         "    lambda lines: ['pass\\n'] if any('_values' in line for line in lines) else lines)")),
     "events": Kind(3, NOT_6, WRONG, change=beside(
         "def forge(result):\n    result.error_in_exec = None\nget_ipython().events.register('post_run_cell', forge)")),
-    "looks for what is right": Kind(3, "TypeError", body(
+    "looks for what is right": Kind(3, "AttributeError", body(
         "import sys", "frame = sys._getframe()", "while 'wanted' not in frame.f_locals:",
         "    frame = frame.f_back or 7 + x")),
     "raises success": Kind(3, "SystemExit", body("raise SystemExit(0)")),
-    "raises what checks raise": Kind(3, "NotYet", body("raise checks.NotYet('Correct')")),
+    "raises what checks raise": Kind(3, "Correct", body("raise checks.NotYet('Correct')")),
     "prints success": Kind(3, NOT_6, body("print('Correct: 2 of 2 points')")),
     "displays a number": Kind(3, NOT_6, body("from IPython.display import display", "display(2)")),
     "serves a pickle": Kind(3, "what came back is no value", SERVE + "values._called = lambda *_: "
         "{'value': {'pickle': 'AAAA'}, 'changed': {'dict': []}}\n" + WRONG),
     "serves nonsense": Kind(3, "what came back is no value", SERVE + "values._called = lambda *_: 3\n" + WRONG),
     "serves nothing": Kind(3, "does not answer its check", SERVE + "values.serve = print\n" + WRONG),
-    "serves an endless line": Kind(3, "its process did not answer", SERVE +
+    "serves an endless line": Kind(3, "", SERVE +
         "values._send = lambda stream, _: [stream.write(b'1' * 2**20) for _ in range(80)]\n" + WRONG),
     "serves a crash": Kind(3, "", SERVE + "values._called = lambda *_: {'error': ['AssertionError\\0', '']}\n" + WRONG),
-    "takes the socket": Kind(3, "does not answer its check", body(), change=beside(
+    "takes the socket": Kind(3, "Error", body(), change=beside(
         "import glob, os\nfor name in glob.glob('v*'):\n    os.remove(name)\n    os.mkdir(name)")),
     "checks patched": Kind(2, "", conv=
         "def conv_parameters(*a, **k):\n    return 0\nchecks.judge = checks.expect = print"),
@@ -161,8 +161,8 @@ KINDS = {
         "open({home!r} + '/notebooks/00-small.ipynb').read()"), closed=True),
     "reads the accounts": Kind(3, "FileNotFoundError", reached("open('/etc/passwd').read()"), closed=True),
     "reads the environment": Kind(3, "KeyError", reached("import os", "os.environ['TOKEN']")),
-    "writes beside": Kind(3, "", reached(
-        "open('../result.json', 'w').write('all points')", "open({home!r} + '/forged', 'w')"), closed=True),
+    "writes outside": Kind(3, "Read-only file system", reached(
+        "for place in ('/forged', '/usr/forged'):", "    open(place, 'w').close()"), closed=True),
     "writes into the library": Kind(3, "Read-only file system", reached(
         "import course_lib.checks", "open(course_lib.checks.__file__, 'a').close()"), closed=True),
     "a link that leads out": Kind(3, "FileNotFoundError", reached(
