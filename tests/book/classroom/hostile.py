@@ -59,6 +59,10 @@ def of_all(**metadata):
     return change
 
 
+def is_check(cell):
+    return cell.metadata.get("nbgrader", {}).get("grade_id", "").startswith("check-")
+
+
 def outputs_forged(notebook):
     for cell in notebook.cells:
         if "nbgrader" in cell.metadata:
@@ -76,12 +80,12 @@ def ids_taken(notebook):
 
 
 def checks_first(notebook):
-    notebook.cells.sort(key=lambda cell: "check" not in str(cell.metadata.get("nbgrader")))
+    notebook.cells.sort(key=lambda cell: not is_check(cell))
 
 
 def checks_unmarked(notebook):
     for cell in notebook.cells:
-        if "check" in str(cell.metadata.get("nbgrader")):
+        if is_check(cell):
             cell.metadata = {
                 "nbgrader": {"grade_id": cell.metadata.nbgrader.grade_id, "grade": False, "solution": True}
             }
