@@ -152,7 +152,8 @@ KINDS = {
     "segmentation fault": Kind(3, "the kernel died", body("import ctypes", "ctypes.string_at(0)")),
     "alarm": Kind(3, "the kernel died", body(
         "import signal, time", "signal.setitimer(signal.ITIMER_REAL, 0.1)", "time.sleep(3)")),
-    "kills all it can": Kind(3, "the kernel died", body("import os", "os.kill(-1, 9)", "os.kill(os.getpid(), 9)")),
+    "kills all it can": Kind(3, "the kernel died", body(
+        "import os", "try:", "    os.kill(-1, 9)", "finally:", "    os.kill(os.getpid(), 9)")),
     "kills its parent": Kind(3, "the kernel died", body("import os", "os.kill(os.getppid(), 9)", "os.abort()")),
     "asks": Kind(3, "StdinNotImplementedError", body("input()")),
     "interrupts": Kind(3, "KeyboardInterrupt", body("raise KeyboardInterrupt")),
