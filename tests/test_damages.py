@@ -77,14 +77,14 @@ def cases(home):
     chooser = random.Random(0)
     names = [*READERS, "SHA256SUMS"]
     held = {name: (home / "data" / name).read_bytes() for name in names}
-    for number in range(250):
+    for number in range(265):
         name, kind = names[number % len(names)], chooser.choice([*DAMAGES, "swapped", "gone"])
         if kind == "swapped":
             damaged = held[chooser.choice([other for other in names if other != name])]
         else:
             damaged = None if kind == "gone" else DAMAGES[kind](chooser, held[name])
-        if damaged == held[name] or (kind == "lines of Windows" and name == "SHA256SUMS"):
-            continue  # git may write the list so, and it is read
+        if damaged == held[name] or (kind in ("lines of Windows", "twice") and name == "SHA256SUMS"):
+            continue  # such a list says the same
         yield name, kind, damaged
 
 
@@ -120,7 +120,9 @@ def test_every_damage_is_named_and_the_command_that_is_given_mends_it(home):
         for other, error in errors.items():
             if not isinstance(error, (files.DamagedFile, checkpoints.CheckpointError, DatasetError)):
                 unnamed.append(f"{name} {kind}: {error!r}")
-            elif not {str(home / "data" / other), str(path)} & set(re.findall(r"[^\s()']+", str(error))):
+            elif not any(
+                place in str(error) for place in (str(home / "data" / other), str(path), f"data/{name}")
+            ):
                 unnamed.append(f"{name} {kind}: not named by {error}")
             else:
                 mended(home, str(error))
@@ -128,7 +130,7 @@ def test_every_damage_is_named_and_the_command_that_is_given_mends_it(home):
             unnamed.append(f"{name} {kind}: not mended, {left}")
         path.write_bytes(content)
     assert not unnamed, f"{len(unnamed)} of {len(every)}\n" + "\n".join(unnamed)
-    assert len(every) >= 240
+    assert len(every) >= 250
 
 
 @pytest.mark.parametrize("content", TYPES, ids=repr)
