@@ -115,7 +115,7 @@ class Judge:
 # ---- in the process --------------------------------------------------------------------------------------------------
 
 
-def main() -> None:
+def _main() -> None:
     """Run the set-up, then a check for each line that comes."""
     sandbox.end_with_parent()
     told = sys.stdin.buffer.raw  # no line is read before it is asked for
@@ -158,4 +158,4 @@ def _run(source: str, namespace: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    _main()
