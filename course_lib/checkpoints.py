@@ -308,4 +308,5 @@ def _weights_path(name: str) -> Path:
 def _remedy(name: str) -> str:
     if files.installed():
         return f"Restore it: {files.remedy()}"
-    return f"Run `course train {name}` to make it again, or restore the file from the repository."
+    kept = " ".join(f"data/checkpoints/{name}.{kind}" for kind in ("json", "safetensors"))
+    return f"Restore it: git checkout -- {kept} data/SHA256SUMS, or make it again: `course train {name}`."

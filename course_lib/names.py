@@ -38,7 +38,7 @@ def unknown_name(value: object, kind: str, known: Iterable[str], *, elsewhere: I
     known = list(known)
     near = _near(value, known) or _near(value, elsewhere)
     suggestion = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"unknown {kind} {value!r}.{suggestion} Known: {', '.join(known) or 'none'}."
+    return f"unknown {kind} {value!r:.80}.{suggestion} Known: {', '.join(known) or 'none'}."
 
 
 def _near(value: object, names: Iterable[str]) -> list[str]:

@@ -124,7 +124,12 @@ def test_the_commands_of_a_wheel_name_it_as_it_was_installed(wheel, monkeypatch,
     monkeypatch.setattr(files.metadata, "files", lambda name: listed)
     again = files.remedy("data/glyphs.npz", again="draw")
     assert again == f"python -m pip install --force-reinstall --no-deps {shlex.quote(wanted.format(''))}"
-    assert shlex.split(files.installation())[3:] == ["install", "-c", str(pins), wanted.format("[learn,pretrained]")]
+    assert shlex.split(files.installation())[3:] == [
+        "install",
+        "-c",
+        str(pins),
+        wanted.format("[learn,pretrained]"),
+    ]
 
 
 # The checkout

@@ -1,14 +1,20 @@
 """Exercises of a notebook as nbgrader marks them, and the cells of a submission that run to grade them."""
 
+import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["BESIDE", "SETUP", "Exercise", "grade_id", "of", "prepare", "text"]
+__all__ = [
+    "BESIDE", "IN_PLACE", "SETUP", "Exercise", "functions", "grade_id", "in_place", "of", "prepare", "setup", "text",
+]  # fmt: skip
 
 SETUP = "exercise-setup"
 """Tag of the cells that exercises need: imports, and data or parameters that a check uses."""
+
+IN_PLACE = "checked-in-place"
+"""Tag of a check that needs more of an answer than values, and so runs in the same Python as the answer."""
 
 BESIDE = "beside"
 """Metadata of a cell that a learner added: the grade_id of the cell that it stands before."""
@@ -53,6 +59,28 @@ def of(notebook: Any) -> list[Exercise]:
     return found
 
 
+def setup(notebook: Any) -> list[str]:
+    """List the sources of the set-up: of the cells tagged `exercise-setup`."""
+    return [cell.source for cell in notebook.cells if SETUP in cell.metadata.get("tags", [])]
+
+
+def functions(released: Any) -> list[str]:
+    """List the functions that a learner is to write: those of the solution cells as they were handed out."""
+    written = {exercise.solution for exercise in of(released)}
+    cells = (cell for name, cell in _marked(released).items() if name in written)
+    return [
+        node.name
+        for cell in cells
+        for node in ast.parse(cell.source).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+
+
+def in_place(check: Any) -> bool:
+    """Tell whether a check runs in the same Python as the answer; the others run in a process of their own."""
+    return IN_PLACE in check.metadata.get("tags", [])
+
+
 def prepare(submission: Any, released: Any) -> tuple[Any, list[str]]:
     """Build the notebook to grade: the teacher's set-up, the learner's answers, the teacher's checks.
 
@@ -61,7 +89,7 @@ def prepare(submission: Any, released: Any) -> tuple[Any, list[str]]:
     one of them (helpers of an answer). Everything else in a chapter trains networks, and none of it is graded.
 
     Before each check the modules of checks are imported anew, so that an answer that has changed them in memory
-    changes nothing.
+    changes nothing where the check runs in place.
 
     Args:
         submission: the learner's notebook, read as format 4; its metadata may be anything.
@@ -73,15 +101,16 @@ def prepare(submission: Any, released: Any) -> tuple[Any, list[str]]:
     from nbformat.v4 import new_notebook
 
     solutions = {exercise.solution for exercise in of(released)}
-    setup = [cell.source for cell in released.cells if SETUP in cell.metadata.get("tags", [])]
-    imports = [line for source in setup for line in source.splitlines() if _CHECKS in line]
+    begin = setup(released)
+    imports = [line for source in begin for line in source.splitlines() if _CHECKS in line]
     answers, added = _written(submission, released)
-    cells = [_cell(source) for source in setup]
+    cells = [_cell(source) for source in begin]
     for name, cell in _marked(released).items():
         cells += [_cell(source, {BESIDE: name}) for source in added[name]]
         marks = {"nbgrader": dict(cell.metadata.nbgrader)}
         if name not in solutions:
-            cells += [_cell("\n".join([_FORGET, *imports])), _cell(cell.source, marks)]
+            tags = {"tags": [IN_PLACE]} if in_place(cell) else {}
+            cells += [_cell("\n".join([_FORGET, *imports])), _cell(cell.source, {**marks, **tags})]
         elif name in answers:
             cells.append(_cell(answers[name], marks))
     notebook = new_notebook(cells=cells)

@@ -119,21 +119,26 @@ def load(name: str) -> dict[str, Any]:
 
     Raises:
         KeyError: there is no such record; the message lists the nearest ones.
-        DamagedFile: it is not as data/SHA256SUMS records it, or is no JSON.
+        DamagedFile: it is not as data/SHA256SUMS records it, is missing though listed there, or is no record.
     """
     folder = files.root() / "data" / "results"
     path = folder / f"{name}.json"
-    if not path.exists():
-        raise KeyError(unknown_name(name, "record", sorted(file.stem for file in folder.glob("*.json"))))
     again = f"python -m course_lib.experiments {name}"
+    remedy = (
+        f"Restore it: git checkout -- data/results/{name}.json data/SHA256SUMS, or make it again: {again}"
+    )
+    if not path.exists():
+        if f"results/{name}.json" in files.checksums():
+            raise files.DamagedFile(f"{path} is missing. {remedy}")
+        raise KeyError(unknown_name(name, "record", sorted(file.stem for file in folder.glob("*.json"))))
+    content = files.read_verified(path, again)
     try:
-        return json.loads(files.read_verified(path, again))
-    except files.DamagedFile:
-        raise
-    except ValueError as error:  # written so, and listed
-        raise files.DamagedFile(
-            f"{path} is no JSON ({error}). Restore it, or make it again: {again}"
-        ) from error
+        record = json.loads(content)
+        if not isinstance(record, dict) or "provenance" not in record:
+            raise ValueError("it has no provenance")
+        return record
+    except (ValueError, RecursionError) as error:  # written so, and listed
+        raise files.DamagedFile(f"{path} is no record ({error}). {remedy}") from error
 
 
 def on_real_data(

@@ -87,6 +87,19 @@ def test_what_a_learner_changes_in_set_up_and_checks_does_not_run():
     assert run(changed, released) == (RUNS, [])
 
 
+def test_where_a_check_runs_is_said_by_the_teacher_alone():
+    released = chapter()
+    released.cells[5].metadata["tags"] = [exercises.IN_PLACE]
+    submission = copy_of(
+        released, (8, code("assert two()", marks("check-two", 2), tags=[exercises.IN_PLACE]))
+    )
+    prepared, _ = exercises.prepare(submission, released)
+    checks = [cell for cell in prepared.cells if cell.metadata.get("nbgrader", {}).get("grade")]
+    assert [exercises.in_place(check) for check in checks] == [True, False]
+    assert exercises.functions(released) == ["one", "two"]
+    assert exercises.setup(released) == ["WIDTH = 2", IMPORTS]
+
+
 def test_the_place_of_a_cell_in_the_submission_does_not_matter():
     released = chapter()
     submission = copy_of(released, *ANSWERS)

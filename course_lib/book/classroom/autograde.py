@@ -6,6 +6,7 @@ the box in which the learner's kernel runs (see `sandbox`).
 
 import json
 import logging
+import os
 import re
 import shutil
 import sys
@@ -50,6 +51,7 @@ def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     from nbgrader.preprocessors import SaveAutoGrades
 
     from course_lib.book.classroom.inbox import InBox
+    from course_lib.book.classroom.judging import Judge
     from course_lib.book.run.runner import QUIET
     from course_lib.book.run.worker import ONE_CORE
 
@@ -71,7 +73,11 @@ def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
             stopping=stopping,
         )
 
-    execute = InBox(boxed, inside, job["timeout"])
+    def judging(address: Path) -> Judge:
+        setup, names = exercises.setup(released), exercises.functions(released)
+        return Judge(setup, names, address, job["memory"], {**os.environ, **ONE_CORE, **QUIET})
+
+    execute = InBox(boxed, inside, job["timeout"], judging)
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
     return {
         "exercises": _results(directory, chapter, released, execute.executed),

@@ -17,12 +17,15 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
 from course_lib.book import exercises
+from course_lib.book.classroom.judging import Judge, NoVerdict
 from course_lib.book.classroom.sandbox import Outcome
 
 _OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
 _SETUP = (
     120  # seconds for a cell of the set-up, such as the imports: a busy machine is no fault of the learner
 )
+
+_SERVE = "from course_lib.book.classroom import values as _values\n_values.serve({address!r}, globals())"
 
 
 class InBox(Execute):
@@ -34,17 +37,25 @@ class InBox(Execute):
         boxed: runs a command in the box until it ends or the event is set, as `sandbox.run`.
         folder: that can be written to in the box.
         timeout: seconds that a cell of the learner may take.
+        judging: makes, for the address of a socket, what runs the checks outside the box.
 
     Attributes:
         executed: the notebook with its outputs, once it was run.
         notes: what happened to cells that are no answers.
     """
 
-    def __init__(self, boxed: Callable[[list[str], threading.Event], Outcome], folder: Path, timeout: int):
+    def __init__(
+        self,
+        boxed: Callable[[list[str], threading.Event], Outcome],
+        folder: Path,
+        timeout: int,
+        judging: Callable[[Path], Judge],
+    ):
         super().__init__(interrupt_on_timeout=False, startup_timeout=300)
         self.timeout_func = lambda cell: timeout if _by_learner(cell) else max(timeout, _SETUP)
         self.shutdown_kernel = "immediate"
         self.boxed, self.folder, self.executed, self.notes = boxed, folder, None, []
+        self.judging = judging
 
     def preprocess(self, nb: Any, resources: Any = None, km: Any = None) -> tuple[Any, Any]:
         fatal: dict[int, dict[str, Any]] = {}
@@ -53,14 +64,15 @@ class InBox(Execute):
             for position in fatal:
                 trial.cells[position].source = ""
             self.position = self.shown = 0
-            with _Kernel(self.boxed) as kernel:
-                # A name that no answer knows, so that none can take it for the next attempt.
-                connection = self.folder / f"k{secrets.token_hex(8)}.json"
+            # Names that no answer knows, so that none can take them for the next attempt.
+            number = secrets.token_hex(8)
+            connection, address = self.folder / f"k{number}.json", self.folder / f"v{number}"
+            with self.judging(address) as self.judge, _Kernel(self.boxed) as kernel:
                 self.kernel_manager_class = _manager(kernel, connection)
                 try:
                     trial, resources = super().preprocess(trial, resources, km)
                     break
-                except (DeadKernelError, CellTimeoutError, _Left) as error:
+                except (DeadKernelError, CellTimeoutError, NoVerdict, _Left) as error:
                     reason = kernel.end().reason or self._reason(error, trial.cells[self.position])
                     fatal[self.position] = {"ename": "Stopped", "evalue": reason, "traceback": [reason]}
         for position, error in fatal.items():
@@ -71,14 +83,37 @@ class InBox(Execute):
             trial.cells[position].outputs = [nbformat.v4.new_output("error", **error)]
         for cell in trial.cells:
             # A warning is no mistake, and a number on show no grade: what counts is that the check raised nothing.
-            if cell.metadata.get("nbgrader", {}).get("grade"):
+            if _is_check(cell):
                 cell.outputs = [shown for shown in cell.outputs if _counts(shown)]
         self.executed = trial
         return trial, resources
 
     def preprocess_cell(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
         self.position, self.shown = index, 0
-        return super().preprocess_cell(cell, resources, index)
+        apart = cell.source and _is_check(cell) and not exercises.in_place(cell)
+        return (self._judged if apart else super().preprocess_cell)(cell, resources, index)
+
+    def _judged(self, cell: Any, resources: Any, index: int) -> tuple[Any, Any]:
+        """A check outside the box, while the kernel calls the answers that it asks for."""
+        check, cell.source = cell.source, _SERVE.format(address=str(self.judge.address))
+        try:
+            self.judge.begin(check)
+            cell, resources = super().preprocess_cell(cell, resources, index)
+        finally:
+            cell.source = check
+        verdict = self.judge.verdict()
+        kept = [shown for shown in cell.outputs if shown.get("name") == "stdout"]
+        kept.append(nbformat.v4.new_output("stream", text=verdict["printed"]))
+        if verdict["error"]:
+            name, text = verdict["error"]
+            own = [
+                shown for shown in cell.outputs if shown.output_type == "error"
+            ]  # why the kernel served no more
+            kept += own or [
+                nbformat.v4.new_output("error", ename=name, evalue=text, traceback=[f"{name}: {text}"])
+            ]
+        cell.outputs = kept
+        return cell, resources
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
         if msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
@@ -96,6 +131,8 @@ class InBox(Execute):
     def _reason(self, error: Exception, cell: Any) -> str:
         if isinstance(error, CellTimeoutError):
             return f"not finished after {self.timeout_func(cell)} s. Look for a loop that does not end."
+        if isinstance(error, NoVerdict):
+            return str(error)
         if isinstance(error, _Left):
             return "the answer ends the kernel (exit). A function returns its result."
         return "the kernel died: the answer ended the process, or crashed it."
@@ -156,6 +193,10 @@ def _manager(kernel: _Kernel, connection: Path) -> type[AsyncKernelManager]:
             return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
 
     return Boxed
+
+
+def _is_check(cell: Any) -> bool:
+    return bool(cell.metadata.get("nbgrader", {}).get("grade"))
 
 
 def _by_learner(cell: Any) -> bool:

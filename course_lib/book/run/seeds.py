@@ -25,23 +25,24 @@ def parse_seeds(text: str) -> list[int]:
     """
     hint = "Write numbers and ranges, such as --seeds 0-9 or --seeds 0,3,5-7"
     seeds: list[int] = []
+    said = f"--seeds {' '.join(text.split()):.60}"
     for part in text.split(","):
         part = part.strip()
         found = re.fullmatch(r"([0-9]+)(?:\s*-\s*([0-9]+))?", part)
         if not found:
             what = "is negative; seeds are 0 or larger" if re.match(r"-\s*[0-9]", part) else "is no seed"
-            raise CourseError(f"--seeds {text}: {part!r} {what}. {hint}")
+            raise CourseError(f"{said}: {part!r:.40} {what}. {hint}")
         if any(len(end or "") > 10 or int(end or 0) > _LARGEST for end in found.groups()):
-            raise CourseError(f"--seeds {text}: {part!r} is too large; the largest seed is {_LARGEST}")
+            raise CourseError(f"{said}: {part!r:.40} is too large; the largest seed is {_LARGEST}")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first:
-            raise CourseError(f"--seeds {text}: the range {part} is inverted; write {last}-{first}")
+            raise CourseError(f"{said}: the range {part} is inverted; write {last}-{first}")
         if len(seeds) + last - first >= _MOST:
-            raise CourseError(f"--seeds {text} names more than {_MOST:,} seeds; name fewer")
+            raise CourseError(f"{said} names more than {_MOST:,} seeds; name fewer")
         seeds += range(first, last + 1)
     if twice := [seed for seed, times in Counter(seeds).items() if times > 1]:
         raise CourseError(
-            f"--seeds {text}: {format_seeds(twice)} is given twice. The same run counted twice would make the interval "
+            f"{said}: {format_seeds(twice):.60} is given twice. The same run counted twice would make the interval "
             "too narrow; name every seed once"
         )
     return seeds

@@ -14,14 +14,14 @@ import nbformat
 import psutil
 import pytest
 
-from course_lib.book import CourseError, cli, notebooks
+from course_lib.book import CourseError, cli, exercises, notebooks
 from course_lib.book.classroom import grading, handout, marking, sandbox, submissions
 from tests.book.conftest import Book, marks
 from tests.book.processes import PATIENCE, held, wait_for
 
 pytestmark = pytest.mark.bad_input
 
-SETUP = "import math\nfrom course_lib.checks import chapter00 as checks\nTWO = 2"
+SETUP = "import math\nimport course_lib.checks as checks\nTWO = 2"  # and no torch, which takes seconds
 DEAR = "raise RuntimeError('nothing that is graded depends on this cell')"
 DOUBLE = "def double(x):\n    ### BEGIN SOLUTION\n    return TWO * x\n    ### END SOLUTION"
 CHECK_DOUBLE = (
@@ -33,6 +33,11 @@ CONV = (
     "    weights = out_channels * (in_channels // groups) * kernel_size**2\n"
     "    return weights + (out_channels if bias else 0)\n    ### END SOLUTION"
 )
+CHECK_CONV = (
+    "cases = [{'in_channels': 3, 'out_channels': 8, 'kernel_size': 3, 'bias': bias} for bias in (True, False)]\n"
+    "checks.judge(conv_parameters, cases, lambda bias, **_: 216 + 8 * bias, [])\n"
+    "checks.passed('a convolution holds C_out filters.')"
+)
 CHAPTER = "00-small"
 MEMORY = 1280  # MB
 BARE = ("--without-sandbox",) if sandbox.refusal() else ()
@@ -41,13 +46,18 @@ LIMITS = ("--timeout", "8", "--memory", str(MEMORY), *BARE)
 
 def write_chapter(book, double=DOUBLE):
     book.add(CHAPTER, DEAR, setup=SETUP)
-    return book.add_exercises(
+    """`double` is checked in a process of its own, `conv_parameters` in the same Python as the answer."""
+    path = book.add_exercises(
         CHAPTER,
         (double, marks("double")),
         (CHECK_DOUBLE, marks("check-double", 2)),
         (CONV, marks("conv-parameters")),
-        ("checks.check_conv_parameters(conv_parameters)", marks("check-conv-parameters", 3)),
+        (CHECK_CONV, marks("check-conv-parameters", 3)),
     )
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1].metadata["tags"] = [exercises.IN_PLACE]
+    nbformat.write(notebook, path)
+    return path
 
 
 def grade_id(cell):
@@ -153,7 +163,7 @@ class Class:
         self.add("spies", 3, answered(given, right_if(spied)))
         self.add("rewrites", 0, checks_rewritten(answered(given, "def double(x):\n    return 0", "")))
         patched = "def conv_parameters(*args, **kw):\n    return 0\nchecks.check_conv_parameters = print"
-        patched += "\nimport course_lib.checks\ncourse_lib.checks.judge = chapter00 = print"
+        patched += "\nimport course_lib.checks\ncourse_lib.checks.judge = course_lib.checks.expect = print"
         self.add("patches", 2, answered(given, conv=patched))
         self.add("renames", 5, cells_renamed(answered(given)))
         self.add("helps", 5, helper_added(answered(given, "def double(x):\n    return helper(x)")))
