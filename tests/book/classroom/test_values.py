@@ -43,7 +43,8 @@ def test_plain_values_come_as_they_went(value):
 
 @pytest.mark.parametrize(
     "value",
-    [torch.tensor([[0.1, -2.5], [1e-30, 3.0]]), torch.tensor(3), torch.empty(0, 2), torch.tensor([True]), torch.ones(2, dtype=torch.bfloat16),
+    [torch.tensor([[0.1, -2.5], [1e-30, 3.0]]), torch.tensor(3), torch.empty(0, 2), torch.tensor([True]),
+     torch.ones(2, dtype=torch.bfloat16),
      torch.arange(6).reshape(2, 3).T, torch.tensor([float("nan")]), torch.ones(2, requires_grad=True),
      np.arange(6, dtype=np.uint8).reshape(2, 3), np.zeros((0, 2)), np.array(["a"]), np.float64(0.1), np.bool_(True)],
     ids=str,
