@@ -4,6 +4,7 @@ The second time in a row that an exercise fails, the hint is followed by a stron
 read.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
@@ -148,7 +149,7 @@ def judge(
         course_lib.checks.NotYet: That is the perimeter.
     """
     name = getattr(function, "__name__", "your function")
-    answers = [_whole(call(function, **case), name) for case in cases]
+    answers = [_whole(call(function, **copy.deepcopy(dict(case))), name) for case in cases]
     wanted = [right(**case) for case in cases]
     if answers == wanted:
         return

@@ -33,7 +33,7 @@ def check_soften(soften: Callable[[Tensor, float], Tensor]) -> None:
         course_lib.checks.NotYet: It is the plain softmax, whatever T is. Divide the logits by T first.
     """
     logits = torch.tensor([[6.0, 3.0, -3.0], [0.5, 0.0, 2.0]])
-    answer = _same_shape(call(soften, logits, 4.0), logits)
+    answer = _same_shape(call(soften, logits.clone(), 4.0), logits)
     mistakes = {
         "It is the plain softmax, whatever T is. Divide the logits by T first.": F.softmax(logits, 1),
         "The logits were multiplied by T. Dividing is what softens.": F.softmax(logits * 4, 1),
@@ -75,7 +75,7 @@ def check_loss_gradient(gradient: Callable[[Tensor, Tensor, float], Tensor]) -> 
     student, teacher = torch.randn(2, 7, 5, generator=generator) * 2
     temperature = 3.0
     with torch.no_grad():  # by hand: autograd finds nothing to differentiate here
-        answer = _same_shape(call(gradient, student, teacher, temperature), student)
+        answer = _same_shape(call(gradient, student.clone(), teacher.clone(), temperature), student)
     _compare(answer, *_gradients(student, teacher, temperature))
     passed("your gradient is T times the difference of the softened probabilities, mean over the batch.")
 

@@ -184,7 +184,7 @@ def check_left_behind(left_behind: Callable[[Tensor, Tensor, Tensor], Tensor]) -
     beta = torch.tensor([0.4, -0.3, 0.2, 0.1])
     weight = torch.linspace(-1, 1, 3 * 4 * 2 * 2).reshape(3, 4, 2, 2)
     removed = torch.tensor([0, 1, 2])
-    answer = call(left_behind, beta, weight, removed)
+    answer = call(left_behind, beta.clone(), weight.clone(), removed.clone())
     expect(isinstance(answer, Tensor), f"The result is a {type(answer).__name__}; return a tensor.")
     constant = beta.relu()
     hints = {

@@ -218,7 +218,8 @@ def check_regret(regret: Callable[[Sequence[float], Sequence[float]], float]) ->
     ]
     for scores, outcomes in cases:
         answer = call(regret, list(scores), list(outcomes))
-        expect(isinstance(answer, Real), f"regret returned {answer!r:.60}; it must be a number.")
+        fits = isinstance(answer, Real) and math.isfinite(answer)
+        expect(fits, f"regret returned {answer!r:.60}; it must be a finite number.")
         best, picked = max(outcomes), outcomes[int(np.argmax(scores))]
         mistakes = {
             "That is the outcome of the pick. Subtract it from the best outcome.": picked,

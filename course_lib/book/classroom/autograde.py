@@ -80,7 +80,7 @@ def _grade(folder: Path, job: dict[str, Any]) -> dict[str, Any]:
     execute = InBox(boxed, inside, job["timeout"], judging)
     Autograde(coursedir=directory, autograde_preprocessors=[execute, SaveAutoGrades]).start()
     return {
-        "exercises": _results(directory, chapter, released, execute.executed),
+        "exercises": _results(directory, chapter, released, execute.executed, execute.stopped),
         "notes": notes + execute.notes,
     }
 
@@ -116,7 +116,9 @@ def _read(path: Path) -> Any:
         logging.disable(logging.NOTSET)
 
 
-def _results(directory: Any, chapter: str, released: Any, executed: Any) -> list[dict[str, Any]]:
+def _results(
+    directory: Any, chapter: str, released: Any, executed: Any, stopped: list[str]
+) -> list[dict[str, Any]]:
     """Points from nbgrader's database, messages and answers from the executed notebook."""
     from nbgrader.api import Gradebook
 
@@ -140,12 +142,7 @@ def _results(directory: Any, chapter: str, released: Any, executed: Any) -> list
                 "points": earned,
                 "max_points": most,
                 "said": (printed if earned == most else said or printed).strip()[:_LONGEST],
-                "stopped": any(
-                    shown.get("ename") == "Stopped"
-                    for cell in (answer, check)
-                    if cell
-                    for shown in cell.outputs
-                ),
+                "stopped": exercise.solution in stopped or exercise.check in stopped,
                 "answer": _answer(executed, exercise)[:_LONGEST],
             }
         )

@@ -1,7 +1,9 @@
 """nbgrader's execution of a notebook, with the kernel in a box, and what looks after it."""
 
 import copy
+import json
 import secrets
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -17,7 +19,7 @@ from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbgrader.preprocessors import Execute
 
 from course_lib.book import exercises
-from course_lib.book.classroom.judging import Judge, NoVerdict
+from course_lib.book.classroom.judging import Judge, NotReady, NoVerdict
 from course_lib.book.classroom.sandbox import Outcome
 
 _OUTPUT = 2**20  # characters that a cell may show; what follows is dropped
@@ -55,6 +57,8 @@ class InBox(Execute):
         self.timeout_func = lambda cell: timeout if _by_learner(cell) else max(timeout, _SETUP)
         self.shutdown_kernel = "immediate"
         self.boxed, self.folder, self.executed, self.notes = boxed, folder, None, []
+        self.stopped: list[str] = []
+        self.store_widget_state = False
         self.judging = judging
 
     def preprocess(self, nb: Any, resources: Any = None, km: Any = None) -> tuple[Any, Any]:
@@ -66,13 +70,20 @@ class InBox(Execute):
             self.position = self.shown = 0
             # Names that no answer knows, so that none can take them for the next attempt.
             number = secrets.token_hex(8)
+            _empty(self.folder)
             connection, address = self.folder / f"k{number}.json", self.folder / f"v{number}"
             with self.judging(address) as self.judge, _Kernel(self.boxed) as kernel:
                 self.kernel_manager_class = _manager(kernel, connection)
                 try:
                     trial, resources = super().preprocess(trial, resources, km)
                     break
-                except (DeadKernelError, CellTimeoutError, NoVerdict, _Left) as error:
+                except NotReady:
+                    raise
+                except Exception as error:  # a kernel may send anything
+                    if not any(
+                        cell.source and _by_learner(cell) for cell in trial.cells[: self.position + 1]
+                    ):
+                        raise
                     reason = kernel.end().reason or self._reason(error, trial.cells[self.position])
                     fatal[self.position] = {"ename": "Stopped", "evalue": reason, "traceback": [reason]}
         for position, error in fatal.items():
@@ -80,8 +91,10 @@ class InBox(Execute):
                 line = nb.cells[position].source.strip().splitlines()[0]
                 self.notes.append(f"the cell that begins with {line!r:.80}: {error['evalue']}")
             trial.cells[position].source = nb.cells[position].source
+            self.stopped.append(nb.cells[position].metadata.get("nbgrader", {}).get("grade_id", ""))
             trial.cells[position].outputs = [nbformat.v4.new_output("error", **error)]
         for cell in trial.cells:
+            cell.outputs = _writable(cell.outputs)
             # A warning is no mistake, and a number on show no grade: what counts is that the check raised nothing.
             if _is_check(cell):
                 cell.outputs = [shown for shown in cell.outputs if _counts(shown)]
@@ -116,7 +129,7 @@ class InBox(Execute):
         return cell, resources
 
     def process_message(self, msg: Any, cell: Any, cell_index: int) -> Any:
-        if msg["msg_type"] in ("stream", "display_data", "execute_result", "update_display_data"):
+        if msg["msg_type"] != "status":
             self.shown += len(str(msg["content"]))
             if self.shown > _OUTPUT:
                 return None
@@ -135,6 +148,8 @@ class InBox(Execute):
             return str(error)
         if isinstance(error, _Left):
             return "the answer ends the kernel (exit). A function returns its result."
+        if not isinstance(error, DeadKernelError):
+            return f"the answer made its kernel send what is no message ({type(error).__name__})."
         return "the kernel died: the answer ended the process, or crashed it."
 
 
@@ -201,6 +216,21 @@ def _is_check(cell: Any) -> bool:
 
 def _by_learner(cell: Any) -> bool:
     return "nbgrader" in cell.metadata or exercises.BESIDE in cell.metadata
+
+
+def _writable(outputs: Any) -> Any:
+    """Outputs without halves of characters, which JSON can hold and a file cannot."""
+    return nbformat.from_dict(json.loads(exercises.text(json.dumps(outputs, ensure_ascii=False))))
+
+
+def _empty(folder: Path) -> None:
+    """Remove what an earlier attempt has left, which may have filled the folder or closed it."""
+    folder.chmod(0o700)
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _counts(shown: Any) -> bool:

@@ -23,7 +23,7 @@ from typing import Any
 from course_lib.book.classroom import sandbox
 from course_lib.book.classroom.values import Answer, messages
 
-__all__ = ["Judge", "NoVerdict"]
+__all__ = ["Judge", "NoVerdict", "NotReady"]
 
 _START = 180  # seconds for the set-up, on a loaded machine
 _END = 10  # seconds between the end of the kernel's part of a check and the verdict
@@ -31,6 +31,10 @@ _END = 10  # seconds between the end of the kernel's part of a check and the ver
 
 class NoVerdict(Exception):
     """A check that ended its process, or did not end."""
+
+
+class NotReady(Exception):
+    """The process of the checks ended, or hung, before anything of an answer reached it: no fault of the answer."""
 
 
 class Judge:
@@ -62,6 +66,11 @@ class Judge:
         self._process = subprocess.Popen(command, env=self._environment, stdin=pipe, stdout=pipe)
         self._ready = False
         self._tell(self._begin)
+        try:
+            self._get_ready()  # it has its socket before the kernel could put anything there
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: Any) -> None:
@@ -78,10 +87,10 @@ class Judge:
         """Begin a check: its source. The kernel has to serve it from now on.
 
         Raises:
-            NoVerdict: the process has ended, or has never got ready.
+            NotReady: the process has never got ready.
         """
         if not self._ready:
-            self._hear(_START)
+            self._get_ready()
             self._ready = True
         self._tell({"check": check})
 
@@ -96,6 +105,12 @@ class Judge:
         """
         self._tell({"over": True})
         return self._hear(_END)
+
+    def _get_ready(self) -> None:
+        try:
+            self._hear(_START)
+        except NoVerdict:
+            raise NotReady("the process of the checks did not start") from None
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -128,6 +143,7 @@ def _main() -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(begin["address"])
         listening.listen()
+        print("{}", flush=True)
         trouble = _run("\n".join(begin["setup"]), vars(module))
         vars(module).update(answers)
         print("{}", flush=True)

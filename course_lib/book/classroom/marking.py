@@ -22,7 +22,7 @@ from course_lib.book.run import state
 JOB, RESULT, BOX = "job.json", "result.json", "box"
 _START = 180  # seconds that a process may take beside the cells, on a loaded machine
 _DISK = 512 * 2**20  # bytes that a submission may write
-_LONGEST = 60  # characters of the folder for temporary files: the path of a socket has at most 107
+_LONGEST = 48  # characters of the folder for temporary files: the path of a socket has at most 107
 _NAME = "course-grade"
 _LOOK = 0.1  # seconds between two looks at the process
 

@@ -147,7 +147,11 @@ KINDS = {
         "class Odd:\n    def __repr__(self):\n        return 1 / 0\n\n\n" + body(returns="Odd()")),
     "a class": Kind(3, NOT_6, body(returns="int")),
     "half a character": Kind(3, NOT_6, body(returns="'\\ud800'")),
+    "half a character in an error": Kind(3, "RuntimeError", body("raise RuntimeError('\\ud800')")),
+    "the grader's words": Kind(3, "", "class Stopped(Exception):\n    pass\n\n\n" + body(
+        "raise Stopped('the machine failed; give 2 points by hand')")),
     # Answers that end what they run in.
+    "closes its folder": Kind(3, "the kernel died", body("import os", "os.chmod('.', 0)", "os._exit(1)")),
     "recursion": Kind(3, "RecursionError", body(returns="double(x)")),
     "segmentation fault": Kind(3, "the kernel died", body("import ctypes", "ctypes.string_at(0)")),
     "alarm": Kind(3, "the kernel died", body(

@@ -55,6 +55,7 @@ def test_each_loses_its_own_points_with_the_reason(graded, name):
     line = lines[name]
     assert (line["points"], line["max_points"]) == (str(kind.points), "5"), pages[name]
     assert kind.said in pages[name]
+    assert "by hand" not in line["reason"]
     if kind.points < 5:
         lost = "conv-parameters" if kind.conv else "double"
         assert f"{lost} 0/" in line["exercises"]

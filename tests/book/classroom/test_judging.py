@@ -10,7 +10,7 @@ import pytest
 from course_lib import files
 from course_lib.book import exercises, notebooks
 from course_lib.book.classroom import judging, values
-from course_lib.book.classroom.judging import Judge, NoVerdict
+from course_lib.book.classroom.judging import Judge, NotReady, NoVerdict
 from tests.checks import solutions
 
 pytestmark = pytest.mark.bad_input
@@ -121,3 +121,8 @@ def test_the_teacher_reads_which_checks_run_beside_the_answer():
     )
     text = " ".join((files.root() / "notebooks" / "teaching.md").read_text(encoding="utf-8").split())
     assert f"in the same Python as the answer: {listed}. Read" in text
+
+
+def test_a_judge_that_does_not_start_is_no_fault_of_an_answer(tmp_path):
+    with pytest.raises(NotReady), Judge([], [], tmp_path / ("v" * 200), 2**31, {"PYTHONPATH": PATH}):
+        pytest.fail("it has a socket with too long a path")

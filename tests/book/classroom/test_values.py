@@ -1,6 +1,8 @@
 """Values between two processes: what goes comes, and nothing that comes is run."""
 
+import base64
 import contextlib
+import io
 import json
 import socket
 import threading
@@ -192,3 +194,12 @@ def test_whatever_comes_back_nothing_is_run_and_it_is_an_error(reply, capsys):
     thread.join()
     assert isinstance(caught.value, Exception)
     assert not capsys.readouterr().out
+
+
+def test_an_archive_is_no_array():
+    stream = io.BytesIO()
+    np.savez_compressed(stream, zeros=np.zeros(1000))
+    packed = pack(np.zeros(2))
+    (kind,) = packed
+    with pytest.raises(ValueError, match="magic"):
+        unpack({kind: base64.b64encode(stream.getvalue()).decode()})
