@@ -13,12 +13,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 HASHED := --no-require-hashes -c .ci/hashes.txt --build-constraint .ci/hashes.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help course learn test lint bench site site-test clean
+.PHONY: help course learn test test-portable lint bench site site-test clean
 
 help:
 	@echo "make learn    your own copies of the chapters, without solutions, in my-course; opens JupyterLab (ARGS='01')"
 	@echo "make course   run every chapter (ARGS='01 --profile full' for other runs); executed notebooks in build/course"
 	@echo "make test     lint, unit tests, and every notebook against its committed output"
+	@echo "make test-portable   what computes, under the instruction sets of other processors"
 	@echo "make lint     ruff and codespell alone"
 	@echo "make bench    measure the library beside its peers (ARGS='surgery onnx' for some tables); kept in notebooks/benchmarks.md"
 	@echo "make site     the web site, in $(SITE); make site-test looks at it in Chromium"
@@ -37,6 +38,18 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -p tests.notebooks.nbval_plugin --nbval-lax \
 		--nbval-current-env --nbval-sanitize-with=tests/notebooks/nbval_sanitize.cfg \
 		tests/book/classroom notebooks tests/book/run tests $(ARGS)
+
+# Other processors: what computes, with the instructions that older ones have, on one thread and on two. The variables are
+# those that oneDNN, PyTorch and MKL read. NUMBERS='...' and CHAPTERS='...' choose a part.
+NUMBERS = tests/quantization tests/distillation tests/pruning tests/models tests/experiments tests/checks \
+	tests/test_training.py tests/test_cost.py tests/test_factorization.py tests/test_hashing.py tests/test_checkpoints.py
+CHAPTERS =
+SSE41 := ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default MKL_ENABLE_INSTRUCTIONS=SSE4_2
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2
+test-portable: $(INSTALLED)
+	$(SSE41) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -k 'not bad_input' $(NUMBERS) $(ARGS)
+	$(AVX2) OMP_NUM_THREADS=2 $(BIN)/python -m pytest -q -k 'not bad_input' $(NUMBERS) $(ARGS)
+	$(SSE41) $(BIN)/course run --out build/sse41 $(CHAPTERS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
