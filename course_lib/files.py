@@ -54,7 +54,12 @@ def installed() -> bool:
 
 
 def work() -> Path:
-    """Find the folder below which build/ and data/downloads/ are written: `root()`, of a wheel the working folder."""
+    """Find the folder below which build/ and data/downloads/ are written: `root()`, of a wheel the working folder.
+
+    Example:
+        >>> work() == (Path.cwd() if installed() else root())
+        True
+    """
     return Path.cwd() if installed() else root()
 
 

@@ -150,7 +150,10 @@ def test_real_data_say_where_they_come_from_and_how_to_repeat_them():
         (name,) = re.findall(r"^Record `(\d\d-[a-z0-9-]+)`: ", section, re.MULTILINE)
         record = records.load(name)
         assert records.origin(record) in section
-        again = rf"`course run (studies/)?{name[:2]} --set real_data=run --set minutes={_budget(record):g}`"
+        again = (
+            rf"`(course run (studies/)?{name[:2]} --set real_data=run --set minutes={_budget(record):g}|"
+            rf"python -m course_lib.experiments {name})`"
+        )
         assert re.search(again, section)
         assert (record.get("seed") or "") in section
         shown.add(name)

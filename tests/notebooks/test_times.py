@@ -12,7 +12,7 @@ from course_lib.book import notebooks
 
 CLOCKS = frozenset({"latency", "latencies", "perf_counter", "process_time", "default_timer", "timeit"})
 # How long a whole run takes, for the minutes of a record or for what a budget allows: nothing is compared.
-BUDGETS = {"experiment.py", "records.py", "budget.py", "chapter05_cifar10.py"}
+BUDGETS = {"experiment.py", "records.py", "budget.py", "chapter05_cifar10.py", "chapter06_imagenet.py"}
 OF_A_BUDGET = ("real-data", "loop")  # chapter 05 sets two epochs against a judgement thirty times as fast
 
 

@@ -8,6 +8,8 @@ from importlib import metadata
 
 from course_lib import files
 
+__all__ = ["licence", "listed", "pinned", "table"]
+
 _PAGE = "dependencies.md"
 _HEAD = "| licence | packages |\n|---|---|\n"
 _SPELLED = {

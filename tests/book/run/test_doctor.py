@@ -152,4 +152,4 @@ def test_an_unfit_python_is_missing(whole, monkeypatch):
     monkeypatch.setattr(doctor, "_PYTHON", ((3, 98), (3, 99)))
     finding = doctor.examine()[0]
     assert finding.state == "missing"
-    assert finding.remedy == "install Python 3.98 to 3.99, then: make clean course PYTHON=python3.99"
+    assert finding.remedy == f"install Python 3.98 to 3.99, then with it: {files.installation()}"
