@@ -5,7 +5,11 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
 
 from course_lib.plots.style import COLOURS, styled
 from course_lib.statistics import Interval
@@ -54,38 +58,63 @@ def accuracy_against_cost(
             ha="right",
             va="center",
         )
-    before = sorted((earlier or {}).items(), key=lambda item: item[1][0])
-    for place, (name, (cost, accuracy)) in enumerate(before):
-        axis.plot(cost, accuracy, "o", color="#bbbbbb", markersize=8, zorder=1)
-        axis.annotate(
-            name,
-            (cost, accuracy),
-            xytext=(0, -16 if place % 2 else 9),
-            textcoords="offset points",
-            fontsize=8,
-            color="#777777",
-            ha="center",
-        )
-    in_order = sorted(points, key=lambda name: points[name][0])
+    for place in (earlier or {}).values():
+        axis.plot(*place, "o", color="#bbbbbb", markersize=8, zorder=1)
     for (name, (cost, accuracy)), marker, colour in zip(
         points.items(), "osD^vPX*" * 9, COLOURS * 9, strict=False
     ):
         axis.plot(cost, accuracy, marker, color=colour, markersize=9)
         if intervals and name in intervals:
             axis.vlines(cost, intervals[name].low, intervals[name].high, color=colour, linewidth=1.5)
-        offset = -18 if in_order.index(name) % 2 else 10  # neighbours are often equally accurate
-        axis.annotate(
-            name, (cost, accuracy), xytext=(0, offset), textcoords="offset points", fontsize=10, ha="center"
-        )
     if log_x:
         axis.set_xscale("log")
     axis.margins(x=0.18, y=0.15)
     accuracies = [accuracy for _, accuracy in (*points.values(), *(earlier or {}).values(), *curve)]
+    axis.yaxis.set_major_locator(
+        mpl.ticker.MaxNLocator("auto", steps=[1, 2, 5, 10])
+    )  # 2.5 % would be printed as 2 %
     axis.yaxis.set_major_formatter(
         mpl.ticker.PercentFormatter(1, decimals=0 if np.ptp(accuracies) > 0.05 else 1)
     )
     axis.set(xlabel=xlabel, ylabel="test accuracy", title=title)
+    _write_beside(axis, points, {"fontsize": 10})
+    _write_beside(axis, earlier or {}, {"fontsize": 8, "color": "#777777"})
     return figure
+
+
+# Above, below, to the right and to the left of a point: how far away, in points, and which edge of the text lies there.
+_SIDES = (
+    ((0, 9), "center", "bottom"),
+    ((0, -9), "center", "top"),
+    ((9, 0), "left", "center"),
+    ((-9, 0), "right", "center"),
+)
+
+
+def _write_beside(axis: Axes, points: Mapping[str, tuple[float, float]], style: Mapping[str, object]) -> None:
+    """Write each name beside its point, on the side where it covers least of markers and names, in the frame."""
+    FigureCanvasAgg(axis.figure).draw()  # where things lie is known only afterwards
+    markers = [line for line in axis.lines if len(line.get_xdata()) == 1]
+    taken = [
+        Bbox.from_bounds(x - 6, y - 6, 12, 12)
+        for line in markers
+        for x, y in axis.transData.transform(np.column_stack(line.get_data()))
+    ] + [text.get_window_extent() for text in axis.texts]
+    for name, place in points.items():
+        text = axis.annotate(name, place, xytext=(0, 0), textcoords="offset points", **style)
+
+        def covered(side: tuple[tuple[float, float], str, str], text: Annotation = text) -> float:
+            text.xyann, horizontal, vertical = side
+            text.set(ha=horizontal, va=vertical)
+            box = text.get_window_extent()
+            inside = Bbox.intersection(box, axis.bbox)
+            outside = box.width * box.height - (inside.width * inside.height if inside else 0)
+            common = (Bbox.intersection(box, other) for other in taken)
+            return outside + sum(one.width * one.height for one in common if one)
+
+        best = min(_SIDES, key=covered)
+        covered(best)
+        taken.append(text.get_window_extent())
 
 
 @styled
