@@ -145,10 +145,12 @@ def _check(ca_file: str, cert: str, key: str | None) -> None:
     try:
         context.load_cert_chain(cert, key, asked)
     except ssl.SSLError as error:
-        if error.reason == "KEY_VALUES_MISMATCH":
+        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"):
             raise ClusterError(
                 f"{option}: the key in {path} is not that of the certificate in {cert}"
             ) from error
+        if (error.reason or "").endswith(("TOO_SMALL", "TOO_WEAK")):
+            raise ClusterError(f"--tls-cert: {cert} is too weak for OpenSSL ({error.reason})") from error
         missing = "" if key else ". Give the file that does with --tls-key"
         raise ClusterError(f"{option}: {path} holds no private key in PEM form{missing}") from error
 

@@ -140,8 +140,8 @@ def run(
         int | None,
         typer.Option(
             min=1,
-            help="Chapters to run side by side, on one thread each; by default one a core. Those that measure times "
-            "run alone at the end. 1: one after another, in the order of the book.",
+            help="Chapters to run side by side, on one thread each; by default one a core. A cell that measures times "
+            "runs while no other does. 1: one after another, in the order of the book.",
         ),
     ] = None,
     cell_timeout: Annotated[
@@ -428,7 +428,7 @@ def show_progress(folder: _LearnersFolder = None) -> None:
     output, place = show.console(), own.find(folder)
     if folder is not None and not own.is_one(place):
         raise CourseError(
-            f"`course learn` has made no folder {place}. Make it: course learn --folder {place}"
+            f"`course learn` has made no folder {place}. Make it: course learn --folder {shlex.quote(str(place))}"
         )
     if own.is_one(place):
         lines, missing = learners.examine(place)

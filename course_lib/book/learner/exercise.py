@@ -100,7 +100,7 @@ def _standing(exercise: Exercise, saved: Saved) -> str:
 
 
 def _untouched(answer: str, stub: str) -> bool:
-    """Whether the cell holds no line that it was not given with."""
+    """Whether the cell holds no line that today's course does not give it; a stub of an older course counts as begun."""
     return (
         not {line.strip() for line in answer.splitlines()}
         - {line.strip() for line in stub.splitlines()}
@@ -109,7 +109,7 @@ def _untouched(answer: str, stub: str) -> bool:
 
 
 def _result(check: dict[str, Any], answer: dict[str, Any]) -> str:
-    """What the saved outputs of a check say, unless the answer was run again since."""
+    """What the saved outputs of a check say, unless the answer was run again since in the same kernel."""
     counts = [cell.get("execution_count") for cell in (answer, check)]
     if all(isinstance(count, int) for count in counts) and counts[0] > counts[1]:
         return UNCHECKED

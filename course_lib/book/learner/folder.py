@@ -125,7 +125,7 @@ def give(folder: Path, words: Sequence[str]) -> tuple[Given, list[Chapter]]:
 
     Raises:
         CourseError: an unknown chapter, or a folder that holds something else.
-        OSError: the folder cannot be written to; then nothing in it has changed.
+        OSError: the folder cannot be written to; then no work in it has changed.
     """
     book = notebooks.book()
     chosen = notebooks.select(words, [one for one in book if not one.studies])
@@ -163,7 +163,7 @@ def _own(folder: Path, book: Sequence[Chapter]) -> Path:
 
 
 def place(folder: Path, wanted: Mapping[str, bytes]) -> Given:
-    """Put files into a learner's folder: all of them or none, and none over work.
+    """Put files into a learner's folder: none over work, and none if there is no room for all.
 
     Everything is written beside its place first, so that a full disk is met before anything has changed; then it is
     renamed. The record is renamed first, with the old digests and the new: killed at any moment, a file that was given
@@ -189,7 +189,7 @@ def place(folder: Path, wanted: Mapping[str, bytes]) -> Given:
                 folder.rmdir()  # if nothing is in it
         raise OSError(
             error.errno,
-            f"cannot write into {folder} ({error.strerror or error}); what was there is as it was. "
+            f"cannot write into {folder} ({error.strerror or error}); no work in it was touched. "
             "Free some disk space, mend its rights, or choose another folder with --folder",
         ) from error
 

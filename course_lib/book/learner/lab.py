@@ -42,6 +42,6 @@ def _environment() -> dict[str, str]:
     found = dict(os.environ)
     if found.get("COURSE_HOME"):
         found["COURSE_HOME"] = str(files.root())
-    if found.get("COURSE_DATA"):
+    if found.get("COURSE_DATA") or files.installed():
         found["COURSE_DATA"] = str(files.data_root().absolute())
     return found

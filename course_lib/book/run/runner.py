@@ -159,6 +159,8 @@ class _Engine(NBClientEngine):
 
         def begins(cell, **_):
             turn.begin(notebooks.TIMES in cell.metadata.get("tags", []))
+            if task.stopping.is_set():
+                raise RuntimeError("the run was stopped")
             watchdog.cell_begins()
 
         def after(**_):
@@ -301,11 +303,13 @@ def _left_out(task: Task) -> Failure | None:
 
 def _end_kernels(tasks: Sequence[Task], running: Callable[[], bool]) -> None:
     """Interrupt the kernels, then kill those that go on; with them goes every process they started."""
-    start = time.monotonic()
-    _signal(tasks, signal.SIGINT)
+    patience = time.monotonic() + _GRACE
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C once more: no patience
+        _signal(tasks, signal.SIGINT)
+        while running() and time.monotonic() < patience:
+            pass
     while running():
-        if time.monotonic() - start > _GRACE:
-            _signal(tasks, _KILL)
+        _signal(tasks, _KILL)
 
 
 def _signal(tasks: Sequence[Task], number: int) -> None:
@@ -314,7 +318,7 @@ def _signal(tasks: Sequence[Task], number: int) -> None:
         provisioner = getattr(getattr(task.client, "km", None), "provisioner", None)
         if provisioner is None or provisioner.process is None:
             continue
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # macOS: of a group of zombies
             if not hasattr(
                 os, "killpg"
             ):  # Windows: a kernel cannot be interrupted from a thread, but it can be ended

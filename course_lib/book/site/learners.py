@@ -113,7 +113,12 @@ def _seen(path: Path) -> str:
     if path.suffix == ".html":
         return "".join(_Open(path.read_text(encoding="utf-8")).texts)
     return "\n".join(
-        cell.source + "".join(str(output) for output in cell.get("outputs", []))
+        cell.source
+        + "".join(
+            exercises.text(shown)
+            for output in cell.get("outputs", [])
+            for shown in (output.get("text"), output.get("traceback"), *output.get("data", {}).values())
+        )
         for cell in notebooks.read(path).cells
     )
 

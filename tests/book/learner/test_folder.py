@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_a_folder_as_it_was(course, monkeypatch, after):
     with monkeypatch.context() as patched:
         FullDisk(patched, after)
         ended = course.course("learn", "--no-open")
-    assert "what was there is as it was" in ended.err
+    assert "no work in it was touched" in ended.err
     assert (contents(Path("my-course")), Path("my-course/.course.json").read_bytes()) == before
     learn(course)
     assert contents(Path("my-course")) != before[0]
