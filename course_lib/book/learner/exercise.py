@@ -100,7 +100,7 @@ def _standing(exercise: Exercise, saved: Saved) -> str:
 
 
 def _untouched(answer: str, stub: str) -> bool:
-    """Whether the cell holds no line that today's course does not give it; a stub of an older course counts as begun."""
+    """Whether the cell holds no line but today's stub; a stub of an older course counts as begun."""
     return (
         not {line.strip() for line in answer.splitlines()}
         - {line.strip() for line in stub.splitlines()}

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from course_lib.book import notebooks
+from course_lib.book import exercises, notebooks
 from course_lib.book.learner import edition
 
 __all__ = ["HIDE", "SHOW", "SOLUTION", "folded", "in_the_open", "of_the_book", "write_downloads"]
