@@ -376,9 +376,8 @@ def measure_costs(run: Run, shared: Shared, method: Callable[..., nn.Module]) ->
         )
         plan = filter_plan(shared.given, example, scores.best()[0].ratios)
         found["inherited"] = training.evaluate(remove_channels(shared.given, example, plan), dataset.test)
-    if (
-        run["by"] == "narrow"
-    ):  # untrained, and a file leaves out biases that are all zero, which those of training are not
+    # As it begins, the biases of the narrow network are all zero, which a file leaves out; trained ones are not.
+    if run["by"] == "narrow":
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.uniform_(layer.bias, 0.1, 0.2)
