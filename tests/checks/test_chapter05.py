@@ -114,7 +114,7 @@ def test_recalibrate_layers_names_the_mistake(wrong, hint):
         (lambda x, y: max(y) - float(np.mean(y)), "distance to the mean"),
         (lambda x, y: 2 * regret(x, y), "it should be 0.15"),
         (lambda x, y: sum(o > y[int(np.argmax(x))] for o in y), "rank of the pick"),
-        (lambda x, y: list(y), "must be a number"),
+        (lambda x, y: list(y), "must be a finite number"),
     ],
 )
 def test_regret_names_the_mistake(wrong, hint):

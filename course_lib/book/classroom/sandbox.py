@@ -318,7 +318,8 @@ def _end_all(process: subprocess.Popen, before: Sequence[Any]) -> None:
         with contextlib.suppress(psutil.Error):
             one.kill()
     process.wait()  # by the one that keeps its status
-    psutil.wait_procs([one for one in started if one.pid != process.pid], timeout=10)
+    with contextlib.suppress(FileNotFoundError):  # of psutil, where one is gone in this moment
+        psutil.wait_procs([one for one in started if one.pid != process.pid], timeout=10)
 
 
 def _threads(process: Any) -> int:
