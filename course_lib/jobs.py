@@ -17,17 +17,9 @@ from course_lib.credentials import ClusterError, TlsFiles
 from course_lib.progress import tracked
 
 __all__ = [
-    "Cluster",
-    "ClusterError",
-    "Failed",
-    "Lost",
-    "Pool",
-    "Processes",
-    "connected",
-    "isolated",
-    "on_one_thread",
-    "run_parallel",
-]
+    "Cluster", "ClusterError", "Failed", "Lost", "Pool", "Processes", "connected", "isolated",
+    "on_one_thread", "run_parallel",
+]  # fmt: skip
 
 _PATIENCE = 3600.0  # seconds without any result: joblib is not told when a Dask cluster gives a call up
 _POLL = 2.0  # seconds after which the scheduler is asked whether it is still there
@@ -388,7 +380,10 @@ def _ask(scheduler: str, timeout: float, security: Any) -> dict[str, Any]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         why = f"{type(cause).__name__}: {cause}"
-        if isinstance(error, distributed.comm.CommClosedError) and security.require_encryption:
+        refused = (
+            isinstance(error, distributed.comm.CommClosedError) and "WRONG_VERSION" not in why
+        )  # no TLS there
+        if refused and security.require_encryption:
             raise ClusterError(
                 f"the Dask scheduler at {scheduler} and these credentials do not match ({why}). Give those that were "
                 "made for this cluster, none of them expired: --tls-ca-file, --tls-cert, --tls-key"

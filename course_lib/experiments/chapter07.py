@@ -376,8 +376,7 @@ def measure_costs(run: Run, shared: Shared, method: Callable[..., nn.Module]) ->
         )
         plan = filter_plan(shared.given, example, scores.best()[0].ratios)
         found["inherited"] = training.evaluate(remove_channels(shared.given, example, plan), dataset.test)
-    # As it begins, the biases of the narrow network are all zero, which a file leaves out; trained ones are not.
-    if run["by"] == "narrow":
+    if run["by"] == "narrow":  # its biases begin at zero, and zeros are left out of a file
         for layer in network.modules():
             if isinstance(layer, nn.BatchNorm2d):
                 nn.init.uniform_(layer.bias, 0.1, 0.2)
