@@ -86,7 +86,7 @@ def network_of(scale: Scale) -> nn.Module:
 
 
 def prepare(runs: Sequence[Run], scale: Scale, images: str = IMAGES) -> RealNetwork:
-    """Count activations on each draw, and take so many test images as the budget pays for.
+    """Count activations on each draw, and take so many test images as the budget pays for, 500 at least.
 
     Args:
         runs: of the experiment.
@@ -107,8 +107,8 @@ def prepare(runs: Sequence[Run], scale: Scale, images: str = IMAGES) -> RealNetw
         training.predict(small, dataset.test.images[:20])
         seconds = 5 * (time.perf_counter() - started) * len(runs)  # for 100 images
         # Half of the budget: what comes before an evaluation takes as long again in some arms.
-        hundreds = affordable(0.5 * scale.minutes * (os.cpu_count() or 1), seconds, most=max(1, count // 100))
-        count = min(count, 100 * hundreds)
+        minutes, most = 0.5 * scale.minutes * (os.cpu_count() or 1), max(1, count // 100)
+        count = min(count, 100 * affordable(minutes, seconds, least=min(5, most), most=most))
     test = drawn(dataset.test, count)
     dataset = Dataset(dataset.name, dataset.train, dataset.validation, test, dataset.classes)
     answers = training.predict(network, test.images, batch_size=_PART).argmax(1)
@@ -124,17 +124,22 @@ def prepare(runs: Sequence[Run], scale: Scale, images: str = IMAGES) -> RealNetw
 
 
 def judged(network: nn.Module, shared: RealNetwork) -> dict[str, Any]:
-    """Accuracy on the test images, whole and in 20 parts; how often the answer is that of the network in float32."""
+    """Accuracy on the test images, and how often the answer is that of the network in float32; whole, in 20 parts."""
     test = shared.dataset.test
     answers = shared.answers
     if network is not shared.network:
         answers = training.predict(network, test.images, batch_size=_PART).argmax(1)
-    right = (answers == test.labels).double()
+    right, same = ((answers == wanted).double() for wanted in (test.labels, shared.answers))
     return {
         "test": right.mean().item(),
-        "test_parts": [round(part.mean().item(), 6) for part in right.chunk(20)],
-        "same_answer": (answers == shared.answers).double().mean().item(),
+        "test_parts": _in_parts(right),
+        "same_answer": same.mean().item(),
+        "same_answer_parts": _in_parts(same),
     }
+
+
+def _in_parts(found: Tensor) -> list[float]:
+    return [round(part.mean().item(), 6) for part in found.chunk(20)]
 
 
 # Activations of few bits
@@ -164,7 +169,7 @@ IMAGENET = Experiment(
     live=(),
     seed=SEED,
     dataset="ImageNet samples (1,000, one a class)",
-    minutes=25,
+    minutes=40,
 )
 """Activations of 8 and 4 bits by four methods; one scale for a whole weight against one for each channel."""
 
@@ -232,6 +237,6 @@ WEIGHTS = Experiment(
     live=(),
     seed=SEED,
     dataset="ImageNet samples (1,000, one a class)",
-    minutes=25,
+    minutes=40,
 )
 """Weights of 4 bits: rounded to nearest, equalized, with corrected biases, by GPTQ, and with finer depthwise layers."""

@@ -364,8 +364,9 @@ def test_every_run_on_the_network_gives_accuracy_in_parts_and_agreement(real):
     for experiment in (chapter06_imagenet.IMAGENET, chapter06_imagenet.WEIGHTS):
         for run in (run for run in experiment.runs if run["seed"] == 0):
             metrics = experiment.measure(run, real, None)
-            assert len(metrics["test_parts"]) == 20
-            assert sum(metrics["test_parts"]) / 20 == pytest.approx(metrics["test"])
+            for metric in ("test", "same_answer"):
+                assert len(metrics[f"{metric}_parts"]) == 20
+                assert sum(metrics[f"{metric}_parts"]) / 20 == pytest.approx(metrics[metric])
             named = run.get("by", run.get("method"))
             assert 0 <= metrics["same_answer"] <= 1
             assert (metrics["same_answer"] == 1) or named != "float32"
@@ -382,12 +383,27 @@ def test_answers_are_compared_with_those_of_float32(real):
     assert found["test"] == (real.dataset.test.labels == 7).double().mean()
 
 
-def test_a_budget_takes_hundreds_of_test_images(monkeypatch):
-    monkeypatch.setattr(chapter06_imagenet, "affordable", lambda minutes, seconds, most: min(2, most))
-    runs = [{"seed": 0}]
-    shared = chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=300))
-    assert len(shared.dataset.test) == len(shared.answers) == shared.facts["test images"] == 200
-    assert len(chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=40)).dataset.test) == 40
+def test_a_part_of_the_test_images_is_judged_by_its_own_answers(real):
+    real.answers[:2] = (real.answers[:2] + 1) % 10  # of 40 images, 2 are a part
+    exact = copy.deepcopy(real.network)
+    assert chapter06_imagenet.judged(exact, real)["same_answer_parts"] == [0.0] + [1.0] * 19
+
+
+@pytest.mark.parametrize(("paid", "taken"), [(2, 500), (6, 600), (9, 700)])
+def test_a_budget_takes_hundreds_of_test_images_and_500_in_any_case(monkeypatch, paid, taken):
+    def affordable(minutes, seconds, least, most):
+        assert minutes == 0.5 * (chapter06_imagenet.os.cpu_count() or 1)
+        return min(max(paid, least), most)
+
+    monkeypatch.setattr(chapter06_imagenet, "affordable", affordable)
+    shared = chapter06_imagenet.prepare([{"seed": 0}], chapter06.Scale(minutes=1, images=700))
+    assert len(shared.dataset.test) == len(shared.answers) == shared.facts["test images"] == taken
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_of_fewer_images_than_500_the_smallest_budget_takes_all(count):
+    scale = chapter06.Scale(minutes=1e-9, images=count)
+    assert len(chapter06_imagenet.prepare([{"seed": 0}], scale).dataset.test) == count
 
 
 def test_draws_are_of_training_images_and_differ(real):
