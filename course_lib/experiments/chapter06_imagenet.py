@@ -1,13 +1,14 @@
 """Chapter 06 on a network that the course has not trained: EfficientNet-Lite0 with ImageNet weights in few bits.
 
-The images may be ones that the network has learnt: only differences between the arms mean anything.
+The images may be ones that the network has learnt: accuracies mean nothing by themselves, and differences between the
+arms may be of another size on new images.
 """
 
 import copy
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from course_lib import data, models, training
 from course_lib.data import Dataset
 from course_lib.experiments.budget import affordable
-from course_lib.experiments.chapter06 import DRAWS, SEED, Ranges, ranges_for
+from course_lib.experiments.chapter06 import DRAWS, Ranges, ranges_for
 from course_lib.experiments.common import drawn, photographs
 from course_lib.experiments.experiment import Experiment, Run, Scale
 from course_lib.quantization import bias, equalization, rounding, workflow
@@ -29,8 +30,10 @@ IMAGES = "imagenet:imagenet-samples"
 CALIBRATION = 125
 """Images whose activations are counted."""
 
-FITTED = 64
-"""Images that GPTQ and the correction of biases work with."""
+FITTED = 125
+"""Images that GPTQ and the correction of biases work with: those whose activations are counted."""
+
+SEED = "the calibration images, 125 of the same 400; the network and its weights stay the same"
 
 METHODS = ("max", "percentile 99.99", "mse", "entropy")
 FORMS = (
@@ -118,7 +121,6 @@ def prepare(runs: Sequence[Run], scale: Scale, images: str = IMAGES) -> RealNetw
         "float32": (answers == test.labels).double().mean().item(),
         "test images": count,
         "calibration images": CALIBRATION,
-        "images of GPTQ and bias correction": FITTED,
     }
     return RealNetwork(network, dataset, answers, found, facts)
 
@@ -191,6 +193,12 @@ def without_ceiling(network: nn.Module) -> nn.Module:
     return network
 
 
+def prepare_weights(runs: Sequence[Run], scale: Scale) -> RealNetwork:
+    """As `prepare`; the record says how many images weights and biases are fitted on."""
+    shared = prepare(runs, scale)
+    return replace(shared, facts={**shared.facts, "images of GPTQ and bias correction": FITTED})
+
+
 def with_depthwise_of(fine: QuantizedNetwork, coarse: QuantizedNetwork) -> QuantizedNetwork:
     """A copy of `coarse` with the depthwise layers of `fine`."""
     mended = copy.deepcopy(coarse)
@@ -233,7 +241,7 @@ WEIGHTS = Experiment(
         *({"by": by, "seed": seed} for by in ("float32", *WEIGHT_ARMS) for seed in DRAWS),
     ),
     measure_weights,
-    prepare,
+    prepare_weights,
     live=(),
     seed=SEED,
     dataset="ImageNet samples (1,000, one a class)",

@@ -406,6 +406,16 @@ def test_of_fewer_images_than_500_the_smallest_budget_takes_all(count):
     assert len(chapter06_imagenet.prepare([{"seed": 0}], scale).dataset.test) == count
 
 
+def test_the_record_names_the_images_of_gptq_where_it_is_measured(real):
+    runs, scale = [{"seed": 0}], chapter06.Scale(images=40)
+    weights, activations = (
+        experiment.prepare(runs, scale).facts
+        for experiment in (chapter06_imagenet.WEIGHTS, chapter06_imagenet.IMAGENET)
+    )
+    assert activations == real.facts
+    assert weights == real.facts | {"images of GPTQ and bias correction": 125}
+
+
 def test_draws_are_of_training_images_and_differ(real):
     first, other = real.calibration(0, 10), real.calibration(3, 10)
     assert not torch.equal(first, other)
