@@ -37,8 +37,10 @@ SEED = "the calibration images, 125 of the same 400; the network and its weights
 
 METHODS = ("max", "percentile 99.99", "mse", "entropy")
 FORMS = (
-    (8, "channel", METHODS),
+    (8, "channel", (*METHODS, "published entropy")),
     (8, "tensor", ("max", "mse")),
+    (8, "tensor, equalized", ("mse",)),
+    (6, "channel", METHODS),
     (4, "channel", METHODS),
 )
 """(bits of activations, what has a scale in a weight, methods)."""
@@ -47,13 +49,19 @@ WEIGHT_ARMS = (
     "rounding",
     "range by MSE",
     "equalized",
+    "equalized, biases corrected",
     "biases corrected",
     "GPTQ",
     "GPTQ, biases corrected",
     "GPTQ, biases corrected, depthwise in 8 bits",
+    "GPTQ, biases corrected, depthwise, first and last in 8 bits",
 )
-"""From the second on with ranges by MSE. To be equalized, the network has ReLU in the place of ReLU6."""
+"""Activations: 8 bits, percentile 99.99. Weights: their ranges by MSE from the second arm on.
 
+To be equalized, the network has ReLU in the place of ReLU6.
+"""
+
+_ACTIVATIONS = "percentile 99.99"  # beside weights of 4 bits
 _PART = 50  # images of a forward pass
 _TINY = {"stem": 4, "stages": ((1, 4, 1, 3, 1), (2, 6, 2, 5, 2)), "head": 8, "classes": 10, "image_size": 32}
 
@@ -144,17 +152,38 @@ def _in_parts(found: Tensor) -> list[float]:
     return [round(part.mean().item(), 6) for part in found.chunk(20)]
 
 
+def without_ceiling(network: nn.Module) -> nn.Module:
+    """A copy with ReLU in the place of ReLU6.
+
+    Example:
+        >>> without_ceiling(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()))[1]
+        ReLU(inplace=True)
+    """
+    network = copy.deepcopy(network)
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.ReLU6):
+            network.set_submodule(name, nn.ReLU(inplace=True))
+    return network
+
+
+def equalized(shared: RealNetwork, seed: int) -> tuple[nn.Module, Mapping[str, Histogram]]:
+    """The network with ReLU in the place of ReLU6, equalized, and its own activations on a draw."""
+    network = equalization.equalize(without_ceiling(shared.network))
+    return network, workflow.collect(network, shared.calibration(seed), batch_size=_PART)
+
+
 # Activations of few bits
 
 
 def measure_activations(run: Run, shared: RealNetwork, method: None) -> dict[str, Any]:
-    """Weights of 8 bits, activations of so many; 32 is the network as it is."""
+    """Weights of 8 bits, activations of so many, the images among them; logits of 8. 32 is the network as it is."""
+    network, found = shared.network, shared.histograms[run["seed"]]
     if run["bits"] == 32:
-        return judged(shared.network, shared)
-    ranges = ranges_for(shared.histograms[run["seed"]], run["method"], run["bits"])
-    small = workflow.quantize_model(
-        shared.network, ranges, activation_bits=run["bits"], per_channel=run["scales"] == "channel"
-    )
+        return judged(network, shared)
+    if run["scales"].endswith("equalized"):
+        network, found = equalized(shared, run["seed"])
+    ranges, fine = ranges_for(found, run["method"], run["bits"]), run["scales"] == "channel"
+    small = workflow.quantize_model(network, ranges, activation_bits=run["bits"], per_channel=fine)
     return judged(small, shared)
 
 
@@ -173,24 +202,10 @@ IMAGENET = Experiment(
     dataset="ImageNet samples (1,000, one a class)",
     minutes=40,
 )
-"""Activations of 8 and 4 bits by four methods; one scale for a whole weight against one for each channel."""
+"""Activations of 8, 6 and 4 bits by several methods; one scale for a whole weight against one for each channel."""
 
 
 # Weights of 4 bits
-
-
-def without_ceiling(network: nn.Module) -> nn.Module:
-    """A copy with ReLU in the place of ReLU6.
-
-    Example:
-        >>> without_ceiling(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU6()))[1]
-        ReLU(inplace=True)
-    """
-    network = copy.deepcopy(network)
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, nn.ReLU6):
-            network.set_submodule(name, nn.ReLU(inplace=True))
-    return network
 
 
 def prepare_weights(runs: Sequence[Run], scale: Scale) -> RealNetwork:
@@ -199,11 +214,15 @@ def prepare_weights(runs: Sequence[Run], scale: Scale) -> RealNetwork:
     return replace(shared, facts={**shared.facts, "images of GPTQ and bias correction": FITTED})
 
 
-def with_depthwise_of(fine: QuantizedNetwork, coarse: QuantizedNetwork) -> QuantizedNetwork:
-    """A copy of `coarse` with the depthwise layers of `fine`."""
+def with_depthwise_of(
+    fine: QuantizedNetwork, coarse: QuantizedNetwork, *, ends: bool = False
+) -> QuantizedNetwork:
+    """A copy of `coarse` with the depthwise layers of `fine`; with `ends`, the first and the last layer too."""
     mended = copy.deepcopy(coarse)
-    for name, layer in fine.network.named_modules():
-        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+    first, *_, last = fine.weights
+    for name in fine.weights:
+        layer = fine.network.get_submodule(name)
+        if getattr(layer, "groups", 1) > 1 or (ends and name in (first, last)):
             mended.network.get_submodule(name).load_state_dict(layer.state_dict())
             mended.weights[name], mended.biases[name] = fine.weights[name], fine.biases[name]
     return mended
@@ -213,32 +232,31 @@ def with_four_bits(network: nn.Module, ranges: Ranges, by: str, images: Tensor) 
     """Weights of 4 bits by one of the arms; activations have 8 bits."""
     grid = "max" if by == "rounding" else "mse"
     small = workflow.quantize_model(network, ranges, weight_bits=4, weight_method=grid)
-    if by.endswith("depthwise in 8 bits"):
-        small = with_depthwise_of(workflow.quantize_model(network, ranges), small)
+    if by.endswith("in 8 bits"):
+        fine = workflow.quantize_model(network, ranges)
+        small = with_depthwise_of(fine, small, ends="first and last" in by)
     if by.startswith("GPTQ"):
         small = rounding.round_network(network, small, images)
     return bias.correct_biases(network, small, images) if "biases corrected" in by else small
 
 
 def measure_weights(run: Run, shared: RealNetwork, method: None) -> dict[str, Any]:
-    """Weights of 4 bits, activations of 8; or the network in float32, as it is or with another activation function."""
+    """Weights of 4 bits, activations and logits of 8; or the network in float32, as it is or with ReLU for ReLU6."""
     network, found, by = shared.network, shared.histograms[run["seed"]], run["by"]
     if by == "float32":
         return judged(network, shared)
     if by == "float32 with ReLU":
         return judged(without_ceiling(network), shared)
-    if by == "equalized":
-        network = equalization.equalize(without_ceiling(network))
-        found = workflow.collect(network, shared.calibration(run["seed"]), batch_size=_PART)
+    if by.startswith("equalized"):
+        network, found = equalized(shared, run["seed"])
     images = shared.calibration(run["seed"], FITTED)
-    return judged(with_four_bits(network, ranges_for(found, "mse", 8), by, images), shared)
+    return judged(with_four_bits(network, ranges_for(found, _ACTIVATIONS, 8), by, images), shared)
 
 
 WEIGHTS = Experiment(
     "06-imagenet-weights",
-    (
-        {"by": "float32 with ReLU", "seed": 0},
-        *({"by": by, "seed": seed} for by in ("float32", *WEIGHT_ARMS) for seed in DRAWS),
+    tuple(
+        {"by": by, "seed": seed} for by in ("float32", "float32 with ReLU", *WEIGHT_ARMS) for seed in DRAWS
     ),
     measure_weights,
     prepare_weights,
