@@ -138,7 +138,9 @@ def _from_names(entries: Sequence[Path], names: dict[int, str]) -> list[tuple[Pa
     for entry in _images(entries):
         match = re.match(r"(\d+)_(?=.)(?:n\d{8}(?:_|$))?(.*)$", entry.stem)
         if match is None:
-            raise DatasetError(f"{entry} does not begin with the index of its class, '_' and a name. {LAYOUT}")
+            raise DatasetError(
+                f"{entry} does not begin with the index of its class, '_' and a name. {LAYOUT}"
+            )
         label = _index(match[1], str(entry))
         names.setdefault(label, match[2].replace("_", " ") or f"class {label}")
         labelled.append((entry, label))
@@ -189,7 +191,9 @@ def _from_file(path: Path) -> list[tuple[Path, int]]:
             raise DatasetError(f"{where} names {path / _short(name)}, and there is no such file.")
         first = lines.setdefault(file.resolve(), number)
         if first != number:
-            raise DatasetError(f"{where} names {file}, the image of line {first}. Delete one of the two lines.")
+            raise DatasetError(
+                f"{where} names {file}, the image of line {first}. Delete one of the two lines."
+            )
         labelled.append((file, _index(row[1].strip(), where)))
     return sorted(labelled)
 
