@@ -46,9 +46,9 @@ def listing(path: Path) -> _Listing:
     Of more than 5,000 images 5,000 are drawn, with a fixed seed. Hidden files and those of other kinds are passed over.
 
     Raises:
-        DatasetError: there is no image, or a single one; one has no class, or a class that is not 0 to 999; labels.csv
-            has a line of another form or names a file that is not there; a known collection is not whole; something
-            among the images is no file.
+        DatasetError: there is no image, or a single one; one has no class, or a class that is not 0 to 999; images lie
+            beside class folders, or are merely numbered; labels.csv has a line of another form, or names a file that
+            is not there, or one twice; a known collection is not whole; something among the images is no file.
     """
     found = _entries(path)
     folders = [entry for entry in found if entry.is_dir()]
@@ -133,12 +133,14 @@ def _images(entries: Sequence[Path]) -> list[Path]:
 
 
 def _from_names(entries: Sequence[Path], names: dict[int, str]) -> list[tuple[Path, int]]:
-    """Files such as 017_n01580077_jay.jpg."""
+    """Files such as 017_n01580077_jay.jpg. A number alone may count photographs, and says no class."""
     labelled = []
     for entry in _images(entries):
-        match = re.match(r"(\d+)(?:_n\d{8})?_?(.*)$", entry.stem)
+        match = re.match(r"(\d+)_(?=.)(?:n\d{8}(?:_|$))?(.*)$", entry.stem)
         if match is None:
-            raise DatasetError(f"{entry} does not begin with the index of its class. {LAYOUT}")
+            raise DatasetError(
+                f"{entry} does not begin with the index of its class, '_' and a name. {LAYOUT}"
+            )
         label = _index(match[1], str(entry))
         names.setdefault(label, match[2].replace("_", " ") or f"class {label}")
         labelled.append((entry, label))
@@ -147,6 +149,12 @@ def _from_names(entries: Sequence[Path], names: dict[int, str]) -> list[tuple[Pa
 
 def _from_folders(path: Path, folders: Sequence[Path], names: dict[int, str]) -> list[tuple[Path, int]]:
     """A folder a class: all 1,000 of them in the order of their names, or named by their indices."""
+    beside = _images(_entries(path))
+    if beside:
+        raise DatasetError(
+            f"{beside[0]} lies beside folders, and its class is not known. Move each image into the folder of its "
+            f"class, or the folders away. {LAYOUT}"
+        )
     if all(entry.name.isdigit() for entry in folders):
         labels = [_index(entry.name, str(entry)) for entry in folders]
     elif len(folders) == _CLASSES:
@@ -164,9 +172,10 @@ def _from_folders(path: Path, folders: Sequence[Path], names: dict[int, str]) ->
 
 def _from_file(path: Path) -> list[tuple[Path, int]]:
     """The files that labels.csv names."""
-    labelled = []
+    labelled: list[tuple[Path, int]] = []
+    lines: dict[Path, int] = {}
     try:
-        with open(path / _LABELS, newline="", encoding="utf-8") as stream:
+        with open(path / _LABELS, newline="", encoding="utf-8-sig") as stream:
             rows = list(csv.reader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DatasetError(f"{path / _LABELS} cannot be read as text with commas ({error}).") from error
@@ -175,15 +184,32 @@ def _from_file(path: Path) -> list[tuple[Path, int]]:
         if not row:
             continue
         if len(row) != 2:
-            raise DatasetError(f"{where} is {','.join(row)!r}; it must be <file>,<class index>.")
-        file = path / row[0].strip()
-        if not file.is_file():
-            raise DatasetError(f"{where} names {file}, and there is no such file.")
+            raise DatasetError(f"{where} is {_short(','.join(row))!r}; it must be <file>,<class index>.")
+        name = row[0].strip()
+        file = path / name
+        if not os.path.isfile(file):  # Path.is_file raises where a name is too long
+            raise DatasetError(f"{where} names {path / _short(name)}, and there is no such file.")
+        first = lines.setdefault(file.resolve(), number)
+        if first != number:
+            raise DatasetError(
+                f"{where} names {file}, the image of line {first}. Delete one of the two lines."
+            )
         labelled.append((file, _index(row[1].strip(), where)))
     return sorted(labelled)
 
 
 def _index(text: str, where: str) -> int:
-    if not text.isdecimal() or int(text) >= _CLASSES:
-        raise DatasetError(f"{where} gives the class {text!r}; it must be an index from 0 to 999.")
-    return int(text)
+    match = re.fullmatch("0*([0-9]{1,3})", text)
+    if match is None:
+        raise DatasetError(f"{where} gives the class {_short(text)!r}; it must be an index from 0 to 999.")
+    return int(match[1])
+
+
+def _short(text: str, most: int = 200) -> str:
+    """What a message says of a text, however long that is.
+
+    Example:
+        >>> _short("1" * 5000, most=4)
+        '1111...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."

@@ -22,8 +22,9 @@ from course_lib.quantization.translate import translate
 from course_lib.validation import check_count
 
 _LAYERS = ("conv2d", "linear")
-_LET_THROUGH = ("relu", "max_pool2d", "avg_pool2d", "mean", "flatten")
-"""Operations of which f(s x) = s f(x), channel by channel, for every s > 0."""
+_LET_THROUGH = ("relu", "max_pool2d", "avg_pool2d", "mean", "flatten", "pad")
+"""Operations of which f(s x) = s f(x), channel by channel, for every s > 0; `pad` is with 0, and not of channels."""
+_FLATTENING = ("linear", "flatten")
 _DEAD = 1e-4  # widths of channels, beside that of the widest, up to which they take no part
 _SETTLED = 1e-4  # relative change of a scale, below which sweeping ends
 
@@ -38,8 +39,8 @@ class Pair(NamedTuple):
 def find_pairs(model: nn.Module) -> list[Pair]:
     """Find the pairs of layers that can be equalized, in the order of computation.
 
-    Between them lie at most ReLU, pooling and flattening, and nothing else reads what lies between: no addition, no
-    second branch.
+    Between them lie at most ReLU, pooling, padding of height and width with 0, and flattening. Nothing else reads what
+    lies between: no addition, no second branch.
 
     Args:
         model: network as `workflow.collect` takes it; it is left as it was.
@@ -145,9 +146,9 @@ def equalize(model: nn.Module, *, sweeps: int = 100) -> nn.Module:
     pairs = _pairs(translate(network))
     if not pairs:
         raise ValueError(
-            "no two layers of the model can be equalized: between them may only lie ReLU, pooling and flattening, and "
-            "nothing else may read it. ReLU6 lets no factor through; put nn.ReLU in its place and measure what that "
-            "changes."
+            "no two layers of the model can be equalized: between them may only lie ReLU, pooling, padding of height "
+            "and width with 0, and flattening, and nothing else may read it. ReLU6 lets no factor through; put nn.ReLU "
+            "in its place and measure what that changes."
         )
     layers = {name: network.get_submodule(name) for pair in pairs for name in pair}
     weights = {name: _finite(layer.weight, name).detach().double() for name, layer in layers.items()}
@@ -177,10 +178,11 @@ def _pairs(steps: list[Step]) -> list[Pair]:
     reader = {name: step for step in steps for name in step.inputs}
     found = []
     for first in steps:
-        step = first
-        while step.operation in (_LAYERS if step is first else _LET_THROUGH) and _scales_through(step):
+        step, flat = first, False
+        while step.operation in (_LAYERS if step is first else _LET_THROUGH) and _scales_through(step, flat):
             if readers[step.name] != 1:
                 break
+            flat = flat or step.operation in _FLATTENING
             step = reader[step.name]
             if step.operation in _LAYERS:
                 found.append(Pair(first.layer, step.layer))
@@ -188,8 +190,11 @@ def _pairs(steps: list[Step]) -> list[Pair]:
     return found
 
 
-def _scales_through(step: Step) -> bool:
-    """Whether nothing cuts off the result of a step but at 0."""
+def _scales_through(step: Step, flat: bool) -> bool:
+    """Whether nothing cuts off the result of a step but at 0, and each channel keeps its place; flat is [N, C]."""
+    sizes = step.options.get("pad", ())  # from the last axis on: width, height, channels
+    if any(sizes if flat else sizes[4:]):
+        return False
     return step.relu in (None, math.inf) and step.options.get("high", math.inf) == math.inf
 
 

@@ -86,6 +86,21 @@ def test_a_list_says_the_classes(tmp_path):
     assert found(load(tmp_path / "val")) == {10: 65, 20: 970}
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])  # spreadsheets write a mark in front
+def test_a_list_of_a_spreadsheet_is_read(flat, mark):
+    lines = b"000_n01440000_a_name_0.png,0007\r\n100_n01440001_a_name_1.png," + b"0" * 5000 + b"12\r\n"
+    (flat / "labels.csv").write_bytes(mark + lines)
+    assert found(load(flat)) == {0: 7, 1: 12}
+
+
+def test_a_name_may_be_that_of_wordnet_alone(tmp_path):
+    for number, name in enumerate(("5_n01443537.png", "6_a.png", "6_n01443537_b_c.png")):
+        paint(tmp_path / "some" / name, number)
+    dataset = load(tmp_path / "some")
+    assert found(dataset) == {0: 5, 1: 6, 2: 6}
+    assert dataset.classes[5:7] == ("class 5", "a")
+
+
 def test_of_too_many_images_some_are_drawn_and_the_name_says_so(flat, monkeypatch):
     monkeypatch.setattr(imagenet, "_MOST", 4)
     dataset = load(flat)
@@ -103,7 +118,7 @@ def test_the_middle_square_of_seven_eighths_is_kept(tmp_path, size):
     rng = np.random.default_rng(0)
     pixels = rng.integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
     for number in range(2):
-        path = tmp_path / "set" / f"{number}.png"
+        path = tmp_path / "set" / f"{number}_x.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
     left, top = (size[0] - 224 + 1) // 2, (size[1] - 224 + 1) // 2
@@ -115,7 +130,7 @@ def test_a_crop_of_the_right_size_stays_as_it_is(tmp_path):
     pixels = np.random.default_rng(0).integers(256, size=(224, 224, 3), dtype=np.uint8)
     (tmp_path / "set").mkdir()
     for number in range(2):
-        Image.fromarray(pixels).save(tmp_path / "set" / f"{number}.png")
+        Image.fromarray(pixels).save(tmp_path / "set" / f"{number}_x.png")
     assert np.array_equal(load(tmp_path / "set").test.images[0].numpy(), pixels.transpose(2, 0, 1))
 
 
@@ -123,7 +138,7 @@ def test_larger_and_grey_images_are_made_crops_too(tmp_path):
     ramp = np.tile(np.linspace(0, 255, 1024).astype(np.uint8), (512, 1))  # grey, from left to right
     (tmp_path / "set").mkdir()
     for number in range(2):
-        Image.fromarray(ramp).save(tmp_path / "set" / f"{number}.png")
+        Image.fromarray(ramp).save(tmp_path / "set" / f"{number}_x.png")
     image = load(tmp_path / "set").test.images[0].float()
     assert torch.equal(image[0], image[2])
     # The middle 448 of 1,024 columns, from 288 on
@@ -168,9 +183,18 @@ def broken(flat, fault):
     elif fault == "pipe":
         os.mkfifo(flat / "5_pipe.png")
     elif fault == "folder":
+        for file in flat.iterdir():
+            file.unlink()
         paint(flat / "1001" / "a.png")
+    elif fault == "beside":
+        paint(flat / "7" / "a.png")
+    elif fault == "numbered":
+        paint(flat / "500.png")
     else:
         (flat / "labels.csv").write_bytes(fault)
+
+
+FIRST = b"000_n01440000_a_name_0.png,3\n"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +203,9 @@ def broken(flat, fault):
         ("empty", "some holds no images. The layout"),
         ("one", "some holds 1 image. The layout"),
         ("damaged", r"300_n01440003_a_name_3\.png cannot be read as an image"),
-        ("no class", r"jay\.png does not begin with the index of its class\. The layout"),
+        ("no class", r"jay\.png does not begin with the index of its class, '_' and a name\. The layout"),
+        ("numbered", r"500\.png does not begin with the index of its class, '_' and a name\. The layout"),
+        ("beside", r"000_n01440000_a_name_0\.png lies beside folders, and its class is not known\. Move"),
         ("class", r"1000_too_many\.png gives the class '1000'; it must be an index from 0 to 999"),
         ("link", r"5_gone\.png is no file: a link that leads nowhere"),
         ("pipe", r"5_pipe\.png is no file"),
@@ -191,6 +217,23 @@ def broken(flat, fault):
             r"line 1 of .*labels\.csv gives the class 'cat'; it must be an",
         ),
         (b"000_n01440000_a_name_0.png,-1\n", r"labels\.csv gives the class '-1'"),
+        (FIRST * 2, r"line 2 of .*csv names .*a_name_0\.png, the image of line 1\. Delete one of the two"),
+        (FIRST + b"\n../some/" + FIRST, r"line 3 of .*csv names .*some.*, the image of line 1\. Delete"),
+        pytest.param(
+            FIRST.strip() + b"1" * 5000,
+            r"labels\.csv gives the class '31{199}\.\.\.'; it must be an index",
+            id="5,000 digits",
+        ),
+        pytest.param(
+            b"a" * 300 + b".png,3\n",
+            r"labels\.csv names .*some.a{200}\.\.\., and there is no such file",
+            id="300 letters",
+        ),
+        pytest.param(
+            b"a" * 300 + b"\n",
+            r"labels\.csv is 'a{200}\.\.\.'; it must be <file>,<class index>",
+            id="a long line",
+        ),
         (b"\xff\xfe\x00\x01", r"labels\.csv cannot be read as text with commas"),
         (b"", "some holds no images"),
     ],

@@ -16,7 +16,7 @@ from course_lib.experiments import (
     chapter06_studies,
 )
 from course_lib.experiments.common import drawn
-from course_lib.quantization import affine, workflow
+from course_lib.quantization import affine, equalization, workflow
 from course_lib.quantization.calibration import Histogram
 
 pytestmark = (
@@ -364,8 +364,9 @@ def test_every_run_on_the_network_gives_accuracy_in_parts_and_agreement(real):
     for experiment in (chapter06_imagenet.IMAGENET, chapter06_imagenet.WEIGHTS):
         for run in (run for run in experiment.runs if run["seed"] == 0):
             metrics = experiment.measure(run, real, None)
-            assert len(metrics["test_parts"]) == 20
-            assert sum(metrics["test_parts"]) / 20 == pytest.approx(metrics["test"])
+            for metric in ("test", "same_answer"):
+                assert len(metrics[f"{metric}_parts"]) == 20
+                assert sum(metrics[f"{metric}_parts"]) / 20 == pytest.approx(metrics[metric])
             named = run.get("by", run.get("method"))
             assert 0 <= metrics["same_answer"] <= 1
             assert (metrics["same_answer"] == 1) or named != "float32"
@@ -382,12 +383,37 @@ def test_answers_are_compared_with_those_of_float32(real):
     assert found["test"] == (real.dataset.test.labels == 7).double().mean()
 
 
-def test_a_budget_takes_hundreds_of_test_images(monkeypatch):
-    monkeypatch.setattr(chapter06_imagenet, "affordable", lambda minutes, seconds, most: min(2, most))
-    runs = [{"seed": 0}]
-    shared = chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=300))
-    assert len(shared.dataset.test) == len(shared.answers) == shared.facts["test images"] == 200
-    assert len(chapter06_imagenet.prepare(runs, chapter06.Scale(minutes=1, images=40)).dataset.test) == 40
+def test_a_part_of_the_test_images_is_judged_by_its_own_answers(real):
+    real.answers[:2] = (real.answers[:2] + 1) % 10  # of 40 images, 2 are a part
+    exact = copy.deepcopy(real.network)
+    assert chapter06_imagenet.judged(exact, real)["same_answer_parts"] == [0.0] + [1.0] * 19
+
+
+@pytest.mark.parametrize(("paid", "taken"), [(2, 500), (6, 600), (9, 700)])
+def test_a_budget_takes_hundreds_of_test_images_and_500_in_any_case(monkeypatch, paid, taken):
+    def affordable(minutes, seconds, least, most):
+        assert minutes == 0.5 * (chapter06_imagenet.os.cpu_count() or 1)
+        return min(max(paid, least), most)
+
+    monkeypatch.setattr(chapter06_imagenet, "affordable", affordable)
+    shared = chapter06_imagenet.prepare([{"seed": 0}], chapter06.Scale(minutes=1, images=700))
+    assert len(shared.dataset.test) == len(shared.answers) == shared.facts["test images"] == taken
+
+
+@pytest.mark.parametrize("count", [40, 300])
+def test_of_fewer_images_than_500_the_smallest_budget_takes_all(count):
+    scale = chapter06.Scale(minutes=1e-9, images=count)
+    assert len(chapter06_imagenet.prepare([{"seed": 0}], scale).dataset.test) == count
+
+
+def test_the_record_names_the_images_of_gptq_where_it_is_measured(real):
+    runs, scale = [{"seed": 0}], chapter06.Scale(images=40)
+    weights, activations = (
+        experiment.prepare(runs, scale).facts
+        for experiment in (chapter06_imagenet.WEIGHTS, chapter06_imagenet.IMAGENET)
+    )
+    assert activations == real.facts
+    assert weights == real.facts | {"images of GPTQ and bias correction": 125}
 
 
 def test_draws_are_of_training_images_and_differ(real):
@@ -431,24 +457,80 @@ def test_an_arm_changes_weights_or_biases_as_it_says(real):
 
 def test_depthwise_layers_alone_get_eight_bits(real):
     mended = four_bits(real, "GPTQ, biases corrected, depthwise in 8 bits")
+    ends = four_bits(real, "GPTQ, biases corrected, depthwise, first and last in 8 bits")
     bits = {name: params.bits for name, params in mended.weights.items()}
     depthwise = {name for name in bits if ".depthwise." in name}
     assert len(depthwise) == 3
     assert {name for name in bits if bits[name] == 8} == depthwise
     assert {bits[name] for name in bits if name not in depthwise} == {4}
+    eight = {name for name, params in ends.weights.items() if params.bits == 8}
+    assert eight == depthwise | {"stem.conv", "classifier"}
+    assert {params.bits for name, params in ends.weights.items() if name not in eight} == {4}
+    integers = ends.network.classifier.weight / ends.weights["classifier"].scale.reshape(-1, 1)
+    assert integers.abs().max() > 100
     layer = mended.network.get_submodule("blocks.1.depthwise.conv")
     assert max(len(channel.unique()) for channel in layer.weight) > 16  # more values than 4 bits have
 
 
-def test_equalizing_takes_ranges_of_its_own_on_the_same_draw(real, monkeypatch):
-    seen = []
+@pytest.fixture
+def collected(monkeypatch):
+    """What is collected: (network, images) of each call."""
+    seen, original = [], workflow.collect
 
     def watch(network, images, **options):
-        seen.append(images)
+        seen.append((network, images))
         return original(network, images, **options)
 
-    original = workflow.collect
-    monkeypatch.setattr(chapter06_imagenet.workflow, "collect", watch)
-    chapter06_imagenet.measure_weights({"by": "equalized", "seed": 3}, real, None)
-    assert len(seen) == 1
-    assert torch.equal(seen[0], real.calibration(3))
+    monkeypatch.setattr(workflow, "collect", watch)
+    return seen
+
+
+def without_ceiling_or_imbalance(network):
+    relus = [layer for layer in network.modules() if isinstance(layer, torch.nn.ReLU | torch.nn.ReLU6)]
+    block = network.blocks[1]
+    scales = equalization.equalizing_scales(
+        block.expand.conv.weight, block.depthwise.conv.weight, groups=len(block.depthwise.conv.weight)
+    )
+    return {type(layer) for layer in relus} == {torch.nn.ReLU} and (scales - 1).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("by", [by for by in chapter06_imagenet.WEIGHT_ARMS if "equalized" in by])
+def test_equalizing_takes_ranges_of_its_own_on_the_same_draw(real, collected, by):
+    chapter06_imagenet.measure_weights({"by": by, "seed": 3}, real, None)
+    ((network, images),) = collected
+    assert torch.equal(images, real.calibration(3))
+    assert without_ceiling_or_imbalance(network)
+
+
+def test_one_scale_for_a_weight_of_the_equalized_network(real, collected, quantized):
+    run = {"bits": 8, "scales": "tensor, equalized", "method": "mse", "seed": 3}
+    chapter06_imagenet.measure_activations(run, real, None)
+    ((network, images),) = collected
+    ((ranges, options),) = quantized
+    assert torch.equal(images, real.calibration(3))
+    assert without_ceiling_or_imbalance(network)
+    assert options == {"activation_bits": 8, "per_channel": False}
+    assert ranges != chapter06.ranges_for(real.histograms[3], "mse", 8)
+
+
+def test_weights_of_four_bits_are_beside_activations_by_percentile_and_fitted_on_their_images(
+    real, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(
+        chapter06_imagenet, "with_four_bits", lambda *arguments: seen.append(arguments) or real.network
+    )
+    chapter06_imagenet.measure_weights({"by": "GPTQ", "seed": 3}, real, None)
+    ((network, ranges, by, images),) = seen
+    assert (network, by) == (real.network, "GPTQ")
+    assert ranges == chapter06.ranges_for(real.histograms[3], "percentile 99.99", 8)
+    assert torch.equal(images, real.calibration(3))
+    assert chapter06_imagenet.FITTED == chapter06_imagenet.CALIBRATION
+
+
+def test_every_arm_has_every_draw():
+    for experiment in (chapter06_imagenet.IMAGENET, chapter06_imagenet.WEIGHTS):
+        arms = {}
+        for run in experiment.runs:
+            arms.setdefault(tuple(run[key] for key in run if key != "seed"), []).append(run["seed"])
+        assert set(map(tuple, arms.values())) == {tuple(chapter06.DRAWS)}

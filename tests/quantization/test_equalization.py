@@ -34,6 +34,30 @@ class Chain(nn.Module):
         return self.logits(F.dropout(F.relu(self.hidden(x.flatten(1))), training=self.training))
 
 
+class Strided(nn.Module):
+    """A block of stride 2 that pads its image on one side, as TensorFlow does, and a classifier."""
+
+    def __init__(self, pad=None):
+        super().__init__()
+        self.expand, self.norm = nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)
+        self.pad = pad or nn.ZeroPad2d((0, 1, 0, 1))
+        self.depth = nn.Conv2d(8, 8, 3, stride=2, groups=8)
+        self.project, self.logits = nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+        for layer in (self.expand, self.depth, self.project, self.logits):
+            nn.init.kaiming_normal_(layer.weight)
+
+    def forward(self, x):
+        x = self.depth(self.pad(F.relu(self.norm(self.expand(x)))))
+        return self.logits(F.relu(self.project(F.relu(x))).mean((2, 3)))
+
+
+class ChannelsPadded(nn.Module):
+    """The channels move by one: a zero comes in front, and the last falls out."""
+
+    def forward(self, x):
+        return F.pad(x, (0, 1, 0, 1, 1, -1))
+
+
 CHAIN = ["plain", "depth", "group", "point", "hidden", "logits"]
 IMAGES = torch.randint(0, 256, (24, 3, 14, 14), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
@@ -44,6 +68,19 @@ def test_pairs_are_found_through_relu_pooling_and_flattening():
     assert find_pairs(network("pooled")[0]) == [("conv1", "conv2"), ("conv2", "fc")]
     # ReLU6 behind the stem; two read it; an addition; then the last two
     assert find_pairs(network("odd")[0]) == [("depth", "group"), ("hidden", "logits")]
+
+
+@traces
+def test_padding_of_height_and_width_with_zero_lets_a_factor_through_and_no_other():
+    behind = [Pair("depth", "project"), Pair("project", "logits")]
+    for pad in (nn.ZeroPad2d((0, 1, 0, 1)), nn.ConstantPad2d(1, 0.0)):
+        assert find_pairs(seeded(Strided, pad)) == [Pair("expand", "depth"), *behind]
+    for pad in (nn.ConstantPad2d((0, 1, 0, 1), 0.5), ChannelsPadded()):
+        assert find_pairs(seeded(Strided, pad)) == behind
+    flat = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.ZeroPad2d((1, -1, 0, 0)), nn.Linear(144, 2)]
+    assert find_pairs(nn.Sequential(*flat)) == []
+    del flat[3]
+    assert find_pairs(nn.Sequential(*flat)) == [("0", "3")]
 
 
 @traces
@@ -61,9 +98,12 @@ def test_nothing_else_may_read_what_is_rescaled():
 
 
 @traces
-@pytest.mark.parametrize("name", ["chain", "vgg", "resnet", "mlp", "convnet_teacher", "pooled", "odd"])
+@pytest.mark.parametrize(
+    "name", ["chain", "vgg", "resnet", "mlp", "convnet_teacher", "pooled", "odd", "strided"]
+)
 def test_the_network_computes_the_same_and_its_channels_are_equally_wide(name):
-    model, images = (seeded(Chain), IMAGES) if name == "chain" else network(name)
+    own = {"chain": Chain, "strided": Strided}
+    model, images = (seeded(own[name]), IMAGES) if name in own else network(name)
     before = state(model)
     found, x = equalize(model), to_float(images)
     assert all(torch.equal(value, before[0][key]) for key, value in state(model)[0].items())
