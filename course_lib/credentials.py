@@ -28,10 +28,8 @@ class ClusterError(ValueError):
 class TlsFiles(NamedTuple):
     """Files in PEM form, as `dask scheduler` and `dask worker` take them; None for the one in Dask's configuration.
 
-    Attributes:
-        ca_file: certificate of the authority that signed those of the cluster.
-        cert: certificate of whoever connects.
-        key: private key of that certificate; not needed where it stands in the same file.
+    `ca_file` is the certificate of the authority that signed those of the cluster, `cert` the certificate of whoever
+    connects, and `key` its private key, which is not needed where it stands in the same file.
     """
 
     ca_file: Path | None = None

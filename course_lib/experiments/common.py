@@ -12,7 +12,7 @@ from course_lib import data, training
 from course_lib.data import Dataset, Split, to_float
 from course_lib.experiments.experiment import Scale
 
-__all__ = ["Shared", "cut", "drawn", "example_of", "glyphs", "judged", "photographs"]
+__all__ = ["cut", "drawn", "example_of", "glyphs", "judged", "photographs"]
 
 
 class Shared(NamedTuple):
